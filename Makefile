@@ -1,0 +1,63 @@
+# uvfio. `make help` lists what there is.
+#
+# Every target sets up what it needs: a virtual environment in .venv, made again when pyproject.toml
+# changes. Nothing needs root and nothing is written outside this folder.
+
+PYTHON ?= python3
+CC ?= cc
+CFLAGS ?= -O2 -Wall -Wextra -Werror
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.uvfio-installed
+TYPED := src tests $(sort $(dir $(wildcard examples/*.py bench/*.py)))
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench soak clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+venv: $(STAMP) ## the virtual environment, with what tests and linters need
+
+demo: $(STAMP) build/edu_driver ## a C driver drives a device that is written in Python
+	@printf '\n== The machine: uvfio tree\n\n'
+	@$(BIN)/uvfio tree
+	@printf '\n== An ordinary C program drives one of its devices: uvfio run ./build/edu_driver\n\n'
+	@$(BIN)/uvfio run -- ./build/edu_driver
+	@printf '\n== The same, with every call decoded: uvfio run --trace ./build/edu_driver\n\n'
+	@$(BIN)/uvfio run --trace -- ./build/edu_driver
+
+test: $(STAMP) ## all tests but the long ones
+	$(BIN)/pytest -n auto
+
+lint: $(STAMP) ## format, rules, types, and the arrow of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## what an operation costs
+	@set -e; for file in bench/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+soak: $(STAMP) ## the long tests
+	$(BIN)/pytest -m soak -n auto --timeout 3600
+
+clean: ## everything that was built but the virtual environment
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests examples bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+build/%: examples/%.c $(wildcard include/uvfio/*.h)
+	@command -v $(CC) >/dev/null || { \
+	    echo "uvfio: no C compiler ($(CC)); install one: apt install gcc libc6-dev" >&2; exit 1; }
+	@mkdir -p build
+	$(CC) $(CFLAGS) -Iinclude -o $@ $<
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "uvfio: $(PYTHON) must be Python 3.11 or later; say which: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "uvfio: $(PYTHON) cannot make virtual environments; install python3-venv: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]' || { \
+	    echo "uvfio: pip could not install what pyproject.toml asks for; is there a network?" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,202 @@
+"""``uvfio list``, ``tree`` and ``show``: build the machine that is described, and print what it is.
+
+Everything printed comes from ``Machine.describe``; ``--json`` prints that itself. Names of vendors,
+devices and classes are added from the system's pci.ids and are never part of the JSON.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from uvfio.cli import output
+from uvfio.cli.pciids import PciIds
+from uvfio.cli.usage import DEVICE_HELP, add_json, add_machine, machine_spec, parser
+
+if TYPE_CHECKING:
+    from uvfio.machine.machine import Machine
+
+__all__ = ["list_", "show", "tree"]
+
+_KINDS = {
+    "mem32": "memory, 32 bits",
+    "mem64": "memory, 64 bits",
+    "io": "I/O ports",
+    "rom": "expansion ROM",
+}
+
+
+def list_(words: list[str]) -> int:
+    """``uvfio list``"""
+    machine, args = _machine("list", "list the machine's devices", words)
+    devices: list[dict[str, Any]] = machine.describe()["devices"]
+    if args.json:
+        output.print_json(devices)
+        return 0
+    names = PciIds()
+    output.table(
+        ("ADDRESS", "GROUP", "DRIVER", "ID", "MODEL", "NAME"),
+        [
+            (
+                dev["address"],
+                str(dev["group"]),
+                dev["driver"] or "-",
+                _id(dev),
+                dev["model"],
+                _name(dev, names),
+            )
+            for dev in devices
+        ],
+    )
+    return 0
+
+
+def tree(words: list[str]) -> int:
+    """``uvfio tree``"""
+    machine, args = _machine("tree", "show the devices by IOMMU group", words)
+    about = machine.describe()
+    if args.json:
+        output.print_json(about)
+        return 0
+    output.tree(picture(about))
+    return 0
+
+
+def picture(about: dict[str, Any]) -> output.Branch:
+    """What ``Machine.describe`` returned, as a tree of groups and devices."""
+    names = PciIds()
+    devices = {dev["address"]: dev for dev in about["devices"]}
+    return output.Branch(
+        f"{about['iommu']['name']}: {_iommu(about['iommu'])}",
+        [
+            output.Branch(
+                f"group {group['number']}: {group['node']}, {_state(group)}",
+                [
+                    output.Branch(
+                        f"{address}  {_id(devices[address])}  {devices[address]['model']}, "
+                        f"driver {devices[address]['driver'] or 'none'}"
+                        + _in_brackets(_name(devices[address], names))
+                    )
+                    for address in group["devices"]
+                    if address in devices
+                ],
+            )
+            for group in about["groups"]
+        ],
+    )
+
+
+def show(words: list[str]) -> int:
+    """``uvfio show ADDRESS``"""
+    machine, args = _machine("show", "show everything about one device", words, address=True)
+    slot = machine.slot(args.address)
+    about = machine.describe()
+    dev = next(d for d in about["devices"] if d["address"] == slot.address)
+    group = next(g for g in about["groups"] if g["number"] == dev["group"])
+    if args.json:
+        output.print_json({"device": dev, "group": group, "iommu": about["iommu"]})
+        return 0
+    names = PciIds()
+    options = ", ".join(f"{key}={value}" for key, value in dev["options"].items())
+    output.facts(
+        f"{dev['address']}  {dev['model']}" + _in_brackets(_name(dev, names)),
+        [
+            ("id", _id(dev) + _in_brackets(_name(dev, names))),
+            ("subsystem", _subsystem(dev, names)),
+            ("class", dev["class"] + _in_brackets(names.class_(dev["class"]))),
+            ("revision", f"{dev['revision']:02x}"),
+            ("options", options),
+            ("driver", dev["driver"] or "none"),
+            ("group", f"{group['number']}: {group['node']}, {_state(group)}"),
+            ("with", [other for other in group["devices"] if other != dev["address"]]),
+            ("iommu", f"{dev['iommu']}: {_iommu(about['iommu'])}" if dev["iommu"] else "none"),
+            ("config", f"{dev['config_size']} bytes"),
+            ("regions", [_region(resource) for resource in dev["resources"]]),
+            ("capabilities", [_capability(cap) for cap in dev["capabilities"]]),
+            ("interrupts", _interrupts(dev["interrupts"]) or "none"),
+            ("reset", ", ".join(dev["reset_methods"]) or "none"),
+        ],
+    )
+    return 0
+
+
+def _machine(
+    verb: str, what: str, words: list[str], *, address: bool = False
+) -> tuple[Machine, Any]:
+    options = parser(verb, what, DEVICE_HELP)
+    if address:
+        options.add_argument(
+            "address", metavar="ADDRESS", help="SSSS:BB:DD.F, for example 0000:06:0d.0"
+        )
+    add_machine(options)
+    add_json(options)
+    args = options.parse_args(words)
+    spec = machine_spec(args)
+
+    from uvfio.machine.machine import Machine
+
+    return Machine(spec), args
+
+
+def _id(dev: dict[str, Any]) -> str:
+    return f"{dev['vendor']}:{dev['device']}"
+
+
+def _name(dev: dict[str, Any], names: PciIds) -> str:
+    vendor = names.vendor(dev["vendor"])
+    device = names.device(dev["vendor"], dev["device"])
+    return f"{vendor} {device}".strip() or names.class_(dev["class"])
+
+
+def _subsystem(dev: dict[str, Any], names: PciIds) -> str:
+    if dev["subsystem_vendor"] == "0000":
+        return ""
+    numbers = f"{dev['subsystem_vendor']}:{dev['subsystem_device']}"
+    return numbers + _in_brackets(names.vendor(dev["subsystem_vendor"]))
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _state(group: dict[str, Any]) -> str:
+    if group["viable"]:
+        return "viable"
+    return str(group["not_viable_because"] or "not viable")
+
+
+def _iommu(about: dict[str, Any]) -> str:
+    parts = [
+        f"{about['address_bits']} bits",
+        "pages " + " ".join(output.size(size) for size in about["page_sizes"]),
+        "coherent" if about["coherent"] else "not coherent",
+    ]
+    if about["interrupt_remapping"]:
+        parts.append("interrupt remapping")
+    elif about["allow_unsafe_interrupts"]:
+        parts.append("no interrupt remapping (allowed)")
+    else:
+        parts.append("no interrupt remapping: VFIO refuses its devices")
+    return ", ".join(parts)
+
+
+def _region(resource: dict[str, Any]) -> str:
+    name = "ROM" if resource["kind"] == "rom" else f"BAR {resource['index']}"
+    kind = _KINDS[resource["kind"]]
+    if resource["prefetchable"]:
+        kind += ", prefetchable"
+    if resource["mappable"]:
+        kind += ", can be mapped"
+    where = f"at {resource['start']:#x}" if resource["start"] else "without an address"
+    return f"{name}: {output.size(resource['size'])} {where} ({kind})"
+
+
+def _capability(cap: dict[str, Any]) -> str:
+    return f"{cap['offset']:#x}: {cap['name']}" + (" (extended)" if cap["extended"] else "")
+
+
+def _interrupts(counts: dict[str, int]) -> str:
+    parts = ["INTx"] if counts["intx"] else []
+    for name, key in (("MSI", "msi"), ("MSI-X", "msix")):
+        if counts[key]:
+            parts.append(f"{name} {counts[key]}")
+    return ", ".join(parts)

@@ -1,0 +1,136 @@
+"""The ``uvfio`` command: finds the verb, and turns what goes wrong into one line, a hint and a status.
+
+Status: ``run`` ends as its program ends (a signal is raised again), 125 when uvfio itself failed, 126 and
+127 as in a shell; the other verbs 0 or 1; 2 for a command line that makes no sense.
+
+Each verb is a module of its own, imported when it is asked for: a program is started under ``uvfio run``
+for every test of somebody's suite, and what this module imports is paid each time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from uvfio import __version__
+from uvfio.cli.usage import UsageError, did_you_mean
+from uvfio.errors import ConfigError, VfioError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["EXIT_FAILED", "EXIT_RUN_FAILED", "EXIT_USAGE", "VERBS", "main"]
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_RUN_FAILED = 125
+EXIT_INTERRUPTED = 130
+
+VERBS = {
+    "run": "run a program that finds the machine's devices",
+    "list": "list the machine's devices",
+    "tree": "show the devices by IOMMU group",
+    "show": "show everything about one device",
+    "models": "list the device models, or describe one",
+    "check": "find out whether programs can be run here",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: the process's own) and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    failed = EXIT_RUN_FAILED if words[:1] == ["run"] else EXIT_FAILED
+    try:
+        status = _dispatch(words)
+        sys.stdout.flush()
+    except UsageError as err:
+        return _complain(err.message, err.hint, EXIT_USAGE)
+    except ConfigError as err:
+        return _complain(str(err), err.hint, EXIT_USAGE if str(err).startswith("-d ") else failed)
+    except VfioError as err:
+        return _complain(str(err), err.hint, failed)
+    except BrokenPipeError:  # `uvfio list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return failed
+    except OSError as err:
+        where = f"{err.filename}: " if err.filename else ""
+        return _complain(f"{where}{err.strerror or err}", "", failed)
+    except ModuleNotFoundError as err:
+        package = (err.name or "").partition(".")[0]
+        if package not in ("msgspec", "rich"):
+            return _bug(failed)
+        hint = f"`make venv` in a checkout, or `{sys.executable} -m pip install {package}`"
+        return _complain(f"the Python package {package} is not installed", hint, failed)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception:  # a mistake of ours: all the details, and still the right status
+        return _bug(failed)
+    return status
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words:
+        from uvfio.cli.status import show_status
+
+        return show_status()
+    verb, *rest = words
+    if verb == "--version":
+        print(f"uvfio {__version__}")
+        return 0
+    if verb in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if verb not in VERBS:
+        kind = "option" if verb.startswith("-") else "verb"
+        raise UsageError(
+            f"there is no {kind} {verb!r}",
+            did_you_mean(verb, VERBS, "`uvfio --help` lists the verbs"),
+        )
+    return _verb(verb)(rest)
+
+
+def _verb(verb: str) -> Callable[[list[str]], int]:
+    if verb == "run":
+        from uvfio.cli.run import run
+
+        return run
+    if verb == "check":
+        from uvfio.cli.check import check
+
+        return check
+    if verb == "models":
+        from uvfio.cli.models import models
+
+        return models
+    from uvfio.cli import inspect
+
+    return {"list": inspect.list_, "tree": inspect.tree, "show": inspect.show}[verb]
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<8}{what}" for verb, what in VERBS.items())
+    return (
+        "usage: uvfio VERB [OPTION...]\n\n"
+        "VFIO in userspace: a machine whose devices are Python, for programs that cannot tell.\n\n"
+        f"{verbs}\n\n"
+        "`uvfio VERB --help` tells more. Exit status: that of the program for `run` (125: uvfio itself\n"
+        "failed, 126 and 127 as in a shell), 0 or 1 for the other verbs, 2 for a wrong command line."
+    )
+
+
+def _complain(message: str, hint: str, status: int) -> int:
+    lines = [f"uvfio: {message}"]
+    if hint:
+        lines.append(f"hint: {hint}")
+    print("\n".join(lines), file=sys.stderr)
+    return status
+
+
+def _bug(status: int) -> int:
+    import traceback
+
+    traceback.print_exc()
+    return _complain(
+        "this is a mistake of uvfio's; please report it with the lines above", "", status
+    )

@@ -1,0 +1,95 @@
+"""``uvfio models``: which device models there are, and everything about one.
+
+``Model.describe`` is what is printed; the text of the model's module, which is its data sheet, is added for
+people.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from uvfio.cli import output
+from uvfio.cli.usage import add_json, parser
+
+if TYPE_CHECKING:
+    from uvfio.models.pci import PciModel
+
+__all__ = ["models"]
+
+
+def models(words: list[str]) -> int:
+    """``uvfio models [NAME]``"""
+    options = parser(
+        "models",
+        "list the device models, or describe one",
+        "A model of yours is named package.module:Class or path.py:Class, here as in -d.",
+    )
+    options.add_argument("name", metavar="NAME", nargs="?", help="the model to describe")
+    add_json(options)
+    args = options.parse_args(words)
+
+    from uvfio.models import catalogue
+
+    if args.name is not None:
+        model = catalogue.find(args.name)
+        if args.json:
+            output.print_json({"name": args.name, "doc": _doc(model), **model.describe()})
+        else:
+            _show(args.name, model)
+        return 0
+    found = {name: model.describe() for name, model in catalogue.builtin().items()}
+    if args.json:
+        output.print_json([{"name": name, **about} for name, about in found.items()])
+        return 0
+    output.table(
+        ("MODEL", "ID", "WHAT"),
+        [
+            (name, f"{about['vendor']}:{about['device']}", str(about["summary"]))
+            for name, about in found.items()
+        ],
+    )
+    return 0
+
+
+def _show(name: str, model: type[PciModel]) -> None:
+    about: dict[str, Any] = model.describe()
+    output.facts(
+        f"{name}: {about['summary']}",
+        [
+            ("id", f"{about['vendor']}:{about['device']}"),
+            ("class", about["class_code"]),
+            ("revision", f"{about['revision']:02x}"),
+            ("Python", about["class"]),
+            ("BARs", [_bar(bar) for bar in about["bars"]]),
+            ("capabilities", ", ".join(about["capabilities"])),
+            ("options", [_option(option) for option in about["options"]] or "none"),
+        ],
+    )
+    doc = _doc(model)
+    if doc:
+        print(f"\n{doc}")
+
+
+def _bar(bar: dict[str, Any]) -> str:
+    parts = [bar["kind"]]
+    if bar["prefetchable"]:
+        parts.append("prefetchable")
+    if bar["mappable"]:
+        parts.append("can be mapped")
+    if bar["registers"]:
+        parts.append(f"{len(bar['registers'])} registers")
+    return f"{bar['index']}: {bar['name']}, {output.size(bar['size'])} ({', '.join(parts)})"
+
+
+def _option(option: dict[str, Any]) -> str:
+    default = option["default"]
+    shown = hex(default) if isinstance(default, int) and default > 0xFFFF else repr(default)
+    return f"{option['name']}={shown} ({option['type']}): {option['help']}"
+
+
+def _doc(model: type[PciModel]) -> str:
+    import inspect
+
+    text = inspect.getdoc(sys.modules[model.__module__])
+    return text or inspect.getdoc(model) or ""

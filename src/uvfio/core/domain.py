@@ -1,0 +1,363 @@
+"""IOMMU hardware and translation: ``IommuUnit`` (what is built into the machine), ``Domain`` (a page table
+with devices attached to it), ``Fault`` (what happened to a device that went astray).
+
+Data flow of an access::
+
+    model --dma_write(name, iova, data)--> Domain: translate every byte, or record a fault and refuse
+                                             |
+                                             +--> Mm.memory.write(vaddr, data) per mapping
+
+An access is all or nothing as far as translation goes: before a byte moves, the whole range must be
+mapped for that direction. Should the program's memory itself vanish (munmap after MAP_DMA), the access
+faults at that point.
+
+The map is page granular (4096 bytes). Two kinds of rules exist for it and both live here: ``map_range``
+with ``coalesce`` and ``unmap_range`` follow the 2011 driver, which merges neighbours and cuts mappings
+anywhere. A domain has its own lock, taken after the framework's and never before it.
+
+A domain does not know groups, owners or files. Locked memory is charged to the ``Mm`` that maps.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import RLock
+from typing import TYPE_CHECKING
+
+from uvfio.core.iova import IovaMap, Mapping
+from uvfio.errors import BadAddress, DmaFault, Gone, InvalidArgument, LimitExceeded, Overlap
+
+if TYPE_CHECKING:
+    from uvfio.core.device import BusDevice
+    from uvfio.core.seams import Mm
+
+__all__ = ["PAGE_SIZE", "Domain", "Fault", "IommuUnit"]
+
+PAGE_SIZE = 4096
+FAULTS_KEPT = 256
+ADDRESS_MAX = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class IommuUnit:
+    """An IOMMU in silicon. ``reserved`` are inclusive address ranges that no mapping may touch."""
+
+    name: str = "iommu0"
+    interrupt_remapping: bool = True
+    coherent: bool = True
+    page_sizes: tuple[int, ...] = (4096, 2 << 20, 1 << 30)
+    address_bits: int = 48
+    reserved: tuple[tuple[int, int], ...] = ((0xFEE00000, 0xFEEFFFFF),)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An access that was refused: who, where, which way, why."""
+
+    device: str
+    iova: int
+    size: int
+    write: bool
+    reason: str
+
+    def __str__(self) -> str:
+        way = "write" if self.write else "read"
+        return f"{self.device} {way} iova {self.iova:#x}+{self.size:#x}: {self.reason}"
+
+
+class Domain:
+    """One translation, shared by the devices attached to it.
+
+    ``entry_limit`` bounds the number of mappings. ``on_fault`` is told of each fault when it happens.
+    """
+
+    def __init__(
+        self, *, entry_limit: int = 65535, on_fault: Callable[[Fault], None] | None = None
+    ) -> None:
+        self.lock = RLock()
+        self.mappings = IovaMap()
+        self.entry_limit = entry_limit
+        self.devices: list[BusDevice] = []
+        self.faults: deque[Fault] = deque(maxlen=FAULTS_KEPT)
+        self.fault_count = 0
+        self.closed = False
+        self._on_fault = on_fault
+        self._recent: Mapping | None = None
+
+    # -- the hardware behind it ------------------------------------------------------------------
+
+    @property
+    def units(self) -> tuple[IommuUnit, ...]:
+        """The distinct IOMMUs in front of the attached devices."""
+        return tuple(dict.fromkeys(d.unit for d in self.devices if d.unit))
+
+    @property
+    def coherent(self) -> bool:
+        """Device accesses snoop the caches (IOMMU_CAP_CACHE_COHERENCY)."""
+        return all(unit.coherent for unit in self.units)
+
+    @property
+    def interrupt_remapping(self) -> bool:
+        """Interrupts of the attached devices are isolated (IOMMU_CAP_INTR_REMAP)."""
+        return all(unit.interrupt_remapping for unit in self.units)
+
+    @property
+    def address_bits(self) -> int:
+        """Width of an I/O virtual address."""
+        return min((unit.address_bits for unit in self.units), default=64)
+
+    @property
+    def reserved(self) -> tuple[tuple[int, int], ...]:
+        """Inclusive ranges that cannot be mapped."""
+        return tuple(sorted({r for unit in self.units for r in unit.reserved}))
+
+    def attach(self, dev: BusDevice) -> None:
+        """Route the device's DMA through this domain; the device's own error passes through."""
+        with self.lock:
+            dev.attach(self)
+            self.devices.append(dev)
+
+    def detach(self, dev: BusDevice) -> None:
+        """Cut the device off. Nothing happens if it was not attached."""
+        with self.lock:
+            if dev in self.devices:
+                self.devices.remove(dev)
+                dev.detach()
+
+    # -- mappings --------------------------------------------------------------------------------
+
+    def map_range(
+        self, iova: int, size: int, vaddr: int, writable: bool, mm: Mm, limit: int | None
+    ) -> None:
+        """Map ``size`` bytes at ``iova`` to ``vaddr`` of ``mm`` (2011 vfio_iommu.c, vfio_dma_map).
+
+        ``limit`` is the owner's RLIMIT_MEMLOCK in bytes (None: none). Order of the checks: range and
+        alignment (InvalidArgument), Overlap, LimitExceeded (memory), BadAddress, LimitExceeded (number of
+        mappings). Neighbours with the same permission that continue each other in both spaces become
+        one mapping. A range that is device memory only in part is charged as a whole.
+        """
+        self._check_range(iova, size, vaddr)
+        last = iova + size - 1
+        with self.lock:
+            if self.closed:
+                raise Gone(f"the iommu context is closed; iova {iova:#x} cannot be mapped")
+            self._check_window(iova, last)
+            other = self.mappings.first_overlap(iova, last)
+            if other:
+                raise Overlap(
+                    f"iova {iova:#x}+{size:#x} overlaps mapping {other.first:#x}+{other.size:#x}",
+                    "unmap it first",
+                )
+            below, above = self._neighbours(iova, last, vaddr, writable, mm)
+            pages = size // PAGE_SIZE
+            mm.charge(pages, limit)
+            try:
+                charged = mm.memory.pin(vaddr, size, writable) > 0
+                joined = [m for m in (below, above) if m is not None and m.charged == charged]
+                self._check_entries(len(self.mappings) + 1 - len(joined))
+            except BaseException:
+                mm.uncharge(pages)
+                raise
+            if not charged:
+                mm.uncharge(pages)
+            for neighbour in joined:
+                self.mappings.remove(neighbour)
+            self.mappings.insert(
+                Mapping(
+                    min([m.first for m in joined] + [iova]),
+                    max([m.last for m in joined] + [last]),
+                    min([m.vaddr for m in joined] + [vaddr]),
+                    writable,
+                    mm,
+                    charged,
+                )
+            )
+            self._recent = None
+
+    def unmap_range(self, iova: int, size: int) -> int:
+        """Unmap what is mapped in the range, cutting mappings where it begins and ends.
+
+        Nothing mapped there, holes, and size 0 are no errors. Returns the number of bytes unmapped.
+        LimitExceeded if a mapping would have to become two and there are too many.
+        """
+        self._check_range(iova, size, 0, allow_empty=True)
+        if size == 0:
+            return 0
+        last = iova + size - 1
+        with self.lock:
+            found = self.mappings.overlapping(iova, last)
+            if len(found) == 1 and found[0].first < iova and found[0].last > last:
+                self._check_entries(len(self.mappings) + 1)
+            done = 0
+            for m in found:
+                self.mappings.remove(m)
+                low, high = max(m.first, iova), min(m.last, last)
+                if m.first < low:
+                    self.mappings.insert(
+                        Mapping(m.first, low - 1, m.vaddr, m.writable, m.mm, m.charged)
+                    )
+                if m.last > high:
+                    vaddr = m.vaddr + (high + 1 - m.first)
+                    self.mappings.insert(
+                        Mapping(high + 1, m.last, vaddr, m.writable, m.mm, m.charged)
+                    )
+                done += high - low + 1
+                if m.charged:
+                    m.mm.uncharge((high - low + 1) // PAGE_SIZE)
+            self._recent = None
+            return done
+
+    def unmap_all(self) -> None:
+        """Forget every mapping and uncharge it."""
+        with self.lock:
+            for m in self.mappings:
+                if m.charged:
+                    m.mm.uncharge(m.size // PAGE_SIZE)
+            self.mappings.clear()
+            self._recent = None
+
+    def close(self) -> None:
+        """Detach every device, drop every mapping; accesses and mappings fail from now on."""
+        with self.lock:
+            self.closed = True
+            for dev in list(self.devices):
+                self.detach(dev)
+            self.unmap_all()
+
+    def _check_range(self, iova: int, size: int, vaddr: int, allow_empty: bool = False) -> None:
+        for name, value in (("vaddr", vaddr), ("iova", iova), ("size", size)):
+            if value % PAGE_SIZE:
+                raise InvalidArgument(
+                    f"{name} {value:#x} is not a multiple of the page size 0x1000"
+                )
+        if not size and not allow_empty:
+            raise InvalidArgument("size is 0")
+        if iova + size - 1 > ADDRESS_MAX:
+            raise InvalidArgument(f"iova {iova:#x}+{size:#x} wraps around 2**64")
+        if vaddr + size - 1 > ADDRESS_MAX:
+            raise InvalidArgument(f"vaddr {vaddr:#x}+{size:#x} wraps around 2**64")
+
+    def _check_window(self, first: int, last: int) -> None:
+        if last >> self.address_bits:
+            raise InvalidArgument(
+                f"iova {first:#x}-{last:#x} exceeds the IOMMU's {self.address_bits} address bits"
+            )
+        for low, high in self.reserved:
+            if first <= high and last >= low:
+                raise InvalidArgument(
+                    f"iova {first:#x}-{last:#x} touches the reserved range {low:#x}-{high:#x}"
+                )
+
+    def _check_entries(self, count: int) -> None:
+        if count > self.entry_limit:
+            raise LimitExceeded(
+                f"there would be {count} mappings, {self.entry_limit} are allowed",
+                "raise dma_entry_limit in the machine file",
+            )
+
+    def _neighbours(
+        self, first: int, last: int, vaddr: int, writable: bool, mm: Mm
+    ) -> tuple[Mapping | None, Mapping | None]:
+        """The mappings below and above that the new one continues."""
+        below = self.mappings.find(first - 1) if first else None
+        if below and not (
+            below.writable == writable and below.mm is mm and below.vaddr + below.size == vaddr
+        ):
+            below = None
+        above = self.mappings.find(last + 1) if last < ADDRESS_MAX else None
+        if above and not (
+            above.writable == writable
+            and above.mm is mm
+            and above.vaddr == vaddr + (last - first + 1)
+        ):
+            above = None
+        return below, above
+
+    # -- accesses by devices ---------------------------------------------------------------------
+
+    def dma_read(self, requester: str, iova: int, size: int) -> bytes:
+        """Read ``size`` bytes for the device named ``requester``. DmaFault if any is not mapped."""
+        with self.lock:
+            m = self._recent
+            if m is not None and m.first <= iova and iova + size - 1 <= m.last and size > 0:
+                return self._fetch(requester, m, iova, size)
+            pieces = self._translate(requester, iova, size, write=False)
+            return b"".join(self._fetch(requester, m, at, n) for m, at, n in pieces)
+
+    def dma_write(self, requester: str, iova: int, data: bytes) -> None:
+        """Write ``data``; nothing is written when any byte is not mapped writable (DmaFault)."""
+        with self.lock:
+            done = 0
+            for m, at, n in self._translate(requester, iova, len(data), write=True):
+                try:
+                    m.mm.memory.write(m.vaddr + (at - m.first), data[done : done + n])
+                except BadAddress as gone:
+                    raise self.fault(
+                        requester, at, n, True, f"the memory is gone: {gone}"
+                    ) from gone
+                done += n
+
+    def dma_store(self, requester: str, iova: int, value: int, width: int) -> None:
+        """One store of 2, 4 or 8 bytes at an aligned address that nobody can see half of."""
+        if width not in (2, 4, 8) or iova % width:
+            raise InvalidArgument(f"a store of {width} bytes at iova {iova:#x} cannot be atomic")
+        with self.lock:
+            m, at, _ = self._translate(requester, iova, width, write=True)[0]
+            try:
+                m.mm.memory.store(m.vaddr + (at - m.first), value, width)
+            except BadAddress as gone:
+                raise self.fault(
+                    requester, iova, width, True, f"the memory is gone: {gone}"
+                ) from gone
+
+    def dma_view(self, requester: str, iova: int, size: int) -> memoryview | None:
+        """A writable window on the program's own memory, or None where there cannot be one.
+
+        It stays valid as memory after an unmap, as a window on a page that a device has cached does;
+        whoever keeps it must drop it when the range is unmapped.
+        """
+        with self.lock:
+            pieces = self._translate(requester, iova, size, write=True)
+            if len(pieces) != 1:
+                return None
+            m, at, n = pieces[0]
+            return m.mm.memory.view(m.vaddr + (at - m.first), n)
+
+    def fault(self, device: str, iova: int, size: int, write: bool, reason: str) -> DmaFault:
+        """Record a fault and return the condition to raise."""
+        fault = Fault(device, iova, size, write, reason)
+        with self.lock:
+            self.faults.append(fault)
+            self.fault_count += 1
+        if self._on_fault:
+            self._on_fault(fault)
+        return DmaFault(f"dma fault: {fault}")
+
+    def _fetch(self, requester: str, m: Mapping, at: int, size: int) -> bytes:
+        try:
+            return m.mm.memory.read(m.vaddr + (at - m.first), size)
+        except BadAddress as gone:
+            raise self.fault(requester, at, size, False, f"the memory is gone: {gone}") from gone
+
+    def _translate(
+        self, requester: str, iova: int, size: int, write: bool
+    ) -> list[tuple[Mapping, int, int]]:
+        """Pieces (mapping, iova, bytes) that cover the access, or a recorded fault."""
+        if iova < 0 or iova + size - 1 > ADDRESS_MAX:
+            raise self.fault(requester, iova, size, write, "address wraps around 2**64")
+        pieces = []
+        at, end = iova, iova + size
+        while at < end:
+            m = self.mappings.find(at)
+            if m is None:
+                raise self.fault(requester, at, end - at, write, "not mapped")
+            if write and not m.writable:
+                raise self.fault(requester, at, end - at, write, "mapped read-only")
+            n = min(m.last + 1, end) - at
+            pieces.append((m, at, n))
+            at += n
+        if len(pieces) == 1:
+            self._recent = pieces[0][0]
+        return pieces

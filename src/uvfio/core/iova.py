@@ -1,0 +1,149 @@
+"""``IovaMap``: an ordered map of DMA mappings that never overlap.
+
+Two levels: a list of chunks, each a sorted list of at most ``CHUNK`` mappings, and a list of the chunks'
+lowest addresses. A lookup is two bisections; an insertion moves at most ``CHUNK`` entries. The bounds of
+a mapping are inclusive (``first``, ``last``), so the last page of a 64-bit space needs no 65th bit.
+
+Invariants: mappings do not overlap, chunks are not empty, order is by ``first``. Splitting, trimming and
+coalescing are the domain's rules; this module only keeps order. Not synchronised: the domain locks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uvfio.core.seams import Mm
+
+__all__ = ["IovaMap", "Mapping"]
+
+CHUNK = 512
+
+
+class Mapping:
+    """``[first, last]`` of the I/O address space leads to ``vaddr`` of ``mm``.
+
+    ``charged``: its pages count against the owner's locked memory (device memory does not).
+    """
+
+    __slots__ = ("charged", "first", "last", "mm", "vaddr", "writable")
+
+    def __init__(
+        self, first: int, last: int, vaddr: int, writable: bool, mm: Mm, charged: bool = True
+    ) -> None:
+        self.first = first
+        self.last = last
+        self.vaddr = vaddr
+        self.writable = writable
+        self.mm = mm
+        self.charged = charged
+
+    @property
+    def size(self) -> int:
+        return self.last - self.first + 1
+
+    def __repr__(self) -> str:
+        mode = "rw" if self.writable else "r"
+        return f"<Mapping {self.first:#x}+{self.size:#x} -> {self.vaddr:#x} {mode}>"
+
+
+class IovaMap:
+    """See the module's head. All addresses are integers in [0, 2**64)."""
+
+    __slots__ = ("_chunks", "_count", "_mins", "_starts")
+
+    def __init__(self) -> None:
+        self._chunks: list[list[Mapping]] = []
+        self._starts: list[list[int]] = []
+        self._mins: list[int] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Mapping]:
+        for chunk in self._chunks:
+            yield from chunk
+
+    def find(self, address: int) -> Mapping | None:
+        """The mapping that contains ``address``."""
+        which = bisect_right(self._mins, address) - 1
+        if which < 0:
+            return None
+        slot = bisect_right(self._starts[which], address) - 1
+        found = self._chunks[which][slot]
+        return found if address <= found.last else None
+
+    def overlapping(self, first: int, last: int) -> list[Mapping]:
+        """All mappings with a byte in ``[first, last]``, in order."""
+        found: list[Mapping] = []
+        which = max(bisect_right(self._mins, first) - 1, 0)
+        while which < len(self._chunks) and self._mins[which] <= last:
+            chunk, starts = self._chunks[which], self._starts[which]
+            slot = max(bisect_right(starts, first) - 1, 0)
+            stop = bisect_right(starts, last)
+            found += [m for m in chunk[slot:stop] if m.last >= first]
+            which += 1
+        return found
+
+    def first_overlap(self, first: int, last: int) -> Mapping | None:
+        """The lowest mapping with a byte in ``[first, last]``."""
+        which = bisect_right(self._mins, last) - 1
+        if which < 0:
+            return None
+        found = self.find(first)
+        if found:
+            return found
+        which = max(bisect_right(self._mins, first) - 1, 0)
+        slot = bisect_right(self._starts[which], first)
+        if slot == len(self._starts[which]):
+            which, slot = which + 1, 0
+            if which == len(self._chunks):
+                return None
+        found = self._chunks[which][slot]
+        return found if found.first <= last else None
+
+    def insert(self, mapping: Mapping) -> None:
+        """Add a mapping that overlaps none (the caller has looked)."""
+        self._count += 1
+        if not self._chunks:
+            self._chunks.append([mapping])
+            self._starts.append([mapping.first])
+            self._mins.append(mapping.first)
+            return
+        which = max(bisect_right(self._mins, mapping.first) - 1, 0)
+        chunk, starts = self._chunks[which], self._starts[which]
+        slot = bisect_right(starts, mapping.first)
+        chunk.insert(slot, mapping)
+        starts.insert(slot, mapping.first)
+        if slot == 0:
+            self._mins[which] = mapping.first
+        if len(chunk) > CHUNK:
+            half = len(chunk) // 2
+            self._chunks.insert(which + 1, chunk[half:])
+            self._starts.insert(which + 1, starts[half:])
+            self._mins.insert(which + 1, starts[half])
+            del chunk[half:], starts[half:]
+
+    def remove(self, mapping: Mapping) -> None:
+        """Take out a mapping that is in the map; KeyError if it is not."""
+        which = bisect_right(self._mins, mapping.first) - 1
+        slot = bisect_right(self._starts[which], mapping.first) - 1 if which >= 0 else -1
+        if slot < 0 or self._chunks[which][slot] is not mapping:
+            raise KeyError(mapping)
+        self._count -= 1
+        chunk, starts = self._chunks[which], self._starts[which]
+        del chunk[slot], starts[slot]
+        if not chunk:
+            del self._chunks[which], self._starts[which], self._mins[which]
+        elif slot == 0:
+            self._mins[which] = starts[0]
+
+    def clear(self) -> None:
+        """Take out everything."""
+        self._chunks.clear()
+        self._starts.clear()
+        self._mins.clear()
+        self._count = 0

@@ -1,0 +1,171 @@
+"""Interrupts between a device's wires and a program's events: one level interrupt, a set of edge vectors.
+
+Nothing here knows PCI, eventfds or an ABI. A driver owns these objects, feeds them what the hardware does
+and what the program asks, and serialises all calls with its device lock (it must be reentrant: the gate and
+an event may call back at once).
+
+``LevelInterrupt`` has four bits of state:
+
+    bound    an event is set: the program wants this interrupt
+    masked   the driver's mask; set by the interrupt itself when it fires, so that a level that stays high
+             does not signal for ever, cleared by ``unmask``
+    guest    the mask the program put into the device's own registers (INTx disable)
+    wire     the level, as last told; a wire behind a closed gate reads low, whatever the device wants
+
+    The *gate* is the hardware's switch in front of the wire: open exactly while neither mask is set.
+
+    event in            condition            what happens
+    wire(high)          -                    wire = high, then fire if due
+    wire(low)           -                    wire = low; nothing is taken back
+    bind(event)         not bound            bound, masked = no, gate follows, fire if due
+    unbind              -                    not bound, masked = no, gate follows
+    unmask              guest                nothing: the program's own mask wins
+    unmask              not guest            masked = no, gate follows, fire if due
+    guest_mask(yes)     -                    guest = yes, gate closes
+    guest_mask(no)      guest                guest = no, masked = no, gate opens, fire if due
+
+    due:   bound and wire and not masked and not guest
+    fire:  masked = yes, gate closes, event.signal(), in this order: the program may unmask from inside
+
+Invariants: never due at rest, so nothing is lost and nothing fires twice for one mask/unmask cycle; a
+change of the wire that was announced twice, or one that nobody waits for, changes nothing else.
+
+``EdgeVectors`` are messages: they have no mask and no level here. A message to a vector without an event is
+dropped, which is what happens to it in hardware when nobody has programmed the vector.
+
+What this module does not do: it owns no reference to an event beyond holding it (who binds closes), it
+never drops an event by itself, and it does not know which kinds of interrupt exclude each other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uvfio.errors import Busy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from uvfio.core.seams import Event
+
+__all__ = ["EdgeVectors", "LevelInterrupt"]
+
+
+class LevelInterrupt:
+    """One level-triggered interrupt; the table in this module's head is its definition.
+
+    ``gate(open)`` switches the hardware. It is called with the current answer after each step that may
+    have changed it and must therefore be idempotent; it may call ``wire`` before it returns.
+    """
+
+    __slots__ = ("_event", "_gate", "_guest", "_masked", "_wire")
+
+    def __init__(self, gate: Callable[[bool], None]) -> None:
+        self._gate = gate
+        self._event: Event | None = None
+        self._masked = False
+        self._guest = False
+        self._wire = False
+
+    @property
+    def bound(self) -> bool:
+        """Whether an event is set."""
+        return self._event is not None
+
+    @property
+    def masked(self) -> bool:
+        """The driver's mask: it fired and was not unmasked since."""
+        return self._masked
+
+    @property
+    def guest_masked(self) -> bool:
+        """The program's mask in the device's registers."""
+        return self._guest
+
+    @property
+    def asserted(self) -> bool:
+        """The level of the wire as last told."""
+        return self._wire
+
+    @property
+    def open(self) -> bool:
+        """Whether neither mask is set: what the gate has to be."""
+        return not (self._masked or self._guest)
+
+    def wire(self, asserted: bool) -> None:
+        """The wire has this level now."""
+        self._wire = asserted
+        if asserted:
+            self._fire_if_due()
+
+    def bind(self, event: Event) -> None:
+        """Signal ``event`` from now on; at once if the wire is high. Busy if one is bound."""
+        if self._event is not None:
+            raise Busy("the level interrupt has an event already", "unbind it first")
+        self._event = event
+        self._masked = False
+        self._settle()
+
+    def unbind(self) -> Event | None:
+        """Signal no more; the event that was bound, or None."""
+        event, self._event = self._event, None
+        self._masked = False
+        self._settle()
+        return event
+
+    def unmask(self) -> None:
+        """The program has dealt with it. Fires again if the wire is still high; harmless otherwise."""
+        if not self._guest:
+            self._masked = False
+            self._settle()
+
+    def guest_mask(self, on: bool) -> None:
+        """The program set or cleared the mask in the device's registers."""
+        if on != self._guest:
+            self._guest = on
+            if not on:
+                self._masked = False
+            self._settle()
+
+    def _settle(self) -> None:
+        self._gate(self.open)
+        self._fire_if_due()
+
+    def _fire_if_due(self) -> None:
+        event = self._event
+        if event is not None and self._wire and not self._masked and not self._guest:
+            self._masked = True
+            self._gate(False)
+            event.signal()
+
+
+class EdgeVectors:
+    """A set of message interrupts: vector i signals event i."""
+
+    __slots__ = ("_events",)
+
+    def __init__(self) -> None:
+        self._events: tuple[Event | None, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def bind(self, events: Sequence[Event | None]) -> None:
+        """Vector i signals ``events[i]``; None leaves a vector without one. Busy if some are bound."""
+        if self._events:
+            raise Busy(f"{len(self._events)} vectors have events already", "unbind them first")
+        self._events = tuple(events)
+
+    def unbind(self) -> tuple[Event, ...]:
+        """Signal no more; the events that were bound."""
+        events, self._events = self._events, ()
+        return tuple(event for event in events if event is not None)
+
+    def fire(self, vector: int) -> bool:
+        """A message for ``vector`` arrived. Whether an event was signalled; unknown vectors are dropped."""
+        if 0 <= vector < len(self._events):
+            event = self._events[vector]
+            if event is not None:
+                event.signal()
+                return True
+        return False

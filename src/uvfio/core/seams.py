@@ -1,0 +1,144 @@
+"""The seams: everything the core needs from outside, as protocols that each door supplies.
+
+A door (in-process, another process under the runner, a vfio-user socket) implements ``Task``,
+``Memory`` and ``Event``; the machine gets its ``Clock`` and its ``Store`` from the door as well. The
+core, the drivers and the models never import os, socket, mmap or ctypes: what is not here they do not
+need.
+
+``Mm`` is the one concrete class: the identity of an address space. Threads share it; a forked child and
+the image after an exec have another one. Ownership of an iommu context and accounting of locked memory
+hang on it, as they hang on ``current->mm`` in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Protocol
+
+from uvfio.errors import LimitExceeded
+
+__all__ = ["Clock", "Event", "Memory", "Mm", "Store", "Task", "Timer"]
+
+
+class Memory(Protocol):
+    """The memory of one address space, by virtual address. Errors are ``BadAddress``."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """All of ``data``, or BadAddress."""
+
+    def store(self, address: int, value: int, width: int) -> None:
+        """One aligned store of ``width`` 2, 4 or 8 bytes that no reader can see half of.
+
+        This is what hands an entry of a ring over to a driver that polls it.
+        """
+
+    def view(self, address: int, size: int) -> memoryview | None:
+        """A zero-copy window on shared memory, or None where there cannot be one."""
+
+    def pin(self, address: int, size: int, writable: bool) -> int:
+        """How many bytes of the range a DMA mapping would lock; device memory counts as none.
+
+        BadAddress unless every page is mapped readable (and writable, if asked).
+        """
+
+
+class Event(Protocol):
+    """An eventfd, or what stands for one."""
+
+    def signal(self) -> None:
+        """Add 1 to the counter. Never blocks; a full counter stays full."""
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` after each signal that others give, also for one already pending.
+
+        Returns the function that ends the watch (idempotent).
+        """
+
+    def close(self) -> None:
+        """Give up this reference (idempotent)."""
+
+
+class Mm:
+    """Identity of an address space, with what is charged to it.
+
+    ``locked_pages`` counts the 4096-byte pages that DMA mappings of this owner lock, over all its domains.
+    """
+
+    __slots__ = ("__weakref__", "_lock", "locked_pages", "memory", "name")
+
+    def __init__(self, memory: Memory, name: str = "") -> None:
+        self.memory = memory
+        self.name = name
+        self.locked_pages = 0
+        self._lock = Lock()
+
+    def charge(self, pages: int, limit: int | None) -> None:
+        """Count ``pages`` more, or LimitExceeded; ``limit`` is in bytes (None: none)."""
+        with self._lock:
+            locked = self.locked_pages
+            if limit is not None and (locked + pages) * 4096 > limit:
+                raise LimitExceeded(
+                    f"locking {pages * 4096:#x} bytes more than the {locked * 4096:#x} locked "
+                    f"exceeds RLIMIT_MEMLOCK {limit:#x}",
+                    "raise it with ulimit -l",
+                )
+            self.locked_pages = locked + pages
+
+    def uncharge(self, pages: int) -> None:
+        """Count ``pages`` less."""
+        with self._lock:
+            self.locked_pages -= pages
+
+    def __repr__(self) -> str:
+        return f"<Mm {self.name or hex(id(self))}>"
+
+
+class Task(Protocol):
+    """The caller of a file operation: the kernel's ``current``."""
+
+    @property
+    def mm(self) -> Mm:
+        """The caller's address space."""
+
+    def file(self, fd: int) -> object:
+        """The object behind the caller's ``fd``: one of our files or anything else. BadDescriptor if closed."""
+
+    def install(self, file: object, cloexec: bool) -> int:
+        """Give the caller a new descriptor for ``file``. TooManyFiles, NoSpace, NoMemory."""
+
+    def event(self, fd: int) -> Event:
+        """A reference of our own to the caller's eventfd. BadDescriptor if closed, InvalidArgument if no eventfd."""
+
+    def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK in bytes, or None for a task that no limit binds (CAP_IPC_LOCK, infinity)."""
+
+
+class Timer(Protocol):
+    """A pending call."""
+
+    def cancel(self) -> None:
+        """Do not call (idempotent; nothing happens when it was called already)."""
+
+
+class Clock(Protocol):
+    """Time, and calls after a while. Callbacks run on the thread that serves the machine."""
+
+    def monotonic(self) -> float:
+        """Seconds."""
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` once, ``delay`` seconds from now or later."""
+
+
+class Store(Protocol):
+    """Where the memory of mappable regions lives, so that a program can map the very same bytes."""
+
+    def allocate(self, device: str, sizes: Mapping[int, int]) -> Mapping[int, memoryview]:
+        """Zeroed writable memory for regions ``{index: bytes}`` of ``device``. NoMemory, NoSpace."""
+
+    def release(self, device: str) -> None:
+        """The device is gone; programs may still have its memory mapped."""

@@ -1,0 +1,1 @@
+"""The runner: unmodified programs under seccomp user notification."""

@@ -1,0 +1,312 @@
+"""Calls on descriptors: ioctl, pread and pwrite, mmap, close, dup and their kin.
+
+The filter notifies them for the reserved range, and the calls that can only mean VFIO for any descriptor. A
+handler looks the file up, calls its method, and copies data; a descriptor that is not ours goes back to the
+kernel (None). What changes the table of descriptors is done by the kernel too; here the cache is kept exact.
+
+Reading and writing at the file position is not something that VFIO programs do, but a device file has one:
+it starts at 0 and cannot be sought.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from uvfio.doors.run import sys as sc
+from uvfio.doors.run.paths import ARG, Request
+from uvfio.doors.run.stat import pack_stat, pack_stat_32
+from uvfio.errors import BadAddress, InvalidArgument
+from uvfio.fops.rfc import GroupFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uvfio.core.seams import Memory
+    from uvfio.doors.run.process import Process
+    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.fops.file import File
+
+__all__ = ["Calls"]
+
+F_DUPFD = 0
+F_DUPFD_CLOEXEC = 1030
+MAP_TYPE = 0x0F
+MAP_PRIVATE = 0x02
+UIO_MAXIOV = 1024
+PIECE = 1 << 20  # bytes copied at a time
+MAX_RW_COUNT = 0x7FFFF000
+INT = 0xFFFFFFFF
+
+
+class Calls:
+    """The handlers, by the kernel's names."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        self.by_tid = supervisor.processes.by_tid
+        self.discover = supervisor.processes.discover
+
+    # -- the hot ones ------------------------------------------------------------------------------
+
+    def pread64(self, request: Request) -> int | None:
+        process = self.by_tid.get(request[1]) or self.discover(request[1])
+        file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
+        if file is None:
+            return None
+        return self.read_at(process, file, request[7], request[8], request[9])
+
+    def pwrite64(self, request: Request) -> int | None:
+        process = self.by_tid.get(request[1]) or self.discover(request[1])
+        file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
+        if file is None:
+            return None
+        return self.write_at(process, file, request[7], request[8], request[9])
+
+    def ioctl(self, request: Request) -> int | None:
+        process = self.by_tid.get(request[1]) or self.discover(request[1])
+        file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
+        if file is None:
+            return None
+        if type(file) is GroupFile:
+            self.supervisor.tokens.drain()  # what was closed before this call is closed
+        return file.ioctl(process, request[7] & INT, request[8])
+
+    # -- reading and writing -----------------------------------------------------------------------
+
+    @staticmethod
+    def read_at(process: Process, file: File, address: int, count: int, offset: int) -> int:
+        """Copy up to ``count`` bytes at ``offset`` of ``file`` into the program."""
+        if offset >= 1 << 63:
+            raise InvalidArgument("negative offset")
+        if count <= PIECE:
+            data = file.pread(process, count, offset)
+            # The same as memory.write, without a call: this is the hottest line there is.
+            try:
+                if os.pwrite(process.memory.fd, data, address) == len(data):
+                    return len(data)
+            except (OSError, OverflowError):
+                pass
+            raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}")
+        done = 0
+        count = min(count, MAX_RW_COUNT)
+        while done < count:
+            data = file.pread(process, min(PIECE, count - done), offset + done)
+            process.memory.write(address + done, data)
+            done += len(data)
+            if len(data) < PIECE:
+                break
+        return done
+
+    @staticmethod
+    def write_at(process: Process, file: File, address: int, count: int, offset: int) -> int:
+        """Copy up to ``count`` bytes of the program to ``offset`` of ``file``."""
+        if offset >= 1 << 63:
+            raise InvalidArgument("negative offset")
+        if count <= PIECE:
+            return file.pwrite(process, process.memory.read(address, count), offset)
+        done = 0
+        count = min(count, MAX_RW_COUNT)
+        while done < count:
+            size = min(PIECE, count - done)
+            taken = file.pwrite(process, process.memory.read(address + done, size), offset + done)
+            done += taken
+            if taken < size:
+                break
+        return done
+
+    def pread64_32(self, request: Request) -> int | None:
+        return self.pread64((*request[:9], request[9] & INT | request[10] << 32, 0, 0))
+
+    def pwrite64_32(self, request: Request) -> int | None:
+        return self.pwrite64((*request[:9], request[9] & INT | request[10] << 32, 0, 0))
+
+    def read(self, request: Request) -> int | None:
+        return self._sequential(request, self.read_at)
+
+    def write(self, request: Request) -> int | None:
+        return self._sequential(request, self.write_at)
+
+    def _sequential(self, request: Request, move: Callable[..., int]) -> int | None:
+        found = self._find(request)
+        if found is None:
+            return None
+        process, file = found
+        token = process.token(request[1], request[6] & INT)
+        if token is None:
+            return None
+        done = move(process, file, request[7], request[8], token.position)
+        token.position += done
+        return done
+
+    def _iovec(
+        self, process: Process, address: int, count: int, width: int
+    ) -> list[tuple[int, int]]:
+        if count > UIO_MAXIOV:
+            raise InvalidArgument(f"{count} parts, at most {UIO_MAXIOV}")
+        raw = process.memory.read(address, count * 2 * width)
+        words = [int.from_bytes(raw[at : at + width], "little") for at in range(0, len(raw), width)]
+        return list(zip(words[::2], words[1::2], strict=True))
+
+    def _vector(
+        self, request: Request, move: Callable[..., int], width: int, offset: int | None
+    ) -> int | None:
+        found = self._find(request)
+        if found is None:
+            return None
+        process, file = found
+        token = process.token(request[1], request[6] & INT) if offset is None else None
+        position = offset if offset is not None else token.position if token else 0
+        done = 0
+        for base, size in self._iovec(process, request[7], request[8], width):
+            if not size:
+                continue
+            try:
+                moved = move(process, file, base, size, position + done)
+            except OSError:
+                if done:
+                    break
+                raise
+            done += moved
+            if moved < size:
+                break
+        if token is not None:
+            token.position += done
+        return done
+
+    def readv(self, request: Request) -> int | None:
+        return self._vector(request, self.read_at, 8, None)
+
+    def writev(self, request: Request) -> int | None:
+        return self._vector(request, self.write_at, 8, None)
+
+    def preadv(self, request: Request) -> int | None:
+        return self._vector(request, self.read_at, 8, request[9])
+
+    def pwritev(self, request: Request) -> int | None:
+        return self._vector(request, self.write_at, 8, request[9])
+
+    def readv_32(self, request: Request) -> int | None:
+        return self._vector(request, self.read_at, 4, None)
+
+    def writev_32(self, request: Request) -> int | None:
+        return self._vector(request, self.write_at, 4, None)
+
+    def preadv_32(self, request: Request) -> int | None:
+        return self._vector(request, self.read_at, 4, request[9] & INT | request[10] << 32)
+
+    def pwritev_32(self, request: Request) -> int | None:
+        return self._vector(request, self.write_at, 4, request[9] & INT | request[10] << 32)
+
+    # -- mapping -----------------------------------------------------------------------------------
+
+    def mmap(self, request: Request) -> int | None:
+        return self._mmap(request, request[11])
+
+    def mmap2(self, request: Request) -> int | None:
+        return self._mmap(request, (request[11] & INT) << 12)
+
+    def _mmap(self, request: Request, offset: int) -> int | None:
+        process = self.supervisor.processes.get(request[1])
+        file = process.lookup(request[1], request[10] & INT)
+        if file is None:
+            return None
+        size = -(-request[7] // 4096) * 4096
+        shared = request[9] & MAP_TYPE != MAP_PRIVATE
+        file.mmap(process, size, offset, shared)
+        return None  # allowed: the kernel maps the token's own bytes
+
+    # -- the table of descriptors --------------------------------------------------------------------
+
+    def close(self, request: Request) -> int | None:
+        process = self.by_tid.get(request[1]) or self.discover(request[1])
+        process.files.pop(request[6] & INT, None)
+        return None
+
+    def close_range(self, request: Request) -> int | None:
+        process = self.supervisor.processes.get(request[1])
+        if request[8] & sc.CLOSE_RANGE_UNSHARE:
+            self.supervisor.processes.unshared(process)
+        first, last = request[6] & INT, request[7] & INT
+        for number in [n for n in process.files if first <= n <= last]:
+            del process.files[number]
+        return None
+
+    def dup(self, request: Request) -> int | None:
+        return self._duplicate(request, 0, False)
+
+    def dup2(self, request: Request) -> int | None:
+        process = self.supervisor.processes.get(request[1])
+        if request[6] & INT != request[7] & INT:
+            process.files.pop(request[7] & INT, None)
+        return None
+
+    def fcntl(self, request: Request) -> int | None:
+        command = request[7] & INT
+        if command in (F_DUPFD, F_DUPFD_CLOEXEC):
+            return self._duplicate(request, request[8] & INT, command == F_DUPFD_CLOEXEC)
+        return None
+
+    def _duplicate(self, request: Request, least: int, cloexec: bool) -> int | None:
+        """A copy in the reserved range, where the registers of region 0 stay reachable."""
+        process = self.supervisor.processes.get(request[1])
+        fd = request[6] & INT
+        if process.lookup(request[1], fd) is None or not process.cacheable:
+            return None
+        number = process.free_number(least)
+        if number is None or process.pidfd < 0:
+            return None
+        try:
+            copy = sc.pidfd_getfd(process.pidfd, fd)
+        except OSError:
+            return None
+        try:
+            return self.supervisor.addfd(copy, number, cloexec)
+        finally:
+            os.close(copy)
+
+    def unshare(self, request: Request) -> int | None:
+        self.supervisor.processes.unshared(self.supervisor.processes.get(request[1]))
+        return None
+
+    # -- what a VFIO file cannot do, and its facts ---------------------------------------------------
+
+    def lseek(self, request: Request) -> int | None:
+        return self._refuse(request, errno.ESPIPE, "a VFIO file has no position to set")
+
+    def not_possible(self, request: Request) -> int | None:
+        """Calls that change or move the contents of a file as a whole: truncate, allocate, splice."""
+        return self._refuse(request, errno.EINVAL, "not possible with a VFIO file")
+
+    def pass_on(self, request: Request) -> int | None:
+        """The token answers for itself."""
+        return None
+
+    def not_permitted(self, request: Request) -> int | None:
+        return self._refuse(request, errno.EPERM, "the machine's files belong to the machine")
+
+    def fstat(self, request: Request) -> int | None:
+        return self._fstat(request, pack_stat)
+
+    def fstat64(self, request: Request) -> int | None:
+        return self._fstat(request, pack_stat_32)
+
+    def _fstat(self, request: Request, pack: Callable[..., bytes]) -> int | None:
+        process = self.supervisor.processes.get(request[1])
+        token = process.token(request[1], request[6] & INT)
+        if token is None:
+            return None
+        memory: Memory = process.memory
+        memory.write(request[7], pack(self.supervisor.paths.token_facts(token)))
+        return 0
+
+    def _refuse(self, request: Request, number: int, why: str) -> int | None:
+        if self._find(request) is None:
+            return None
+        raise OSError(number, why)
+
+    def _find(self, request: Request) -> tuple[Process, File] | None:
+        process = self.supervisor.processes.get(request[1])
+        file = process.lookup(request[1], request[ARG] & INT)
+        return None if file is None else (process, file)

@@ -1,0 +1,167 @@
+"""eventfds of a program, and the supervisor's clock: everything that happens besides trapped calls.
+
+``Reactor`` is the one place that waits. As long as nobody watches a descriptor and no timer runs, the
+supervisor blocks in RECV and the reactor costs nothing; otherwise it waits here for the listener and
+everything else together. Callbacks run on the supervisor's thread, between two trapped calls.
+
+An eventfd of the program is held by a copy of our own (pidfd_getfd). It is never read here, so the program
+keeps its count: edges are seen by edge-triggered epoll.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+from collections.abc import Callable
+from itertools import count
+from time import monotonic
+
+from uvfio.errors import InvalidArgument
+
+__all__ = ["EventFd", "Reactor", "RunTimer"]
+
+ONE = (1).to_bytes(8, "little")
+EVENTFD_LINK = "anon_inode:[eventfd]"
+
+
+class RunTimer:
+    """A pending call of the reactor."""
+
+    __slots__ = ("callback", "due")
+
+    def __init__(self, due: float, callback: Callable[[], None]) -> None:
+        self.due = due
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Reactor:
+    """Descriptors and timers. Implements the ``Clock`` seam."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._timers: list[tuple[float, int, RunTimer]] = []
+        self._order = count()
+        self.active = 0
+
+    # -- Clock -----------------------------------------------------------------------------------
+
+    def monotonic(self) -> float:
+        return monotonic()
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> RunTimer:
+        timer = RunTimer(monotonic() + delay, callback)
+        heapq.heappush(self._timers, (timer.due, next(self._order), timer))
+        return timer
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether the supervisor has to wait here instead of in RECV."""
+        return self.active > 0 or bool(self._timers)
+
+    def watch(
+        self, fd: int, callback: Callable[[], None], *, edge: bool = False, wake: bool = True
+    ) -> Callable[[], None]:
+        """Call ``callback`` when ``fd`` is readable; returns the function that ends it.
+
+        Without ``wake`` the descriptor is looked at only when the reactor runs anyway (``poll``): for things
+        whose news can wait until the next call that depends on them.
+        """
+        self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
+        self._watched[fd] = callback
+        self.active += wake
+        stopped = False
+
+        def stop() -> None:
+            nonlocal stopped
+            if not stopped:
+                stopped = True
+                del self._watched[fd]
+                self._epoll.unregister(fd)
+                self.active -= wake
+
+        return stop
+
+    def poll(self, timeout: float | None = 0) -> None:
+        """Look for news of descriptors for up to ``timeout`` seconds. No timer runs."""
+        for fd, _ in self._epoll.poll(timeout):
+            callback = self._watched.get(fd)
+            if callback:
+                callback()
+
+    def wait_for(self, fd: int) -> bool:
+        """One turn: wait, run what is due; whether ``fd`` (watched) has news for its own reader."""
+        timeout = None
+        if self._timers:
+            timeout = max(self._timers[0][0] - monotonic(), 0)
+        ready = False
+        for found, _ in self._epoll.poll(timeout):
+            if found == fd:
+                ready = True
+                continue
+            callback = self._watched.get(found)
+            if callback:
+                callback()
+        self.run_timers()
+        return ready
+
+    def run_timers(self) -> None:
+        """Run the timers that are due now; those that they start wait for the next turn."""
+        if not self._timers:
+            return
+        now = monotonic()
+        due = []
+        while self._timers and self._timers[0][0] <= now:
+            due.append(heapq.heappop(self._timers)[2])
+        for timer in due:
+            callback, timer.callback = timer.callback, None
+            if callback:
+                callback()
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+class EventFd:
+    """Our reference to an eventfd of the program. InvalidArgument if ``fd`` is something else.
+
+    Takes over ``fd``.
+    """
+
+    __slots__ = ("_reactor", "_space", "_stop", "fd")
+
+    def __init__(self, fd: int, reactor: Reactor) -> None:
+        self.fd = fd
+        self._reactor = reactor
+        self._stop: Callable[[], None] | None = None
+        if os.readlink(f"/proc/self/fd/{fd}") != EVENTFD_LINK:
+            os.close(fd)
+            self.fd = -1
+            raise InvalidArgument("the descriptor is not an eventfd")
+        self._space = select.poll()
+        self._space.register(fd, select.POLLOUT)
+
+    def signal(self) -> None:
+        """Add 1; a counter at its maximum stays there, as eventfd_signal leaves it."""
+        if self.fd >= 0 and self._space.poll(0):
+            os.write(self.fd, ONE)
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self._stop = self._reactor.watch(self.fd, callback, edge=True)
+        return self._stop
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            if self._stop:
+                self._stop()
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,224 @@
+"""The memory of a program, through /proc/PID/mem, and the ``Memory`` seam on it.
+
+A descriptor of /proc/PID/mem stays bound to the address space it was opened for: after the process has
+executed another image, reads and writes return 0 bytes. That makes a ``ProgramMemory`` as long-lived as
+the ``Mm`` it belongs to and never longer: DMA into an image that is gone faults instead of hitting the next.
+
+Writes go through the kernel's access_remote_vm, which breaks copy-on-write and ignores page protection for
+private mappings; ``pin`` therefore asks /proc/PID/maps whether a range may be written at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from uvfio.doors.run import sys as sc
+from uvfio.errors import BadAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ProgramMemory"]
+
+ADDRESS_LIMIT = 1 << 63  # what pread's signed offset can say; user space ends below
+
+
+class Area(NamedTuple):
+    """A part of the program's address space, from /proc/PID/maps."""
+
+    start: int
+    end: int
+    readable: bool
+    writable: bool
+    shared: bool
+    offset: int
+    dev: int
+    inode: int
+
+
+class ProgramMemory:
+    """``pid`` is any thread of the process. ``is_device(dev, inode)`` tells device memory from RAM.
+
+    PermissionError when the process made itself non-dumpable.
+    """
+
+    __slots__ = ("_is_device", "_maps", "_windows", "fd", "pid")
+
+    def __init__(self, pid: int, is_device: Callable[[int, int], bool]) -> None:
+        self.pid = pid
+        self.fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self._maps: int = -1
+        self._is_device = is_device
+        self._windows: list[tuple[int, int, mmap.mmap]] = []
+
+    def __del__(self) -> None:
+        for fd in (self.fd, self._maps):
+            if fd >= 0:
+                os.close(fd)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the address space has ended (exit, or an exec)."""
+        try:
+            return os.pread(self.fd, 1, 0x1000) == b""
+        except OSError:
+            return False
+
+    def read(self, address: int, size: int) -> bytes:
+        if size == 0:
+            return b""
+        if address < ADDRESS_LIMIT:
+            try:
+                data = os.pread(self.fd, size, address)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+            else:
+                if len(data) == size:
+                    return data
+        raise BadAddress(f"cannot read {size} bytes at {address:#x}")
+
+    def write(self, address: int, data: bytes) -> None:
+        if not data:
+            return
+        if address < ADDRESS_LIMIT:
+            try:
+                if os.pwrite(self.fd, data, address) == len(data):
+                    return
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+        raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}")
+
+    def store(self, address: int, value: int, width: int) -> None:
+        """One store: through a window on shared memory if there is one, else by the kernel's copy, which moves
+        aligned words whole."""
+        window = self.view(address, width)
+        if window is not None:
+            _cast(window, width)[0] = value
+        else:
+            self.write(address, value.to_bytes(width, "little"))
+
+    def view(self, address: int, size: int) -> memoryview | None:
+        """A window on memory that the program maps shared from a file, memfd or hugetlbfs."""
+        for start, end, window in self._windows:
+            if start <= address and address + size <= end:
+                return memoryview(window)[address - start : address - start + size]
+        window_area = self._open_window(address, size)
+        if window_area is None:
+            return None
+        self._windows.append(window_area)
+        start, _, window = window_area
+        return memoryview(window)[address - start : address - start + size]
+
+    def forget_windows(self) -> None:
+        """The program changed its mappings; look again."""
+        self._windows.clear()
+
+    def pin(self, address: int, size: int, writable: bool) -> int:
+        charged = 0
+        at, end = address, address + size
+        while at < end:
+            area = self._area(at)
+            if area is None:
+                raise BadAddress(f"nothing is mapped at {at:#x}")
+            if not area.readable or (writable and not area.writable):
+                raise BadAddress(
+                    f"{area.start:#x}-{area.end:#x} is not {'writable' if writable else 'readable'}"
+                )
+            n = min(area.end, end) - at
+            if not self._is_device(area.dev, area.inode):
+                charged += n
+            at += n
+        return charged
+
+    def _area(self, address: int) -> Area | None:
+        if self._maps < 0:
+            self._maps = os.open(f"/proc/{self.pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            vma = sc.procmap_query(self._maps, address)
+        except OSError as error:
+            if error.errno == errno.ENOTTY:
+                return self._area_from_text(address)
+            if error.errno == errno.ESRCH:
+                return None
+            raise
+        if vma is None:
+            return None
+        readable = bool(vma.flags & sc.PROCMAP_QUERY_VMA_READABLE)
+        return Area(
+            vma.start, vma.end, readable, vma.writable, vma.shared, vma.offset, vma.dev, vma.inode
+        )
+
+    def _area_from_text(self, address: int) -> Area | None:
+        """Before Linux 6.11: the line of /proc/PID/maps that covers ``address``."""
+        os.lseek(self._maps, 0, os.SEEK_SET)
+        with open(os.dup(self._maps), "rb") as lines:
+            for line in lines:
+                bounds, mode, offset, dev, inode = line.split(None, 5)[:5]
+                start, _, end = bounds.partition(b"-")
+                if int(start, 16) <= address < int(end, 16):
+                    major, _, minor = dev.partition(b":")
+                    return Area(
+                        int(start, 16),
+                        int(end, 16),
+                        mode[0] == ord("r"),
+                        mode[1] == ord("w"),
+                        mode[3] == ord("s"),
+                        int(offset, 16),
+                        os.makedev(int(major, 16), int(minor, 16)),
+                        int(inode),
+                    )
+        return None
+
+    def _open_window(self, address: int, size: int) -> tuple[int, int, mmap.mmap] | None:
+        """Map the file behind shared memory here; adjacent areas of one file count as one."""
+        first = area = self._area(address)
+        if first is None or area is None or not first.shared or not first.inode:
+            return None
+        while area.end < address + size:
+            after = self._area(area.end)
+            joins = (
+                after is not None
+                and after.shared
+                and (after.dev, after.inode) == (first.dev, first.inode)
+                and after.offset == area.offset + (area.end - area.start)
+            )
+            if after is None or not joins:
+                return None
+            area = after
+        fd = self._open_file(first)
+        if fd < 0:
+            return None
+        try:
+            return first.start, area.end, mmap.mmap(fd, area.end - first.start, offset=first.offset)
+        except (OSError, ValueError):
+            return None
+        finally:
+            os.close(fd)
+
+    def _open_file(self, area: Area) -> int:
+        """The program's descriptor of the file behind ``area``, opened again; -1 if it has none."""
+        folder = f"/proc/{self.pid}/fd"
+        try:
+            numbers = os.listdir(folder)
+        except OSError:
+            return -1
+        for number in numbers:
+            try:
+                found = os.stat(f"{folder}/{number}")
+                if (found.st_dev, found.st_ino) == (area.dev, area.inode):
+                    return os.open(f"{folder}/{number}", os.O_RDWR | os.O_CLOEXEC)
+            except OSError:
+                continue
+        return -1
+
+
+def _cast(window: memoryview, width: int) -> memoryview:
+    """``window`` as machine words: assigning to one is a single store."""
+    if width == 2:
+        return window.cast("H")
+    return window.cast("I") if width == 4 else window.cast("Q")

@@ -1,0 +1,433 @@
+"""Path calls: open, stat, access, readlink and their kin, answered where the path belongs to the machine.
+
+Programs make thousands of such calls that are none of our business, so the order is: read the path, look at
+its first bytes, let the kernel do it. Only what may lead into the machine's folders is looked at closer:
+
+    absolute, begins with one of our prefixes     ours (after collapsing //, . and ..)
+    /proc/self/fd/N, /dev/fd/N of a token          ours
+    relative                                       joined to the program's working folder first
+
+A program that changes into one of our folders stays where it is as far as the kernel knows; its relative
+paths are answered from the folder it believes to be in. Calls that are not notified (mkdir, rename) would
+use the real one: the machine's folders are read-only anyway.
+
+Handlers return a value for the program, None to let the kernel go on, or raise OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from typing import TYPE_CHECKING
+
+from uvfio.doors.run.stat import (
+    Facts,
+    pack_stat,
+    pack_stat_32,
+    pack_statfs,
+    pack_statfs_32,
+    pack_statx,
+)
+from uvfio.fops.rfc import open_group
+from uvfio.machine.tree import PREFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uvfio.doors.run.process import Process
+    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.doors.run.tokens import Token
+    from uvfio.doors.run.tree import Found
+
+__all__ = ["Paths"]
+
+Request = tuple[int, ...]  # struct seccomp_notif, unpacked
+ARG = 6  # index of the first argument in a Request
+
+AT_FDCWD = 0xFFFFFF9C  # -100, as the low 32 bits of an argument
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EACCESS = 0x200
+AT_EMPTY_PATH = 0x1000
+PATH_MAX = 4096
+ENODATA = errno.ENODATA
+
+WATCHED = (*PREFIXES, b"/proc/", b"/dev/fd/")
+
+
+class Paths:
+    """The handlers, by the kernel's names; see ``table``."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        self.tree = supervisor.tree
+
+    # -- which path is it? -----------------------------------------------------------------------
+
+    def interesting(self, request: Request, dirfd: int | None, address: int) -> str | None:
+        """The absolute path if it may be ours, else None. BadAddress is the kernel's to find."""
+        process = self.supervisor.processes.get(request[1])
+        raw = process.read_some(address, 256)
+        end = raw.find(b"\0")
+        if end < 0:
+            if len(raw) < 256:
+                return None
+            raw = process.read_some(address, PATH_MAX)
+            end = raw.find(b"\0")
+            if end < 0:
+                return None
+        raw = raw[:end]
+        if raw.startswith(b"/"):
+            if raw.startswith(WATCHED):
+                return self._clean(raw)
+            if b"/." not in raw and b"//" not in raw:
+                return None
+            path = self._clean(raw)
+        else:
+            path = self._join(process, request, dirfd, raw)
+            if process.virtual_cwd and path:
+                return path
+        return path if path.encode("utf-8", "surrogateescape").startswith(WATCHED) else None
+
+    def _join(self, process: Process, request: Request, dirfd: int | None, raw: bytes) -> str:
+        if dirfd is None or dirfd == AT_FDCWD:
+            base = process.cwd
+            if b".." not in raw and not base.startswith(("/dev", "/sys", "/proc")) and base != "/":
+                inside = self.tree.virtual(base)
+                if inside is None:
+                    return ""
+                base = inside
+        else:
+            try:
+                base = os.readlink(f"/proc/{request[1]}/fd/{dirfd}")
+            except OSError:
+                return ""
+            base = self.tree.virtual(base) or base
+        if not raw and not (dirfd is None or dirfd == AT_FDCWD):
+            return base
+        return self._clean(f"{base}/".encode("utf-8", "surrogateescape") + raw)
+
+    @staticmethod
+    def _clean(raw: bytes) -> str:
+        return posixpath.normpath(raw.decode("utf-8", "surrogateescape")).replace("//", "/")
+
+    def _is_ours(self, path: str) -> bool:
+        return any(
+            path == prefix or path.startswith(prefix + "/") for prefix in self.supervisor.prefixes
+        )
+
+    def token_of(self, request: Request, path: str) -> Token | None:
+        """The token that /proc/self/fd/N (or PID, thread-self, /dev/fd/N) means."""
+        parts = path.split("/")
+        if len(parts) == 4 and parts[1:3] == ["dev", "fd"]:
+            who, number = str(request[1]), parts[3]
+        elif len(parts) == 5 and parts[1] == "proc" and parts[3] == "fd":
+            who = str(request[1]) if parts[2] in ("self", "thread-self") else parts[2]
+            number = parts[4]
+        else:
+            return None
+        if not (who.isdigit() and number.isdigit()):
+            return None
+        return self.supervisor.processes.get(request[1]).token(int(who), int(number))
+
+    # -- open ------------------------------------------------------------------------------------
+
+    def open(self, request: Request) -> int | None:
+        return self._open(request, None, request[ARG], request[ARG + 1])
+
+    def creat(self, request: Request) -> int | None:
+        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+        return self._open(request, None, request[ARG], flags)
+
+    def openat(self, request: Request) -> int | None:
+        return self._open(
+            request, request[ARG] & 0xFFFFFFFF, request[ARG + 1], request[ARG + 2] & 0xFFFFFFFF
+        )
+
+    def openat2(self, request: Request) -> int | None:
+        process = self.supervisor.processes.get(request[1])
+        how = process.read_some(request[ARG + 2], 8)
+        if len(how) < 8:
+            return None
+        return self._open(
+            request, request[ARG] & 0xFFFFFFFF, request[ARG + 1], int.from_bytes(how, "little")
+        )
+
+    def _open(self, request: Request, dirfd: int | None, address: int, flags: int) -> int | None:
+        path = self.interesting(request, dirfd, address)
+        if path is None:
+            return None
+        process = self.supervisor.processes.get(request[1])
+        cloexec = bool(flags & os.O_CLOEXEC)
+        token = self.token_of(request, path)
+        if token is not None:
+            path = token.file.name
+            if not path.startswith("/"):
+                raise OSError(errno.ENXIO, f"{path} cannot be opened again")
+        if not self._is_ours(path):
+            return self._open_elsewhere(process, path, flags, cloexec)
+        found = self._find(
+            path, follow=not flags & os.O_NOFOLLOW, creating=bool(flags & os.O_CREAT)
+        )
+        if found.node is None or flags & os.O_PATH:
+            return self._open_real(found, flags, cloexec)
+        if flags & os.O_DIRECTORY:
+            raise OSError(errno.ENOTDIR, f"{path} is a device")
+        self.supervisor.tokens.drain()
+        framework = self.supervisor.machine.framework
+        group = framework.group(found.node.bus, found.node.group)
+        file = open_group(framework, group, process)
+        try:
+            return self.supervisor.install(process, file, cloexec)
+        except BaseException:
+            file.release()
+            raise
+
+    def _open_real(self, found: Found, flags: int, cloexec: bool) -> int:
+        """A folder, a link's target or a text file of the tree: the program gets the real thing."""
+        if flags & os.O_ACCMODE != os.O_RDONLY and os.path.isdir(found.real):
+            raise OSError(errno.EISDIR, found.real)
+        keep = os.O_ACCMODE | os.O_DIRECTORY | os.O_NONBLOCK
+        wanted = os.O_RDONLY if flags & os.O_PATH else flags & keep
+        fd = os.open(found.real, wanted | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return self.supervisor.addfd(fd, None, cloexec)
+        finally:
+            os.close(fd)
+
+    def _open_elsewhere(self, process: Process, path: str, flags: int, cloexec: bool) -> int | None:
+        """A path of the host; it is ours to open only if the program believes to be elsewhere."""
+        if not process.virtual_cwd:
+            return None
+        fd = os.open(path, flags & ~os.O_PATH | os.O_CLOEXEC, 0o644)
+        try:
+            return self.supervisor.addfd(fd, None, cloexec)
+        finally:
+            os.close(fd)
+
+    def _find(self, path: str, *, follow: bool = True, creating: bool = False) -> Found:
+        try:
+            return self.tree.find(path, follow=follow)
+        except FileNotFoundError:
+            if creating:
+                raise OSError(
+                    errno.EACCES, f"{path}: the machine's folders are read-only"
+                ) from None
+            raise
+
+    # -- stat and its kin ------------------------------------------------------------------------
+
+    def _facts(self, request: Request, path: str | None, follow: bool) -> Facts | None:
+        """What stat of ``path`` says, or None if it is the kernel's to say."""
+        if path is None:
+            return None
+        token = self.token_of(request, path) if follow else None
+        if token is not None:
+            return self.token_facts(token)
+        if not self._is_ours(path):
+            process = self.supervisor.processes.get(request[1])
+            if not process.virtual_cwd:
+                return None
+            return Facts.of(os.stat(path, follow_symlinks=follow))
+        found = self._find(path, follow=follow)
+        real = os.lstat(found.real)
+        if found.node is None:
+            return Facts.of(real)
+        rdev = os.makedev(found.node.major, found.node.minor)
+        return Facts.of(real, stat.S_IFCHR | found.node.mode, rdev)
+
+    def token_facts(self, token: Token) -> Facts:
+        """What fstat of a VFIO file says: a device node's own facts, or those of an anonymous inode."""
+        name = token.file.name
+        if name.startswith("/"):
+            found = self._find(name)
+            if found.node is not None:
+                real = os.stat(found.real)
+                rdev = os.makedev(found.node.major, found.node.minor)
+                return Facts.of(real, stat.S_IFCHR | found.node.mode, rdev)
+        return Facts.of(os.stat(token.pin), 0o600)
+
+    def _give(
+        self, request: Request, facts: Facts | None, address: int, pack: object
+    ) -> int | None:
+        if facts is None:
+            return None
+        process = self.supervisor.processes.get(request[1])
+        process.memory.write(address, pack(facts))  # type: ignore[operator]
+        return 0
+
+    def stat(self, request: Request) -> int | None:
+        path = self.interesting(request, None, request[ARG])
+        return self._give(request, self._facts(request, path, True), request[ARG + 1], pack_stat)
+
+    def lstat(self, request: Request) -> int | None:
+        path = self.interesting(request, None, request[ARG])
+        return self._give(request, self._facts(request, path, False), request[ARG + 1], pack_stat)
+
+    def stat64(self, request: Request) -> int | None:
+        path = self.interesting(request, None, request[ARG])
+        return self._give(request, self._facts(request, path, True), request[ARG + 1], pack_stat_32)
+
+    def lstat64(self, request: Request) -> int | None:
+        path = self.interesting(request, None, request[ARG])
+        facts = self._facts(request, path, False)
+        return self._give(request, facts, request[ARG + 1], pack_stat_32)
+
+    def newfstatat(self, request: Request) -> int | None:
+        return self._give(request, self._facts_at(request, 3), request[ARG + 2], pack_stat)
+
+    def fstatat64(self, request: Request) -> int | None:
+        return self._give(request, self._facts_at(request, 3), request[ARG + 2], pack_stat_32)
+
+    def statx(self, request: Request) -> int | None:
+        return self._give(request, self._facts_at(request, 2), request[ARG + 4], pack_statx)
+
+    def _facts_at(self, request: Request, flags_index: int) -> Facts | None:
+        """For the *at calls: dirfd, path, flags; an empty path means the descriptor itself."""
+        dirfd, flags = request[ARG] & 0xFFFFFFFF, request[ARG + flags_index]
+        process = self.supervisor.processes.get(request[1])
+        if flags & AT_EMPTY_PATH and dirfd in self.supervisor.reserved:
+            if process.read_some(request[ARG + 1], 1) in (b"\0", b""):
+                token = process.token(request[1], dirfd)
+                return None if token is None else self.token_facts(token)
+        path = self.interesting(request, dirfd, request[ARG + 1])
+        return self._facts(request, path, not flags & AT_SYMLINK_NOFOLLOW)
+
+    def access(self, request: Request) -> int | None:
+        return self._access(request, None, request[ARG], request[ARG + 1], 0)
+
+    def faccessat(self, request: Request) -> int | None:
+        dirfd = request[ARG] & 0xFFFFFFFF
+        return self._access(request, dirfd, request[ARG + 1], request[ARG + 2], 0)
+
+    def faccessat2(self, request: Request) -> int | None:
+        dirfd = request[ARG] & 0xFFFFFFFF
+        return self._access(request, dirfd, request[ARG + 1], request[ARG + 2], request[ARG + 3])
+
+    def _access(
+        self, request: Request, dirfd: int | None, address: int, mode: int, flags: int
+    ) -> int | None:
+        path = self.interesting(request, dirfd, address)
+        facts = self._facts(request, path, not flags & AT_SYMLINK_NOFOLLOW)
+        if facts is None or path is None:
+            return None
+        if mode & ~7:
+            raise OSError(errno.EINVAL, f"access mode {mode:#o}")
+        if mode & os.X_OK and not facts.mode & 0o111:
+            raise OSError(errno.EACCES, path)
+        if mode & os.W_OK and self._is_ours(path) and not facts.mode & 0o222:
+            raise OSError(errno.EACCES, path)
+        return 0
+
+    def statfs(self, request: Request) -> int | None:
+        return self._statfs(request, request[ARG + 1], pack_statfs)
+
+    def statfs64(self, request: Request) -> int | None:
+        return self._statfs(request, request[ARG + 2], pack_statfs_32)
+
+    def _statfs(
+        self, request: Request, address: int, pack: Callable[[str, bool], bytes]
+    ) -> int | None:
+        path = self.interesting(request, None, request[ARG])
+        if path is None or not self._is_ours(path):
+            return None
+        found = self._find(path)
+        process = self.supervisor.processes.get(request[1])
+        process.memory.write(address, pack(found.real, path.startswith("/sys/")))
+        return 0
+
+    # -- links, attributes, working folder --------------------------------------------------------
+
+    def readlink(self, request: Request) -> int | None:
+        return self._readlink(request, None, ARG)
+
+    def readlinkat(self, request: Request) -> int | None:
+        return self._readlink(request, request[ARG] & 0xFFFFFFFF, ARG + 1)
+
+    def _readlink(self, request: Request, dirfd: int | None, at: int) -> int | None:
+        path = self.interesting(request, dirfd, request[at])
+        if path is None:
+            return None
+        process = self.supervisor.processes.get(request[1])
+        token = self.token_of(request, path)
+        if token is not None:
+            target = token.file.name
+        elif path in ("/proc/self/cwd", f"/proc/{process.tgid}/cwd") and process.virtual_cwd:
+            target = process.virtual_cwd
+        elif not self._is_ours(path):
+            fd_link = self._tree_link(request, path)
+            if fd_link is None:
+                return None
+            target = fd_link
+        else:
+            target = os.readlink(self._find(path, follow=False).real)
+        size = request[at + 2] & 0xFFFFFFFF
+        if not 0 < size < 1 << 31:
+            raise OSError(errno.EINVAL, f"buffer of {size} bytes")
+        data = os.fsencode(target)[:size]
+        process.memory.write(request[at + 1], data)
+        return len(data)
+
+    def _tree_link(self, request: Request, path: str) -> str | None:
+        """/proc/self/fd/N of a folder or file of the tree, under the name that the program knows."""
+        parts = path.split("/")
+        if len(parts) != 5 or parts[1] != "proc" or parts[3] != "fd":
+            return None
+        who = str(request[1]) if parts[2] in ("self", "thread-self") else parts[2]
+        try:
+            return self.tree.virtual(os.readlink(f"/proc/{who}/fd/{parts[4]}"))
+        except OSError:
+            return None
+
+    def getxattr(self, request: Request) -> int | None:
+        path = self.interesting(request, None, request[ARG])
+        if path is None or not self._is_ours(path):
+            return None
+        self._find(path)
+        raise OSError(ENODATA, f"{path} has no extended attributes")
+
+    def listxattr(self, request: Request) -> int | None:
+        path = self.interesting(request, None, request[ARG])
+        if path is None or not self._is_ours(path):
+            return None
+        self._find(path)
+        return 0
+
+    def chdir(self, request: Request) -> int | None:
+        process = self.supervisor.processes.get(request[1])
+        path = self.interesting(request, None, request[ARG])
+        if path is not None and self._is_ours(path):
+            real = self._find(path).real
+            path = self.tree.virtual(real) or path
+        elif path is None or process.read_some(request[ARG], 1) == b"/":
+            process.forget_cwd()
+            return None
+        else:
+            real = path  # out of the machine's folders by a relative path
+        if not os.path.isdir(real):
+            raise OSError(errno.ENOTDIR if os.path.lexists(real) else errno.ENOENT, path)
+        process.forget_cwd()
+        process.virtual_cwd = path
+        return 0
+
+    def fchdir(self, request: Request) -> int | None:
+        process = self.supervisor.processes.get(request[1])
+        process.forget_cwd()
+        return None
+
+    def getcwd(self, request: Request) -> int | None:
+        process = self.supervisor.processes.get(request[1])
+        cwd = process.cwd if process.virtual_cwd else self.tree.virtual(process.cwd)
+        if not cwd:
+            return None
+        data = os.fsencode(cwd) + b"\0"
+        if len(data) > request[ARG + 1]:
+            raise OSError(errno.ERANGE, cwd)
+        process.memory.write(request[ARG], data)
+        return len(data)
+
+    def execve(self, request: Request) -> int | None:
+        processes = self.supervisor.processes
+        processes.exec_begins(processes.get(request[1]), request[1])
+        return None

@@ -1,0 +1,353 @@
+"""The supervisor: receives each trapped call of the programs, answers it, and does nothing else.
+
+Theory of operation
+-------------------
+One thread, one loop, three steps: RECV, handler, SEND. A handler gets the unpacked notification and returns
+the value for the program, or None for "let the kernel do it", or raises OSError. While no timer runs and
+nobody watches a descriptor the thread sleeps in RECV itself; otherwise in the reactor, which waits for the
+listener and everything else. Models therefore run between two calls, never beside one.
+
+What may go wrong around a call, and what then happens:
+
+    killed before RECV         RECV says ENOENT; next
+    killed before SEND         SEND says ENOENT; the effect stands, its files are released by their close
+    signal with a handler      waits until the answer (WAIT_KILLABLE_RECV): nothing runs twice
+    a handler has a bug        the program gets EIO, the trace goes to stderr, the loop goes on
+    every program has ended    POLLHUP: release everything, end as the program ended
+
+``receive`` .. ``answer`` is the hot path: one dictionary lookup for the handler, one for the process, one for
+the file, no allocation but the bytes that fcntl returns.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from uvfio.doors.run import sys as sc
+from uvfio.doors.run.bpf import build_filter, reserved_range
+from uvfio.doors.run.calls import Calls
+from uvfio.doors.run.events import Reactor
+from uvfio.doors.run.launch import Launched, LaunchError, launch
+from uvfio.doors.run.paths import Paths
+from uvfio.doors.run.process import Processes
+from uvfio.doors.run.tokens import Token, Tokens
+from uvfio.doors.run.tree import Tree, remove_folder
+from uvfio.errors import NoMemory, NoSpace, TooManyFiles
+from uvfio.machine.machine import Machine
+from uvfio.machine.tree import PREFIXES, nodes
+from uvfio.uapi.seccomp import (
+    AUDIT_ARCH_I386,
+    AUDIT_ARCH_X86_64,
+    I386,
+    SECCOMP_IOCTL_NOTIF_RECV,
+    SECCOMP_IOCTL_NOTIF_SEND,
+    SECCOMP_USER_NOTIF_FLAG_CONTINUE,
+    X86_64,
+    seccomp_notif,
+    seccomp_notif_resp,
+)
+
+if TYPE_CHECKING:
+    from uvfio.doors.run.process import Process
+    from uvfio.doors.run.trace import Trace
+    from uvfio.fops.file import File
+    from uvfio.machine.spec import MachineSpec
+
+__all__ = ["Supervisor", "run"]
+
+Handler = Callable[[tuple[int, ...]], int | None]
+
+EMPTY = bytes(seccomp_notif.size)
+SEND_ERRORS = (errno.ENOENT, errno.EINPROGRESS)
+
+
+class Supervisor:
+    """One run: a machine, the programs that use it, and what connects them."""
+
+    def __init__(self, spec: MachineSpec, scratch: str, *, abi: str = "2011") -> None:
+        self.abi = abi
+        self.trace: Trace | None = None
+        self.prefixes = tuple(prefix.decode() for prefix in PREFIXES)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.reserved = reserved_range(soft)
+        self.reactor = Reactor()
+        self.tokens = Tokens(scratch, self._released)
+        self.machine = Machine(spec, clock=self.reactor, store=self.tokens, observer=self._observe)
+        self.tree = Tree(scratch)
+        self.tree.update(nodes(self.machine, abi))
+        self.reactor.watch(self.tokens.fileno, self.tokens.drain, wake=False)
+        self.processes = Processes(self)
+        self.paths = Paths(self)
+        self.calls = Calls(self)
+        self.launched: Launched | None = None
+        self.listener = -1
+        self.current = 0
+        self.handlers = {**_table(X86_64, self), **_table_32(I386, self)}
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self, argv: Sequence[str], env: dict[str, str]) -> None:
+        """Start the program. LaunchError if this machine cannot."""
+        folder = self.tree.path
+        self.launched = launch(
+            argv, env, build_filter(self.reserved), cleanup=lambda: remove_folder(folder)
+        )
+        self.listener = self.launched.listener
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a lease of ours may be broken
+        self.reactor.watch(self.listener, lambda: None, wake=False)
+
+    def serve(self) -> int:
+        """Answer until every program has ended; returns the wait status of the first one."""
+        assert self.launched is not None
+        launched, reactor = self.launched, self.reactor
+        listener, handlers = self.listener, self.handlers
+        ioctl, unpack, pack = fcntl.ioctl, seccomp_notif.unpack, seccomp_notif_resp.pack
+        recv, send = SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
+        go_on = SECCOMP_USER_NOTIF_FLAG_CONTINUE
+        while True:
+            if reactor.busy and not reactor.wait_for(listener):
+                continue
+            try:
+                request = unpack(ioctl(listener, recv, EMPTY))
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINTR):
+                    if launched.ended():
+                        return launched.wait()
+                    continue
+                raise
+            self.current = request[0]
+            try:
+                value = handlers[request[3], request[4]](request)
+                if value is None:
+                    answer = pack(request[0], 0, 0, go_on)
+                else:
+                    answer = pack(request[0], value, 0, 0)
+            except OSError as failure:
+                answer = pack(request[0], 0, -(failure.errno or errno.EIO), 0)
+            except Exception:
+                self._report_bug(request)
+                answer = pack(request[0], 0, -errno.EIO, 0)
+            try:
+                ioctl(listener, send, answer)
+            except OSError as error:
+                if error.errno not in SEND_ERRORS:
+                    raise
+
+    def close(self) -> None:
+        """Give everything back: files, groups, descriptors, the folder."""
+        self.tokens.release_all()
+        self.processes.close()
+        self.tokens.close()
+        self.tree.remove()
+        self.reactor.close()
+
+    # -- services for handlers ---------------------------------------------------------------------
+
+    def install(self, process: Process, file: File, cloexec: bool) -> int:
+        """Give the caller of the current call a descriptor for ``file``."""
+        try:
+            token, fd = self.tokens.create(file)
+        except OSError as error:
+            raise NoMemory(f"cannot make a file for {file.name}: {error.strerror}") from error
+        number = process.free_number()
+        try:
+            given = self.addfd(fd, number, cloexec)
+        except BaseException:
+            self.tokens.abort(token, fd, file)
+            raise
+        os.close(fd)
+        process.used = True
+        if given in self.reserved and process.cacheable and not process.exec_tid:
+            process.files[given] = file
+        return given
+
+    def addfd(self, fd: int, number: int | None, cloexec: bool) -> int:
+        """Copy a descriptor of ours into the caller of the current call."""
+        try:
+            return sc.addfd(self.listener, self.current, fd, number, cloexec)
+        except OSError as error:
+            if error.errno == errno.EBADF and number is not None:  # above the soft limit now
+                return self.addfd(fd, None, cloexec)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise TooManyFiles("the program has no free descriptor") from error
+            if error.errno == errno.ENOENT:
+                raise NoSpace("the program was killed during the call") from error
+            raise
+
+    # -- news --------------------------------------------------------------------------------------
+
+    def _released(self, token: Token) -> None:
+        for file in token.files:
+            self.processes.forget_file(file)
+            if self.trace:
+                self.trace.released(file)
+
+    def _observe(self, kind: str, facts: dict[str, object]) -> None:
+        if self.trace:
+            self.trace.event(kind, facts)
+
+    def _report_bug(self, request: tuple[int, ...]) -> None:
+        import traceback
+
+        sys.stderr.write(
+            f"uvfio: internal error in system call {request[3]} of task {request[1]}; it gets EIO\n"
+        )
+        traceback.print_exc()
+
+
+def _table(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int, int], Handler]:
+    """Handlers for x86-64, keyed by (number, arch)."""
+    paths, calls = supervisor.paths, supervisor.calls
+    table: dict[str, Handler] = _common(paths, calls)
+    table |= {
+        "newfstatat": paths.newfstatat,
+        "mmap": calls.mmap,
+        "readv": calls.readv,
+        "writev": calls.writev,
+        "preadv": calls.preadv,
+        "pwritev": calls.pwritev,
+        "preadv2": calls.preadv,
+        "pwritev2": calls.pwritev,
+        "pread64": calls.pread64,
+        "pwrite64": calls.pwrite64,
+        "stat": paths.stat,
+        "lstat": paths.lstat,
+        "fstat": calls.fstat,
+    }
+    return {(numbers[name], AUDIT_ARCH_X86_64): handler for name, handler in table.items()}
+
+
+def _table_32(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int, int], Handler]:
+    """Handlers for i386."""
+    paths, calls = supervisor.paths, supervisor.calls
+    table: dict[str, Handler] = _common(paths, calls)
+    table |= {
+        "stat64": paths.stat64,
+        "lstat64": paths.lstat64,
+        "fstat64": calls.fstat64,
+        "fstatat64": paths.fstatat64,
+        "statfs64": paths.statfs64,
+        "mmap2": calls.mmap2,
+        "readv": calls.readv_32,
+        "writev": calls.writev_32,
+        "preadv": calls.preadv_32,
+        "pwritev": calls.pwritev_32,
+        "preadv2": calls.preadv_32,
+        "pwritev2": calls.pwritev_32,
+        "pread64": calls.pread64_32,
+        "pwrite64": calls.pwrite64_32,
+        "_llseek": calls.lseek,
+        "fcntl64": calls.fcntl,
+        "ftruncate64": calls.not_possible,
+        "fchown32": calls.not_permitted,
+        "fstatfs64": calls.pass_on,
+        "sendfile64": calls.not_possible,
+        "stat": calls.pass_on,
+        "lstat": calls.pass_on,
+        "fstat": calls.pass_on,
+    }
+    return {(numbers[name], AUDIT_ARCH_I386): handler for name, handler in table.items()}
+
+
+def _common(paths: Paths, calls: Calls) -> dict[str, Handler]:
+    return {
+        "open": paths.open,
+        "creat": paths.creat,
+        "openat": paths.openat,
+        "openat2": paths.openat2,
+        "statx": paths.statx,
+        "access": paths.access,
+        "faccessat": paths.faccessat,
+        "faccessat2": paths.faccessat2,
+        "readlink": paths.readlink,
+        "readlinkat": paths.readlinkat,
+        "statfs": paths.statfs,
+        "getxattr": paths.getxattr,
+        "lgetxattr": paths.getxattr,
+        "listxattr": paths.listxattr,
+        "llistxattr": paths.listxattr,
+        "chdir": paths.chdir,
+        "fchdir": paths.fchdir,
+        "getcwd": paths.getcwd,
+        "execve": paths.execve,
+        "execveat": paths.execve,
+        "ioctl": calls.ioctl,
+        "unshare": calls.unshare,
+        "close": calls.close,
+        "close_range": calls.close_range,
+        "dup": calls.dup,
+        "dup2": calls.dup2,
+        "dup3": calls.dup2,
+        "fcntl": calls.fcntl,
+        "read": calls.read,
+        "write": calls.write,
+        "lseek": calls.lseek,
+        "ftruncate": calls.not_possible,
+        "fallocate": calls.not_possible,
+        "fsync": calls.not_possible,
+        "fdatasync": calls.not_possible,
+        "sendfile": calls.not_possible,
+        "splice": calls.not_possible,
+        "copy_file_range": calls.not_possible,
+        "fchmod": calls.not_permitted,
+        "fchown": calls.not_permitted,
+        "fstatfs": calls.pass_on,
+    }
+
+
+def run(
+    spec: MachineSpec,
+    argv: Sequence[str],
+    *,
+    trace: TextIO | None = None,
+    trace_json: bool = False,
+    status_fd: int | None = None,
+    abi: str = "2011",
+    env: dict[str, str] | None = None,
+) -> int:
+    """Run ``argv`` on the machine; returns its wait status (for ``launch.finish``).
+
+    ``trace`` gets a line per VFIO call. ``status_fd`` gets JSON lines: started, ended. LaunchError and the
+    conditions of a bad machine are raised before anything runs.
+    """
+    from uvfio.doors.run.check import scratch_directories
+
+    folders = scratch_directories()
+    if not folders:
+        raise LaunchError(
+            "no folder can hold unlinked files with close events",
+            "tried $XDG_RUNTIME_DIR, /dev/shm and /tmp; run `uvfio check`",
+        )
+    supervisor = Supervisor(spec, folders[0], abi=abi)
+    try:
+        if trace is not None:
+            from uvfio.doors.run.trace import Trace
+
+            supervisor.trace = Trace(supervisor, trace, as_json=trace_json)
+        supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
+        assert supervisor.launched is not None
+        _tell(status_fd, event="started", pid=supervisor.launched.pid)
+        try:
+            status = supervisor.serve()
+        except BaseException:
+            supervisor.launched.kill()
+            supervisor.launched.wait()
+            raise
+        _tell(status_fd, event="ended", status=status)
+        return status
+    finally:
+        supervisor.close()
+
+
+def _tell(fd: int | None, **facts: object) -> None:
+    if fd is not None:
+        import json
+
+        os.write(fd, json.dumps(facts).encode() + b"\n")

@@ -1,0 +1,338 @@
+"""System calls that Python's standard library lacks, under their C names.
+
+Each function is the call and nothing else: it raises OSError with the call's name and the errno, and
+for ENOSYS a sentence that says since when the kernel has it. Structures and numbers come from
+``uvfio.uapi``; those of small interfaces with a single user are next to the function.
+
+What is not here: the two ioctls of the hot path (SECCOMP_IOCTL_NOTIF_RECV and _SEND). ``fcntl.ioctl``
+with a bytes object is faster than anything that could be wrapped around it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+import termios
+from ctypes import c_char_p, c_int, c_long, c_uint, c_uint32, c_ulong
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from uvfio.uapi.ioctl import _IOWR
+from uvfio.uapi.seccomp import (
+    SECCOMP_ADDFD_FLAG_SEND,
+    SECCOMP_ADDFD_FLAG_SETFD,
+    SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+    SECCOMP_GET_ACTION_AVAIL,
+    SECCOMP_IOCTL_NOTIF_ADDFD,
+    SECCOMP_IOCTL_NOTIF_ID_VALID,
+    SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+    SECCOMP_SET_MODE_FILTER,
+    SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP,
+    X86_64,
+    seccomp_notif_addfd,
+    sock_filter,
+    sock_fprog,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "Vma",
+    "addfd",
+    "close_range",
+    "inotify_add_watch",
+    "inotify_init1",
+    "inotify_rm_watch",
+    "kcmp",
+    "kernel_release",
+    "notif_id_valid",
+    "openat2",
+    "pidfd_getfd",
+    "pidfd_open",
+    "prctl",
+    "procmap_query",
+    "readable_bytes",
+    "seccomp",
+    "seccomp_action_available",
+    "set_sync_wake_up",
+]
+
+# linux/prctl.h
+PR_SET_DUMPABLE: Final = 4
+PR_SET_NAME: Final = 15
+PR_SET_CHILD_SUBREAPER: Final = 36
+PR_SET_NO_NEW_PRIVS: Final = 38
+# linux/kcmp.h
+KCMP_FILE: Final = 0
+KCMP_VM: Final = 1
+KCMP_FILES: Final = 2
+# linux/close_range.h
+CLOSE_RANGE_UNSHARE: Final = 1 << 1
+CLOSE_RANGE_CLOEXEC: Final = 1 << 2
+# linux/inotify.h. An event is s32 wd; u32 mask; u32 cookie; u32 len; char name[len]
+IN_CLOSE_WRITE: Final = 0x00000008
+IN_CLOSE_NOWRITE: Final = 0x00000010
+IN_Q_OVERFLOW: Final = 0x00004000
+IN_IGNORED: Final = 0x00008000
+IN_CLOEXEC: Final = os.O_CLOEXEC
+IN_NONBLOCK: Final = os.O_NONBLOCK
+inotify_event: Final = struct.Struct("<iIII")
+# linux/openat2.h: u64 flags; u64 mode; u64 resolve
+open_how: Final = struct.Struct("<QQQ")
+RESOLVE_NO_XDEV: Final = 0x01
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+RESOLVE_IN_ROOT: Final = 0x10
+# linux/fs.h: u64 size, query_flags, query_addr, vma_start, vma_end, vma_flags, vma_page_size, vma_offset,
+# inode; u32 dev_major, dev_minor, vma_name_size, build_id_size; u64 vma_name_addr, build_id_addr
+procmap_query_struct: Final = struct.Struct("<9Q4I2Q")
+PROCMAP_QUERY: Final = _IOWR(ord("f"), 17, procmap_query_struct.size)
+PROCMAP_QUERY_VMA_READABLE: Final = 0x01
+PROCMAP_QUERY_VMA_WRITABLE: Final = 0x02
+PROCMAP_QUERY_VMA_EXECUTABLE: Final = 0x04
+PROCMAP_QUERY_VMA_SHARED: Final = 0x08
+PROCMAP_QUERY_COVERING_OR_NEXT_VMA: Final = 0x10
+PROCMAP_QUERY_FILE_BACKED_VMA: Final = 0x20
+
+_SINCE: Final = {
+    "seccomp": "3.17",
+    "pidfd_open": "5.3",
+    "pidfd_getfd": "5.6",
+    "openat2": "5.6",
+    "close_range": "5.9",
+    "kcmp": "3.5 with CONFIG_KCMP",
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def kernel_release() -> tuple[int, int]:
+    """Major and minor number of the running kernel; (0, 0) if its release does not begin so."""
+    numbers = os.uname().release.replace("-", ".").split(".")[:2]
+    if len(numbers) == 2 and numbers[0].isdigit() and numbers[1].isdigit():
+        return int(numbers[0]), int(numbers[1])
+    return 0, 0
+
+
+def oserror(call: str, number: int | None = None) -> OSError:
+    """The OSError of a call that has just failed, by default with the errno that ctypes kept."""
+    if number is None:
+        number = ctypes.get_errno()
+    text = f"{call}: {os.strerror(number)}"
+    if number == errno.ENOSYS and call in _SINCE:
+        text = (
+            f"{call} is missing: it needs Linux {_SINCE[call]}, this is {os.uname().release}"
+            " (or a container's seccomp profile hides it)"
+        )
+    return OSError(number, text)
+
+
+def _bind(name: str, *argtypes: Any, number: int | None = None) -> Callable[..., int]:
+    """The libc function ``name``, or with ``number`` the system call of that number."""
+    function = _libc[name if number is None else "syscall"]
+    function.restype = c_int if number is None else c_long
+    function.argtypes = argtypes if number is None else (c_long, *argtypes)
+
+    def call(*arguments: object) -> int:
+        result: int = function(*arguments) if number is None else function(number, *arguments)
+        if result == -1:
+            raise oserror(name)
+        return result
+
+    return call
+
+
+_seccomp = _bind("seccomp", c_uint, c_uint, c_char_p, number=X86_64["seccomp"])
+_pidfd_open = _bind("pidfd_open", c_int, c_uint, number=X86_64["pidfd_open"])
+_pidfd_getfd = _bind("pidfd_getfd", c_int, c_int, c_uint, number=X86_64["pidfd_getfd"])
+_openat2 = _bind("openat2", c_int, c_char_p, c_char_p, c_ulong, number=X86_64["openat2"])
+_close_range = _bind("close_range", c_uint, c_uint, c_uint, number=X86_64["close_range"])
+_kcmp = _bind("kcmp", c_int, c_int, c_int, c_ulong, c_ulong, number=X86_64["kcmp"])
+_prctl = _bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_prctl_name = _bind("prctl", c_int, c_char_p, c_ulong, c_ulong, c_ulong)
+_inotify_init1 = _bind("inotify_init1", c_int)
+_inotify_add_watch = _bind("inotify_add_watch", c_int, c_char_p, c_uint32)
+_inotify_rm_watch = _bind("inotify_rm_watch", c_int, c_int)
+
+
+def prctl(option: int, argument: int | bytes = 0) -> int:
+    """prctl(2) with one argument."""
+    if isinstance(argument, bytes):
+        return _prctl_name(option, argument, 0, 0, 0)
+    return _prctl(option, argument, 0, 0, 0)
+
+
+def seccomp(filter: bytes) -> int:  # noqa: A002
+    """Put the calling thread and its future children under ``filter``; returns the listener (CLOEXEC).
+
+    Sets no_new_privs first, which a filter needs. Notified calls wait killably once they are received
+    (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV): without it every signal makes an operation run twice.
+
+    OSError: EBUSY if a filter with a listener is in force already, EINVAL for an invalid program and for
+    kernels before 5.19, EACCES without no_new_privs (seccomp(2), kernel/seccomp.c: seccomp_set_mode_filter).
+    """
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    code = ctypes.create_string_buffer(filter, len(filter))
+    program = sock_fprog.pack(len(filter) // sock_filter.size, ctypes.addressof(code))
+    flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    return _seccomp(SECCOMP_SET_MODE_FILTER, flags, program)
+
+
+def seccomp_action_available(action: int) -> bool:
+    """Whether the kernel knows the filter verdict ``action`` (SECCOMP_GET_ACTION_AVAIL, Linux 4.14)."""
+    try:
+        _seccomp(SECCOMP_GET_ACTION_AVAIL, 0, struct.pack("<I", action))
+    except OSError as error:
+        if error.errno in {errno.EOPNOTSUPP, errno.EINVAL}:
+            return False
+        raise
+    return True
+
+
+def set_sync_wake_up(listener: int) -> bool:
+    """Let the supervisor run on the caller's CPU at once; False where the kernel cannot (before 6.6)."""
+    try:
+        fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
+
+
+def notif_id_valid(listener: int, id: int) -> bool:  # noqa: A002
+    """Whether the notification ``id`` still waits, so that its pid still means the same task."""
+    try:
+        fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, struct.pack("<Q", id))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+def addfd(
+    listener: int,
+    id: int,  # noqa: A002
+    srcfd: int,
+    newfd: int | None = None,
+    cloexec: bool = True,
+    send: bool = False,
+) -> int:
+    """Install a copy of ``srcfd`` in the task of notification ``id``; returns its number there.
+
+    ``newfd`` chooses the number and replaces what is there, as dup2 does; None takes the lowest free one.
+    ``send`` answers the notification with the number in the same step.
+
+    OSError: EBADF if ``srcfd`` is an O_PATH descriptor or ``newfd`` is not below the task's soft
+    RLIMIT_NOFILE, EMFILE if no number is free, ENOENT if the task was killed, EINPROGRESS if it is being
+    answered (seccomp_unotify(2)).
+    """
+    flags = SECCOMP_ADDFD_FLAG_SEND if send else 0
+    if newfd is not None:
+        flags |= SECCOMP_ADDFD_FLAG_SETFD
+    # Only a mutable buffer makes fcntl.ioctl return what the kernel returned.
+    argument = bytearray(
+        seccomp_notif_addfd.pack(id, flags, srcfd, newfd or 0, os.O_CLOEXEC if cloexec else 0)
+    )
+    number: int = fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, argument, True)
+    return number
+
+
+def pidfd_open(pid: int, flags: int = 0) -> int:
+    """pidfd_open(2); ESRCH if there is no such process."""
+    return _pidfd_open(pid, flags)
+
+
+def pidfd_getfd(pidfd: int, targetfd: int) -> int:
+    """A copy (CLOEXEC) of descriptor ``targetfd`` of another process: pidfd_getfd(2).
+
+    OSError: EBADF if the process has no such descriptor, ESRCH if it is gone, EPERM if this process may
+    not ptrace it (another user, non-dumpable, Yama, or a container without CAP_SYS_PTRACE).
+    """
+    return _pidfd_getfd(pidfd, targetfd, 0)
+
+
+def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """openat2(2); the result is CLOEXEC whatever ``flags`` says."""
+    how = open_how.pack(flags | os.O_CLOEXEC, mode, resolve)
+    return _openat2(dirfd, path, how, open_how.size)
+
+
+def close_range(first: int, last: int, flags: int = 0) -> None:
+    """close_range(2), both ends included."""
+    _close_range(first, last, flags)
+
+
+def kcmp(pid1: int, pid2: int, kind: int, index1: int = 0, index2: int = 0) -> int:
+    """0 if both tasks share the object that ``kind`` names (KCMP_FILE, KCMP_VM...): kcmp(2)."""
+    return _kcmp(pid1, pid2, kind, index1, index2)
+
+
+def inotify_init1(flags: int = IN_CLOEXEC | IN_NONBLOCK) -> int:
+    return _inotify_init1(flags)
+
+
+def inotify_add_watch(fd: int, path: bytes, mask: int) -> int:
+    """The watch descriptor; ENOSPC when fs.inotify.max_user_watches is used up."""
+    return _inotify_add_watch(fd, path, mask)
+
+
+def inotify_rm_watch(fd: int, wd: int) -> None:
+    """EINVAL if the watch is gone already, as it is after the last close of an unlinked file."""
+    _inotify_rm_watch(fd, wd)
+
+
+def readable_bytes(fd: int) -> int:
+    """How much ``read`` would return (FIONREAD): ten times cheaper than a read that fails with EAGAIN."""
+    size = bytearray(4)
+    fcntl.ioctl(fd, termios.FIONREAD, size, True)
+    return int.from_bytes(size, "little")
+
+
+class Vma(NamedTuple):
+    """One line of /proc/PID/maps. ``flags`` is a set of PROCMAP_QUERY_VMA_*."""
+
+    start: int
+    end: int
+    flags: int
+    page_size: int
+    offset: int
+    dev: int
+    inode: int
+
+    @property
+    def writable(self) -> bool:
+        return bool(self.flags & PROCMAP_QUERY_VMA_WRITABLE)
+
+    @property
+    def shared(self) -> bool:
+        return bool(self.flags & PROCMAP_QUERY_VMA_SHARED)
+
+
+def procmap_query(maps_fd: int, address: int) -> Vma | None:
+    """The mapping that covers ``address`` in the process whose /proc/PID/maps is open as ``maps_fd``.
+
+    None if nothing is mapped there. OSError: ENOTTY before Linux 6.11, ESRCH if the process is gone
+    (fs/proc/task_mmu.c, do_procmap_query). ``dev`` compares with ``st_dev``, except on file systems that
+    give subvolumes device numbers of their own (btrfs).
+    """
+    query = bytearray(
+        procmap_query_struct.pack(
+            procmap_query_struct.size, 0, address, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+        )
+    )
+    try:
+        fcntl.ioctl(maps_fd, PROCMAP_QUERY, query, True)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    answer = procmap_query_struct.unpack(query)
+    start, end, flags, page_size, offset, inode, major, minor = answer[3:11]
+    return Vma(start, end, flags, page_size, offset, os.makedev(major, minor), inode)

@@ -1,0 +1,229 @@
+"""Tokens: what a program holds instead of a VFIO file, and how we learn that it let go.
+
+A token is an unlinked file on tmpfs (or disk). Its inode is the identity of an open VFIO file through dup,
+fork and SCM_RIGHTS; mappable regions are its own bytes at ``index << 40``, so the program maps them
+natively. The last close or munmap in any process, a kill -9 included, is one inotify event, queued before
+the close returns to its caller: ``drain`` before anything that depends on what is open.
+
+Life: ``create`` (we hold an O_PATH pin and a watch) -> ADDFD gives the program the only real descriptor
+-> close-write event -> ``drain`` releases the VFIO files behind it and closes the pin. The pin keeps the
+inode number from being used again.
+
+Devices with mappable regions have one inode for all their opens, because all must share the bytes. There an
+event only means that somebody closed; a write lease, which the kernel grants to a sole opener, tells
+whether it was the last.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from uvfio.doors.run import sys as sc
+from uvfio.errors import NoMemory, NoSpace
+
+if TYPE_CHECKING:
+    from uvfio.fops.file import File
+
+__all__ = ["Token", "Tokens"]
+
+REGION_SHIFT = 40
+
+
+class Token:
+    """One inode and the VFIO files behind it. ``position`` is the file position of read(2) and write(2)."""
+
+    __slots__ = ("files", "key", "pin", "position", "shared", "watch")
+
+    def __init__(self, pin: int, key: tuple[int, int], shared: int = -1) -> None:
+        self.pin = pin
+        self.key = key
+        self.shared = shared
+        self.watch = -1
+        self.position = 0
+        self.files: list[File] = []
+
+    @property
+    def file(self) -> File:
+        """The VFIO file to use; equivalent ones when there are several."""
+        return self.files[-1]
+
+
+class Tokens:
+    """All tokens of a run, in unlinked files of ``folder``. Implements the ``Store`` seam.
+
+    ``on_release(token)`` is told before the files of a token are released. OSError if ``folder`` cannot
+    hold unlinked files.
+    """
+
+    def __init__(self, folder: str, on_release: Callable[[Token], None] | None = None) -> None:
+        self.folder = folder
+        self.on_release = on_release
+        self._inotify = sc.inotify_init1()
+        self._tokens: dict[tuple[int, int], Token] = {}
+        self._watches: dict[int, Token] = {}
+        self._memory: dict[str, Token] = {}
+        self._memory_keys: set[tuple[int, int]] = set()
+
+    @property
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when something was closed."""
+        return self._inotify
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def find(self, dev: int, inode: int) -> Token | None:
+        """The token behind an inode of the program, or None for an ordinary file."""
+        return self._tokens.get((dev, inode))
+
+    def is_device(self, dev: int, inode: int) -> bool:
+        """Whether the inode holds a device's memory."""
+        return (dev, inode) in self._memory_keys
+
+    # -- making and giving ------------------------------------------------------------------------
+
+    def create(self, file: File) -> tuple[Token, int]:
+        """A token for ``file`` and the descriptor to give away; close it when the program has its copy."""
+        memory = self._memory.get(file.region_memory or "")
+        token = memory or self._new_token()
+        fd = os.open(f"/proc/self/fd/{token.pin}", os.O_RDWR | os.O_CLOEXEC)
+        if token.watch < 0:
+            try:
+                path = f"/proc/self/fd/{token.pin}".encode()
+                token.watch = sc.inotify_add_watch(self._inotify, path, sc.IN_CLOSE_WRITE)
+            except OSError:
+                os.close(fd)
+                if memory is None:
+                    os.close(token.pin)
+                raise
+            self._watches[token.watch] = token
+        token.files.append(file)
+        self._tokens[token.key] = token
+        return token, fd
+
+    def abort(self, token: Token, fd: int, file: File) -> None:
+        """Giving failed: take back what ``create`` made; the caller releases ``file``."""
+        token.files.remove(file)
+        if not token.files:
+            self._unwatch(token)
+            del self._tokens[token.key]
+        os.close(fd)
+        if not token.files and token.shared < 0:
+            os.close(token.pin)
+
+    def _new_token(self) -> Token:
+        made = os.open(self.folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            pin = os.open(f"/proc/self/fd/{made}", os.O_PATH | os.O_CLOEXEC)
+        finally:
+            os.close(made)
+        found = os.stat(pin)
+        return Token(pin, (found.st_dev, found.st_ino))
+
+    # -- learning of closes -----------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Release the files whose last reference went. Cheap when nothing happened."""
+        while sc.readable_bytes(self._inotify):
+            data = os.read(self._inotify, 65536)
+            at = 0
+            while at < len(data):
+                watch, mask, _, length = sc.inotify_event.unpack_from(data, at)
+                at += sc.inotify_event.size + length
+                if mask & sc.IN_Q_OVERFLOW:
+                    self._check_all()
+                token = self._watches.get(watch)
+                if token is not None and mask & sc.IN_CLOSE_WRITE:
+                    if token.shared < 0 or self._sole_opener(token.shared):
+                        self._release(token)
+
+    def release_all(self) -> None:
+        """Every program is gone: release what is left (an event may be late)."""
+        self.drain()
+        for token in list(self._tokens.values()):
+            self._release(token)
+
+    def _release(self, token: Token) -> None:
+        if self.on_release:
+            self.on_release(token)
+        self._unwatch(token)
+        del self._tokens[token.key]
+        files, token.files = token.files, []
+        if token.shared < 0:
+            os.close(token.pin)
+        for file in files:
+            file.release()
+
+    def _unwatch(self, token: Token) -> None:
+        if token.watch >= 0:
+            self._watches.pop(token.watch, None)
+            try:
+                sc.inotify_rm_watch(self._inotify, token.watch)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # the kernel removed it with the inode
+                    raise
+            token.watch = -1
+
+    def _check_all(self) -> None:
+        """The event queue overflowed: ask of every token whether anybody has it open."""
+        for token in list(self._tokens.values()):
+            if token.shared >= 0:
+                unused = self._sole_opener(token.shared)
+            else:
+                probe = os.open(f"/proc/self/fd/{token.pin}", os.O_RDONLY | os.O_CLOEXEC)
+                unused = self._sole_opener(probe)
+                os.close(probe)
+            if unused:
+                self._release(token)
+
+    @staticmethod
+    def _sole_opener(fd: int) -> bool:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                return False
+            raise
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        return True
+
+    # -- memory of mappable regions (Store) ---------------------------------------------------------
+
+    def allocate(self, device: str, sizes: Mapping[int, int]) -> Mapping[int, memoryview]:
+        fd = os.open(self.folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        views: dict[int, memoryview] = {}
+        try:
+            for index, size in sorted(sizes.items()):
+                offset = index << REGION_SHIFT
+                os.ftruncate(fd, offset + size)
+                os.posix_fallocate(fd, offset, size)  # or a store into it could end the program
+                views[index] = memoryview(mmap.mmap(fd, size, offset=offset))
+            pin = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            os.close(fd)
+            kind = NoSpace if error.errno == errno.ENOSPC else NoMemory
+            total = sum(sizes.values())
+            raise kind(f"{device}: no {total} bytes of region memory in {self.folder}") from error
+        found = os.stat(fd)
+        token = Token(pin, (found.st_dev, found.st_ino), shared=fd)
+        self._memory[device] = token
+        self._memory_keys.add(token.key)
+        return views
+
+    def release(self, device: str) -> None:
+        token = self._memory.pop(device, None)
+        if token is not None and not token.files:
+            os.close(token.pin)
+            os.close(token.shared)
+
+    def close(self) -> None:
+        """Give up everything."""
+        self.release_all()
+        for device in list(self._memory):
+            self.release(device)
+        os.close(self._inotify)

@@ -1,0 +1,289 @@
+"""``--trace``: one line per VFIO call, as strace writes it, and what strace cannot know.
+
+    1234 openat("/dev/vfio/240") = 768
+    1234 ioctl(768</dev/vfio/240>, VFIO_GROUP_GET_FLAGS, [VIABLE]) = 0
+    1234 ioctl(769<anon_inode:[vfio-iommu]>, VFIO_IOMMU_MAP_DMA, {...}) = -1 EBUSY (iova 0x1000+0x1000 overlaps ...)
+    0000:06:0d.0 fault: write iova 0x9000+0x4: not mapped
+
+Arguments are decoded by the tables that decode the calls (``uvfio.uapi.rfc``). With ``as_json`` every line is a
+JSON object with the same facts. Tracing wraps the handlers of a supervisor; without it they are not touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import TYPE_CHECKING, Any, TextIO
+
+from uvfio.doors.run.paths import ARG, Request
+from uvfio.errors import VfioError
+from uvfio.uapi import rfc
+from uvfio.uapi.structs import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uvfio.doors.run.process import Process
+    from uvfio.doors.run.supervisor import Handler, Supervisor
+    from uvfio.fops.file import File
+
+__all__ = ["Trace", "decode_argument"]
+
+INT = 0xFFFFFFFF
+SHOWN = 16  # bytes of data in a line
+
+
+def flags_text(flags: int, names: dict[int, str]) -> str:
+    """``VIABLE|MM_LOCKED``, with unknown bits as a number; "0" for none."""
+    words = [name for bit, name in names.items() if flags & bit]
+    rest = flags & ~sum(names)
+    if rest or not words:
+        words.append(hex(rest) if rest else "0")
+    return "|".join(words)
+
+
+def decode_argument(request: int, read: Callable[[int, int], bytes], address: int) -> str:
+    """The argument of an ioctl as text; ``read(address, size)`` gives the program's memory."""
+    known = rfc.IOCTLS.get(request)
+    if known is None:
+        return f"{address:#x}"
+    kind = known.argument
+    try:
+        if isinstance(kind, type):
+            return _decode_struct(kind, read(address, struct_size(kind)))
+        if kind == "none":
+            return ""
+        if kind == "char*":
+            return '"' + read(address, 64).split(b"\0")[0].decode("utf-8", "replace") + '"'
+        if kind == "u64*":
+            value = rfc.U64.unpack(read(address, 8))[0]
+            return f"[{flags_text(value, rfc.FLAG_NAMES.get(known.name, {}))}]"
+        if kind == "int[2]":
+            return str(list(struct.unpack("<2i", read(address, 8))))
+        if kind == "int[]":
+            head = struct.unpack("<2i", read(address, 8))
+            count = max(0, min(head[1], SHOWN))
+            return str([*head, *struct.unpack(f"<{count}i", read(address + 8, 4 * count))])
+        return str([rfc.S32.unpack(read(address, 4))[0]])
+    except (OSError, struct.error, ValueError):
+        return f"{address:#x}"
+
+
+def struct_size(kind: type[Struct]) -> int:
+    import ctypes
+
+    return ctypes.sizeof(kind)
+
+
+def _decode_struct(kind: type[Struct], raw: bytes) -> str:
+    parts = []
+    names = rfc.FLAG_NAMES.get(kind.__name__, {})
+    for field, value in kind.from_bytes(raw).as_dict().items():
+        if field == "flags":
+            parts.append(f"flags={flags_text(value, names)}")
+        elif kind is rfc.vfio_dma_map and field == "len":
+            continue  # junk in real programs
+        else:
+            parts.append(f"{field}={value:#x}" if value > 9 else f"{field}={value}")
+    return "{" + ", ".join(parts) + "}"
+
+
+class Trace:
+    """Writes to ``out``; put between a supervisor and its handlers on creation."""
+
+    def __init__(self, supervisor: Supervisor, out: TextIO, *, as_json: bool = False) -> None:
+        self.supervisor = supervisor
+        self.out = out
+        self.as_json = as_json
+        describe = {
+            "ioctl": self._ioctl,
+            "pread64": self._access,
+            "pwrite64": self._access,
+            "read": self._access,
+            "write": self._access,
+            "mmap": self._mmap,
+            "mmap2": self._mmap,
+            "openat": self._open,
+            "open": self._open,
+            "openat2": self._open,
+        }
+        from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
+
+        for arch, numbers in ((AUDIT_ARCH_X86_64, X86_64), (AUDIT_ARCH_I386, I386)):
+            for name, method in describe.items():
+                key = (numbers.get(name, -1), arch)
+                if key in supervisor.handlers:
+                    handler = supervisor.handlers[key]
+                    supervisor.handlers[key] = self._wrap(name, handler, method)
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    def _wrap(
+        self, name: str, handler: Handler, describe: Callable[..., dict[str, Any] | None]
+    ) -> Handler:
+        def traced(request: Request) -> int | None:
+            before = describe(name, request, None)
+            try:
+                value = handler(request)
+            except OSError as error:
+                if before is not None:
+                    self._finish(before, request, describe, name, error=error)
+                raise
+            if before is not None and (value is not None or name in ("mmap", "mmap2")):
+                self._finish(before, request, describe, name, value=value)
+            return value
+
+        return traced
+
+    def _finish(
+        self,
+        facts: dict[str, Any],
+        request: Request,
+        describe: Callable[..., dict[str, Any] | None],
+        name: str,
+        *,
+        value: int | None = None,
+        error: OSError | None = None,
+    ) -> None:
+        if error is None:
+            facts |= describe(name, request, value) or {}
+        facts["pid"] = request[1]
+        facts["result"] = value if error is None else -1
+        if error is not None:
+            facts["errno"] = errno.errorcode.get(error.errno or 0, str(error.errno))
+            facts["reason"] = str(error) if isinstance(error, VfioError) else error.strerror
+        if self.as_json:
+            self._json(facts)
+            return
+        text = f"{request[1]} {facts['text']} = "
+        if error is not None:
+            text += f"-1 {facts['errno']} ({facts['reason']})"
+        elif value is None:
+            text += "mapped"
+        else:
+            text += f"{value:#x}" if name.startswith("mmap") else str(value)
+        self.out.write(text + "\n")
+
+    def _find(self, request: Request) -> tuple[Process, File] | None:
+        try:
+            process = self.supervisor.processes.get(request[1])
+            at = ARG + 4 if request[3] in (9, 192) else ARG
+            file = process.lookup(request[1], request[at] & INT)
+        except OSError:
+            return None
+        return None if file is None else (process, file)
+
+    def _ioctl(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
+        found = self._find(request)
+        if found is None:
+            return None
+        process, file = found
+        command = request[7] & INT
+        known = rfc.IOCTLS.get(command)
+        call = rfc.ioctl_name(command)
+        if value is None or (known is not None and known.output):
+            argument = decode_argument(command, process.memory.read, request[8])
+            inner = f"{request[6] & INT}<{file.name}>, {call}" + (
+                f", {argument}" if argument else ""
+            )
+            return {
+                "call": "ioctl",
+                "fd": request[6] & INT,
+                "file": file.name,
+                "command": call,
+                "argument": argument,
+                "text": f"ioctl({inner})",
+            }
+        return {}
+
+    def _access(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
+        found = self._find(request)
+        if found is None:
+            return None
+        process, file = found
+        name = name.removesuffix("64")
+        data = ""
+        writing = name.endswith("write")
+        if writing or value is not None:
+            size = request[8] if writing else value or 0
+            raw = process.read_some(request[7], min(size, SHOWN))
+            data = _data_text(raw) + ("..." if size > SHOWN else "")
+        offset = request[9]
+        where = f"region {offset >> 40} + {offset & ((1 << 40) - 1):#x}"
+        if not name.startswith("p"):
+            where = "position"
+        shown = data or f"{request[7]:#x}"
+        return {
+            "call": name,
+            "fd": request[6] & INT,
+            "file": file.name,
+            "offset": offset,
+            "data": data,
+            "text": f"{name}({request[6] & INT}<{file.name}>, {shown}, {request[8]}, {where})",
+        }
+
+    def _mmap(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
+        found = self._find(request)
+        if found is None:
+            return None
+        _, file = found
+        offset = request[11] if name == "mmap" else request[11] << 12
+        where = f"region {offset >> 40} + {offset & ((1 << 40) - 1):#x}"
+        return {
+            "call": "mmap",
+            "fd": request[10] & INT,
+            "file": file.name,
+            "offset": offset,
+            "size": request[7],
+            "text": f"mmap({request[7]:#x}, {request[10] & INT}<{file.name}>, {where})",
+        }
+
+    def _open(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
+        at = ARG if name == "open" else ARG + 1
+        dirfd = None if name == "open" else request[ARG] & INT
+        try:
+            path = self.supervisor.paths.interesting(request, dirfd, request[at])
+        except OSError:
+            return None
+        if path is None or not path.startswith("/dev/vfio"):
+            return None
+        return {"call": name, "path": path, "text": f'{name}("{path}")'}
+
+    # -- news --------------------------------------------------------------------------------------
+
+    def released(self, file: File) -> None:
+        """The last reference to ``file`` went."""
+        if self.as_json:
+            self._json({"event": "released", "file": file.name})
+        else:
+            self.out.write(f"released {file.name}\n")
+
+    def event(self, kind: str, facts: dict[str, Any]) -> None:
+        """Something happened to a device or a group."""
+        if self.as_json:
+            self._json({"event": kind, **facts})
+            return
+        if kind == "fault":
+            way = "write" if facts["write"] else "read"
+            text = f"dma {facts['device']} fault iova {facts['iova']:#x} {way}: {facts['reason']}"
+        else:
+            text = f"{kind} " + " ".join(f"{key}={value}" for key, value in facts.items())
+        self.out.write(text + "\n")
+
+    def _json(self, facts: dict[str, Any]) -> None:
+        import json
+
+        self.out.write(json.dumps(facts) + "\n")
+
+
+def _data_text(raw: bytes) -> str:
+    if len(raw) in (1, 2, 4, 8):
+        return f"{int.from_bytes(raw, 'little'):#x}"
+    return raw.hex(" ")
+
+
+def open_output(path: str) -> TextIO:
+    """A line-buffered trace file; OSError as open gives it."""
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    return open(fd, "w", buffering=1)  # noqa: SIM115

@@ -1,0 +1,148 @@
+"""The machine's files on disk: real folders, links and small files that programs may open and list.
+
+``Tree`` writes what ``machine.tree.nodes`` describes into a private folder on tmpfs and answers for paths as
+the program says them. Character devices are empty files there, known by their inode. Paths are resolved by
+the kernel (openat2, RESOLVE_IN_ROOT), so links and ``..`` cannot lead out.
+
+The folder is locked while its owner lives; ``sweep`` removes folders that nobody locks, so a killed run
+leaves nothing for longer than until the next one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import tempfile
+from typing import TYPE_CHECKING, NamedTuple
+
+from uvfio.doors.run import sys as sc
+from uvfio.machine.tree import CharDev, Directory, Link, Text
+
+if TYPE_CHECKING:
+    from uvfio.machine.tree import Node
+
+__all__ = ["Found", "Tree"]
+
+PREFIX = "uvfio-"
+
+
+class Found(NamedTuple):
+    """A file of the tree: its real path, and its device node if it is one."""
+
+    real: str
+    node: CharDev | None
+
+
+class Tree:
+    """A folder in ``scratch`` that shows ``nodes``. OSError if it cannot be made."""
+
+    def __init__(self, scratch: str) -> None:
+        sweep(scratch)
+        self.path = tempfile.mkdtemp(prefix=PREFIX, dir=scratch)
+        self._lock = os.open(f"{self.path}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.root = f"{self.path}/root"
+        os.mkdir(self.root)
+        self._root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._nodes: dict[str, Node] = {}
+        self._devices: dict[int, CharDev] = {}
+
+    def update(self, nodes: dict[str, Node]) -> None:
+        """Make the folder show ``nodes``; only what changed is touched."""
+        for path in sorted(self._nodes, reverse=True):
+            if nodes.get(path) != self._nodes[path]:
+                self._remove(path)
+        for path in sorted(nodes):
+            if path not in self._nodes:
+                self._add(path, nodes[path])
+
+    def _remove(self, path: str) -> None:
+        real = self.root + path
+        if isinstance(self._nodes.pop(path), Directory):
+            os.rmdir(real)
+        else:
+            self._devices.pop(os.lstat(real).st_ino, None)
+            os.unlink(real)
+
+    def _add(self, path: str, node: Node) -> None:
+        real = self.root + path
+        os.makedirs(os.path.dirname(real), exist_ok=True)
+        if isinstance(node, Directory):
+            os.makedirs(real, exist_ok=True)
+        elif isinstance(node, Link):
+            os.symlink(node.target, real)
+        else:
+            data = node.data if isinstance(node, Text) else b""
+            fd = os.open(real, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, node.mode)
+            try:
+                os.write(fd, data)
+                if isinstance(node, CharDev):
+                    self._devices[os.fstat(fd).st_ino] = node
+            finally:
+                os.close(fd)
+        self._nodes[path] = node
+
+    def find(self, path: str, *, follow: bool = True) -> Found:
+        """The file at the program's absolute ``path``; OSError as the kernel would give it."""
+        flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
+        relative = path.lstrip("/").encode("utf-8", "surrogateescape") or b"."
+        fd = sc.openat2(self._root, relative, flags, 0, sc.RESOLVE_IN_ROOT)
+        try:
+            real = os.readlink(f"/proc/self/fd/{fd}")
+            found = os.stat(fd)
+        finally:
+            os.close(fd)
+        return Found(real, self._devices.get(found.st_ino) if stat.S_ISREG(found.st_mode) else None)
+
+    def virtual(self, real: str) -> str | None:
+        """The program's name for a real path inside the folder, or None for one outside."""
+        if real == self.root or real.startswith(self.root + "/"):
+            return real[len(self.root) :] or "/"
+        return None
+
+    def remove(self) -> None:
+        """Take the folder away; harmless when it is gone."""
+        os.close(self._root)
+        remove_folder(self.path)
+        os.close(self._lock)
+
+
+def remove_folder(path: str) -> None:
+    """rm -r, without following links, ignoring what has gone meanwhile."""
+    try:
+        entries = list(os.scandir(path))
+    except OSError:
+        return
+    for entry in entries:
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                remove_folder(entry.path)
+            else:
+                os.unlink(entry.path)
+        except FileNotFoundError:
+            continue
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise
+
+
+def sweep(scratch: str) -> None:
+    """Remove the folders of runs that were killed."""
+    for entry in os.scandir(scratch):
+        if not entry.name.startswith(PREFIX):
+            continue
+        try:
+            lock = os.open(f"{entry.path}/lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_folder(entry.path)
+        except OSError:
+            continue
+        finally:
+            os.close(lock)

@@ -1,0 +1,1 @@
+"""vfio-pci: gives a program a PCI function without letting it harm its neighbours."""

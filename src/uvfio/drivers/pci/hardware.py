@@ -1,0 +1,99 @@
+"""The PCI function as the bus driver meets it: physical configuration space, BARs, interrupt wires.
+
+``PciFunction`` is the seam between ``drivers.pci`` (software of the host) and ``models`` (silicon). A
+model implements it; the driver calls it. Offsets and sizes are in bytes, values are little-endian integers.
+
+The function is also a ``core.device.BusDevice``: the framework attaches it to a domain, and its DMA goes
+through that domain while its bus master bit is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from uvfio.core.device import BusDevice
+
+__all__ = ["Bar", "BarKind", "InterruptSink", "PciFunction"]
+
+
+class BarKind(Enum):
+    """The three encodings of a base address register (PCI Local Bus 3.0, 6.2.5.1)."""
+
+    MEMORY32 = "mem32"
+    MEMORY64 = "mem64"
+    IO = "io"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A base address register. ``size`` is a power of two: at least 16 for memory, 4 for I/O.
+
+    ``mappable``: the whole BAR is plain memory (no register with a side effect) of at least a page, and a
+    program may map it.
+    """
+
+    size: int
+    kind: BarKind = BarKind.MEMORY32
+    prefetchable: bool = False
+    mappable: bool = False
+
+
+class InterruptSink(Protocol):
+    """Where a function's interrupts go: the driver that is bound to it."""
+
+    def intx(self, asserted: bool) -> None:
+        """The INTx wire changed to this level. Called on changes only."""
+
+    def msi(self, vector: int) -> None:
+        """An MSI message for ``vector`` was sent."""
+
+    def msix(self, vector: int) -> None:
+        """An MSI-X message for table entry ``vector`` was sent."""
+
+
+class PciFunction(BusDevice, Protocol):
+    """One PCI function in silicon."""
+
+    @property
+    def config_size(self) -> int:
+        """256 (conventional) or 4096 (PCI Express)."""
+
+    @property
+    def bars(self) -> Mapping[int, Bar]:
+        """Implemented BARs by index 0-5; the upper half of a 64-bit BAR is not listed."""
+
+    @property
+    def rom(self) -> bytes:
+        """The expansion ROM image, power-of-two size >= 2048, or empty."""
+
+    @property
+    def reset_methods(self) -> tuple[str, ...]:
+        """Ways to reset just this function, best first: "flr", "af_flr", "pm", "bus". Empty: none."""
+
+    @property
+    def intx_asserted(self) -> bool:
+        """Level of the INTx wire behind the command register's disable bit."""
+
+    def config_read(self, offset: int, size: int) -> int:
+        """Physical configuration read of 1, 2 or 4 aligned bytes."""
+
+    def config_write(self, offset: int, value: int, size: int) -> None:
+        """Physical configuration write; read-only bits keep their value."""
+
+    def bar_read(self, index: int, offset: int, size: int) -> int:
+        """An aligned access of 1, 2, 4 or 8 bytes inside BAR ``index``."""
+
+    def bar_write(self, index: int, offset: int, value: int, size: int) -> None:
+        """An aligned access of 1, 2, 4 or 8 bytes inside BAR ``index``."""
+
+    def bar_memory(self, index: int) -> memoryview:
+        """The bytes of a mappable BAR."""
+
+    def connect(self, sink: InterruptSink | None) -> None:
+        """Deliver interrupts to ``sink`` from now on."""
+
+    def reset(self) -> None:
+        """Function reset: registers and configuration take their power-on values."""

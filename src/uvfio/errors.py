@@ -1,0 +1,172 @@
+"""Errors: one base class, named conditions, and nothing about any one ABI.
+
+The core raises a *condition* ("this range overlaps that one"). What number a program sees is decided
+by the file operations of the ABI that the program speaks: the 2011 ABI answers ``EBUSY`` to an overlap,
+mainline type1 answers ``EEXIST``. Each condition carries a default number so that Python callers, who
+speak no ABI, get a useful ``OSError`` too.
+
+Invariants: every message states the values that made the call fail; raising one of these means that
+nothing was changed. This module imports the standard library only and is the one thing, besides
+``uapi``, that every layer may import.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from typing import ClassVar
+
+__all__ = [
+    "BadAddress",
+    "BadDescriptor",
+    "Busy",
+    "Cancelled",
+    "ConfigError",
+    "DmaFault",
+    "Gone",
+    "InvalidArgument",
+    "LimitExceeded",
+    "NoMemory",
+    "NoSpace",
+    "NoSuchDevice",
+    "NoSuchGroup",
+    "NotOwner",
+    "NotViable",
+    "Overlap",
+    "TooManyFiles",
+    "UnknownCommand",
+    "UnsafeInterrupts",
+    "Unsupported",
+    "VfioError",
+]
+
+
+class VfioError(OSError):
+    """Base of everything that uvfio raises on purpose.
+
+    ``errno`` is the number a program would see, ``strerror`` a sentence with the values, ``hint`` what
+    to do about it (may be empty).
+    """
+
+    default_errno: ClassVar[int] = _errno.EINVAL
+    hint: str
+
+    def __init__(self, message: str, hint: str = "", *, errno: int | None = None) -> None:
+        super().__init__(self.default_errno if errno is None else errno, message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class InvalidArgument(VfioError):
+    """An argument has a value that the operation does not allow."""
+
+
+class BadAddress(VfioError):
+    """A pointer of the program does not lead to (writable) memory."""
+
+    default_errno = _errno.EFAULT
+
+
+class BadDescriptor(VfioError):
+    """A number that is not an open file of the program."""
+
+    default_errno = _errno.EBADF
+
+
+class UnknownCommand(VfioError):
+    """The file does not know this ioctl."""
+
+    default_errno = _errno.ENOTTY
+
+
+class Unsupported(VfioError):
+    """The operation is known, but this device cannot do it."""
+
+
+class NotOwner(VfioError):
+    """Another address space owns the iommu context."""
+
+    default_errno = _errno.EPERM
+
+
+class NotViable(VfioError):
+    """A device of the set is not bound to a VFIO driver, so nobody may use any of them."""
+
+    default_errno = _errno.EBUSY
+
+
+class Busy(VfioError):
+    """Something is in use that would have to be idle."""
+
+    default_errno = _errno.EBUSY
+
+
+class Overlap(VfioError):
+    """A DMA mapping exists in the requested range."""
+
+    default_errno = _errno.EEXIST
+
+
+class NoSuchGroup(VfioError):
+    """No group has this number or minor."""
+
+    default_errno = _errno.ENODEV
+
+
+class NoSuchDevice(VfioError):
+    """No device of the set has this name."""
+
+    default_errno = _errno.ENODEV
+
+
+class Gone(VfioError):
+    """The device was unplugged or its context revoked while the file was open."""
+
+    default_errno = _errno.ENODEV
+
+
+class LimitExceeded(VfioError):
+    """A limit on locked memory or on the number of mappings would be exceeded."""
+
+    default_errno = _errno.ENOMEM
+
+
+class NoMemory(VfioError):
+    """An object could not be made (no IOMMU serves the bus, no memory)."""
+
+    default_errno = _errno.ENOMEM
+
+
+class NoSpace(VfioError):
+    """No number is left, or the answer does not fit the buffer given for it."""
+
+    default_errno = _errno.ENOSPC
+
+
+class TooManyFiles(VfioError):
+    """The program cannot have another open file."""
+
+    default_errno = _errno.EMFILE
+
+
+class UnsafeInterrupts(VfioError):
+    """The IOMMU does not remap interrupts and the machine does not allow that."""
+
+    default_errno = _errno.EPERM
+
+
+class DmaFault(VfioError):
+    """A device accessed an address that its domain does not translate, or not for this access."""
+
+    default_errno = _errno.EFAULT
+
+
+class Cancelled(VfioError):
+    """A wait was interrupted."""
+
+    default_errno = _errno.EINTR
+
+
+class ConfigError(VfioError):
+    """A machine description or an option is wrong; names the place, the key and the value."""

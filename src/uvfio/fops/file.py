@@ -1,0 +1,62 @@
+"""``File``: what a door sees of any open VFIO file.
+
+A door finds the file behind a descriptor and calls one of six methods with the calling task. Each raises
+``OSError`` whose errno is what the program must see. ``release`` is called exactly once, when the last
+descriptor and the last mapping of the open file are gone.
+
+Files know nothing of descriptors; which number leads to which file is the door's business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uvfio.errors import InvalidArgument, UnknownCommand
+
+if TYPE_CHECKING:
+    from uvfio.core.seams import Task
+
+__all__ = ["File"]
+
+
+class File:
+    """An open file that supports nothing: each kind overrides what it has.
+
+    ``name`` is what readlink of /proc/self/fd/N shows; ``region_memory`` names the device whose mappable
+    memory this file exposes at ``index << 40``, or is None.
+    """
+
+    __slots__ = ("name", "region_memory", "released")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.region_memory: str | None = None
+        self.released = False
+
+    def ioctl(self, task: Task, cmd: int, arg: int) -> int:
+        """``ioctl(fd, cmd, arg)``: the non-negative result. ``arg`` is the raw register."""
+        raise UnknownCommand(f"{self.name} has no ioctls")
+
+    def pread(self, task: Task, count: int, offset: int) -> bytes:
+        """``pread``; fewer bytes than ``count`` only at an end."""
+        raise InvalidArgument(f"{self.name} cannot be read")
+
+    def pwrite(self, task: Task, data: bytes, offset: int) -> int:
+        """``pwrite``: how many bytes were taken."""
+        raise InvalidArgument(f"{self.name} cannot be written")
+
+    def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
+        """Check a mapping of ``size`` bytes and return the memory behind it."""
+        raise InvalidArgument(f"{self.name} cannot be mapped", errno=19)
+
+    def release(self) -> None:
+        """The last reference is gone. A second call does nothing."""
+        if not self.released:
+            self.released = True
+            self._release()
+
+    def _release(self) -> None:
+        """What a kind of file does at its end."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"

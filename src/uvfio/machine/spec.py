@@ -1,0 +1,305 @@
+"""What a machine is made of, as data: the IOMMU's properties and a list of devices.
+
+Three notations lead here: the default machine, ``-d`` strings (parsed in this module) and machine files
+(``cli/machinefile.py``). Whatever the notation, the values are checked here, once, and a mistake is a
+``ConfigError`` that names the place, the key and the value.
+
+Invariants: a ``MachineSpec`` is complete and consistent. Every device has an address in canonical form
+and a group; no two devices share an address. Nothing here knows whether a model exists or which options
+it takes: that is found out when the machine is built.
+
+Standard library only, and little of it: this module is on the way of every ``uvfio run``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from uvfio.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+__all__ = [
+    "DEFAULT_DRIVER",
+    "NO_DRIVER",
+    "DeviceSpec",
+    "IommuSpec",
+    "MachineSpec",
+    "default_machine",
+    "parse_address",
+    "parse_device",
+    "parse_number",
+    "parse_size",
+    "place",
+]
+
+DEFAULT_DRIVER = "vfio-pci"
+NO_DRIVER = "none"
+
+MAX_GROUP = 2**31 - 1  # programs read the number with %d
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_HEX = frozenset("0123456789abcdefABCDEF")
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
+@dataclass(frozen=True, slots=True)
+class IommuSpec:
+    """The machine's one IOMMU, and the limits of the VFIO in front of it.
+
+    ``reserved`` are inclusive ranges that no mapping may touch. ``source`` is where it was written.
+    """
+
+    interrupt_remapping: bool = True
+    coherent: bool = True
+    page_sizes: tuple[int, ...] = (4 << 10, 2 << 20, 1 << 30)
+    address_bits: int = 48
+    reserved: tuple[tuple[int, int], ...] = ((0xFEE00000, 0xFEEFFFFF),)
+    dma_entry_limit: int = 65535
+    allow_unsafe_interrupts: bool = False
+    source: str = field(default="iommu", compare=False)
+
+    def __post_init__(self) -> None:
+        sizes = tuple(sorted(self.page_sizes))
+        if not sizes:
+            raise _error(self.source, "page_sizes", [], "is empty", "the smallest is usually 4K")
+        for size in sizes:
+            if size < 4096 or size & (size - 1):
+                problem = "is not a power of two of at least 4K"
+                raise _error(self.source, "page_sizes", size, problem)
+        if len(set(sizes)) != len(sizes):
+            raise _error(self.source, "page_sizes", list(sizes), "names a size twice")
+        object.__setattr__(self, "page_sizes", sizes)
+        _within(self.source, "address_bits", self.address_bits, 32, 64)
+        _within(self.source, "dma_entry_limit", self.dma_entry_limit, 1, 2**32 - 1)
+        ranges = tuple(sorted(self.reserved))
+        end = -1
+        for first, last in ranges:
+            shown = f"{first:#x}-{last:#x}"
+            if not 0 <= first <= last < 2**64:
+                problem = "is not a range: first and last address, 64 bits"
+                raise _error(self.source, "reserved", shown, problem)
+            if first <= end:
+                raise _error(self.source, "reserved", shown, "overlaps another reserved range")
+            end = last
+        object.__setattr__(self, "reserved", ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """One PCI function. ``address`` and ``group`` may be None until ``place`` has chosen them.
+
+    ``options`` belong to the model: strings from ``-d``, typed values from a machine file.
+    ``source`` is where it was written, for errors; two specs that differ in it only are equal.
+    """
+
+    model: str
+    address: str | None = None
+    group: int | None = None
+    driver: str = DEFAULT_DRIVER
+    options: Mapping[str, object] = field(default_factory=dict)
+    source: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        where = self.source or f"device {self.model!r}"
+        object.__setattr__(self, "source", where)
+        if not self.model:
+            hint = "`uvfio models` lists them; a class of yours is path.py:Class"
+            raise _error(where, "model", "", "is empty", hint)
+        if self.address is not None:
+            object.__setattr__(self, "address", parse_address(self.address, where))
+        if self.group is not None:
+            _within(where, "group", self.group, 0, MAX_GROUP)
+        if not self.driver or not _NAME.issuperset(self.driver):
+            hint = f"{DEFAULT_DRIVER}, {NO_DRIVER}, or the name of a host driver"
+            raise _error(where, "driver", self.driver, "is not a driver's name", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """A whole machine. Devices without address or group get one; two at one address are an error."""
+
+    iommu: IommuSpec = field(default_factory=IommuSpec)
+    devices: tuple[DeviceSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "devices", place(self.devices))
+
+
+def default_machine() -> MachineSpec:
+    """The machine of the RFC's documentation: two functions that share group 240, and one alone in 241."""
+    return MachineSpec(
+        devices=(
+            DeviceSpec("edu", "0000:06:0d.0", 240),
+            DeviceSpec("edu", "0000:06:0d.1", 240),
+            DeviceSpec("edu", "0000:07:00.0", 241),
+        )
+    )
+
+
+def place(
+    devices: Iterable[DeviceSpec],
+    taken: Sequence[str] = (),
+    groups: Iterable[int] = (),
+) -> tuple[DeviceSpec, ...]:
+    """Give every device an address and a group of its own where it names none.
+
+    Addresses are 0000:00:01.0, 0000:00:02.0 and so on, groups 0, 1 and so on: the lowest that neither
+    ``taken`` and ``groups`` nor any of the devices name.
+    """
+    devices = tuple(devices)
+    seen: dict[str, str] = dict.fromkeys(taken, "")
+    for dev in devices:
+        if dev.address is None:
+            continue
+        if dev.address in seen:
+            other = seen[dev.address]
+            there = f"is where {other} is" if other else "is taken by a device of the machine"
+            hint = "leave the address out to get a free one"
+            raise _error(dev.source, "address", dev.address, there, hint)
+        seen[dev.address] = dev.source
+    used_slots = {address.rpartition(".")[0] for address in seen}
+    used_groups = {*groups, *(d.group for d in devices if d.group is not None)}
+    slots = _free_slots(used_slots)
+    number = 0
+    placed = []
+    for dev in devices:
+        address, group = dev.address, dev.group
+        if address is None:
+            slot = next(slots, None)
+            if slot is None:
+                hint = "the automatic addresses are those of PCI segment 0000"
+                raise _error(dev.source, "address", "", "cannot be chosen: no slot is left", hint)
+            address = f"{slot}.0"
+        if group is None:
+            while number in used_groups:
+                number += 1
+            used_groups.add(number)
+            group = number
+        placed.append(replace(dev, address=address, group=group))
+    return tuple(placed)
+
+
+def _free_slots(used: set[str]) -> Iterator[str]:
+    for bus in range(256):
+        for slot in range(0 if bus else 1, 32):  # 0000:00:00 is the host bridge's
+            name = f"0000:{bus:02x}:{slot:02x}"
+            if name not in used:
+                yield name
+
+
+def parse_address(text: str, source: str = "") -> str:
+    """``[SSSS:]BB:DD.F`` in hexadecimal, leading zeros optional, in canonical form."""
+    head, dot, function = text.partition(".")
+    parts = head.split(":")
+    if len(parts) == 2:
+        parts.insert(0, "0")
+    widths = (4, 2, 2)
+    if (
+        dot
+        and len(parts) == 3
+        and len(function) == 1
+        and function in "01234567"
+        and all(
+            0 < len(part) <= width and _HEX.issuperset(part)
+            for part, width in zip(parts, widths, strict=True)
+        )
+    ):
+        segment, bus, slot = (int(part, 16) for part in parts)
+        if slot < 32:
+            return f"{segment:04x}:{bus:02x}:{slot:02x}.{function}"
+        problem = f"has device number {slot:#x}: a bus has 0x20 of them"
+    else:
+        problem = "is not a PCI address"
+    raise _error(source, "address", text, problem, "write SSSS:BB:DD.F, for example 0000:06:0d.0")
+
+
+def parse_device(text: str) -> DeviceSpec:
+    """``MODEL[@ADDRESS][,group=N][,driver=NAME][,key=value...]``; ``,,`` stands for a comma in a value."""
+    source = f"-d {text!r}"
+    first, *rest = _split(text)
+    model, at, address = first.rpartition("@")
+    if not at or "/" in address:  # a path may have an @ in it
+        model, address, at = first, "", ""
+    if at and not address:
+        raise _error(
+            source, "address", "", "is empty", "write MODEL@SSSS:BB:DD.F or leave out the @"
+        )
+    known: dict[str, str] = {}
+    options: dict[str, object] = {}
+    for item in rest:
+        key, equals, value = item.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            problem = "is not key=value" if item else "is empty"
+            raise _error(source, "option", item, problem, "DEVICE = MODEL[@ADDRESS][,key=value...]")
+        if key in ("model", "address"):
+            hint = "write MODEL@ADDRESS at the beginning"
+            raise _error(source, key, value, "has a place of its own", hint)
+        target = known if key in ("group", "driver") else options
+        if key in target:
+            raise _error(source, key, value, "is given twice")
+        target[key] = value
+    group = parse_number(known["group"], source, "group") if "group" in known else None
+    return DeviceSpec(
+        model=model,
+        address=address if at else None,
+        group=group,
+        driver=known.get("driver", DEFAULT_DRIVER),
+        options=options,
+        source=source,
+    )
+
+
+def _split(text: str) -> list[str]:
+    pieces = [""]
+    rest = text
+    while True:
+        head, comma, rest = rest.partition(",")
+        pieces[-1] += head
+        if not comma:
+            return pieces
+        if rest.startswith(","):
+            pieces[-1] += ","
+            rest = rest[1:]
+        else:
+            pieces.append("")
+
+
+def parse_number(value: object, source: str, key: str) -> int:
+    """A whole number: an int, or a string in decimal or with 0x."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        try:
+            return int(value, 16 if value[:2].lower() == "0x" else 10)
+        except ValueError:
+            pass
+    raise _error(source, key, value, "is not a number", "decimal, or hexadecimal with 0x")
+
+
+def parse_size(value: object, source: str, key: str) -> int:
+    """A number of bytes: an int, or a string with the unit K, M, G or T (powers of 1024)."""
+    if isinstance(value, str):
+        text = value.strip()
+        digits = text.rstrip("KMGTkmgt") if text[:2].lower() != "0x" else text
+        unit = text[len(digits) :].lower()
+        if unit in _UNITS and digits:
+            try:
+                return int(digits, 0) * _UNITS[unit]
+            except ValueError:
+                pass
+        raise _error(source, key, value, "is not a size", 'for example "4K", "2M", "1G" or 4096')
+    return parse_number(value, source, key)
+
+
+def _within(source: str, key: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise _error(source, key, value, f"is out of range, {low} to {high}")
+
+
+def _error(source: str, key: str, value: object, problem: str, hint: str = "") -> ConfigError:
+    prefix = f"{source}: " if source else ""
+    shown = "" if value == "" else f" {value!r}"
+    return ConfigError(f"{prefix}{key}{shown} {problem}", hint)

@@ -1,0 +1,162 @@
+"""The files that a machine shows, as data: what a program finds in /dev/vfio and in sysfs.
+
+``nodes`` maps absolute paths to nodes; folders come before what is in them. Who writes them somewhere,
+answers path calls from them or compares two of them (what changed after a hot plug?) is the door's
+business: nothing here does I/O.
+
+Differences from a kernel's tree, on purpose: device folders stand in /sys/bus/pci/devices themselves
+instead of being links to /sys/devices, and every link is relative and stays within ``PREFIXES``, so that
+a tree works wherever it is written.
+
+``abi`` decides what iommu_group is: in 2011 a plain file that holds the number, in mainline a link to the
+group's folder. Group nodes belong to every group in 2011, in mainline to groups that VFIO has a device of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from uvfio.machine.facts import ROM_RESOURCE, config_space, identity, resources
+from uvfio.uapi import pci
+
+if TYPE_CHECKING:
+    from uvfio.core.group import Group
+    from uvfio.machine.machine import Machine, Slot
+
+__all__ = ["MAJOR", "PREFIXES", "CharDev", "Directory", "Link", "Node", "Text", "nodes"]
+
+PREFIXES = (b"/dev/vfio", b"/sys/bus/pci", b"/sys/kernel/iommu_groups", b"/sys/class/vfio")
+"""Everything at and below these belongs to the machine; the host's own is hidden."""
+
+MAJOR = 511  # the top of the kernel's dynamic range
+
+_PCI = "/sys/bus/pci"
+_UP = "../../../.."  # from the folder of a device, of a driver, or of a group's devices to /sys
+_RESOURCE_LINES = 13  # 6 BARs, the ROM, 6 of SR-IOV
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A file with these bytes (text but for ``config``)."""
+
+    data: bytes
+    mode: int = 0o444
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link; ``target`` is relative to the folder that the link is in."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class CharDev:
+    """The node of the group with this ``minor``; only its owner, the user who runs the program, may open it."""
+
+    bus: str
+    group: int
+    major: int
+    minor: int
+    mode: int = 0o600
+
+
+Node = Directory | Text | Link | CharDev
+
+
+def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
+    """The tree of ``machine`` now, as ``abi`` ("2011" or "mainline") has it."""
+    tree: dict[str, Node] = {prefix.decode(): Directory() for prefix in PREFIXES}
+    for folder in (f"{_PCI}/devices", f"{_PCI}/drivers", f"{_PCI}/drivers/{machine.driver.name}"):
+        tree[folder] = Directory()
+    for group in machine.framework.groups:
+        if abi == "2011" or any(device.bound for device in group.devices):
+            _add_node(tree, group)
+        _add_group(tree, group)
+    for slot in machine.slots:
+        folder = machine.record(slot.address).group.node_name
+        _add_device(tree, slot, folder if abi != "2011" else None)
+    return tree
+
+
+def _add_node(tree: dict[str, Node], group: Group) -> None:
+    node = CharDev(group.bus, group.number, MAJOR, group.minor)
+    tree[f"/dev/vfio/{group.node_name}"] = node
+    folder = f"/sys/class/vfio/{group.node_name}"
+    tree[folder] = Directory()
+    tree[f"{folder}/dev"] = _text(f"{MAJOR}:{group.minor}")
+    tree[f"{folder}/uevent"] = _text(
+        f"MAJOR={MAJOR}\nMINOR={group.minor}\nDEVNAME=vfio/{group.node_name}", 0o644
+    )
+
+
+def _add_group(tree: dict[str, Node], group: Group) -> None:
+    folder = f"/sys/kernel/iommu_groups/{group.node_name}"
+    tree[folder] = Directory()
+    tree[f"{folder}/devices"] = Directory()
+    tree[f"{folder}/type"] = _text("DMA", 0o644)
+    for device in sorted(group.devices, key=lambda device: device.name):
+        target = f"{_UP}/bus/{group.bus}/devices/{device.name}"
+        tree[f"{folder}/devices/{device.name}"] = Link(target)
+
+
+def _add_device(tree: dict[str, Node], slot: Slot, group_folder: str | None) -> None:
+    folder = f"{_PCI}/devices/{slot.address}"
+    function = slot.function
+    who = identity(function)
+    pin = function.config_read(pci.PCI_INTERRUPT_PIN, 1)
+    line = function.config_read(pci.PCI_INTERRUPT_LINE, 1) if pin else 0
+    command = function.config_read(pci.PCI_COMMAND, 2)
+    decodes = command & (pci.PCI_COMMAND_IO | pci.PCI_COMMAND_MEMORY)
+    bound = slot.driver != "none"
+    tree[folder] = Directory()
+    tree[f"{folder}/vendor"] = _text(f"{who.vendor:#06x}")
+    tree[f"{folder}/device"] = _text(f"{who.device:#06x}")
+    tree[f"{folder}/subsystem_vendor"] = _text(f"{who.subsystem_vendor:#06x}")
+    tree[f"{folder}/subsystem_device"] = _text(f"{who.subsystem_device:#06x}")
+    tree[f"{folder}/class"] = _text(f"{who.class_code:#08x}")
+    tree[f"{folder}/revision"] = _text(f"{who.revision:#04x}")
+    tree[f"{folder}/irq"] = _text(str(line))
+    tree[f"{folder}/enable"] = _text(str(int(decodes != 0)), 0o644)
+    tree[f"{folder}/numa_node"] = _text("-1", 0o644)
+    tree[f"{folder}/modalias"] = _text(who.modalias)
+    tree[f"{folder}/resource"] = _text(_resource_lines(slot))
+    tree[f"{folder}/config"] = Text(config_space(function), 0o644)
+    uevent = [
+        f"PCI_CLASS={who.class_code:X}",
+        f"PCI_ID={who.vendor:04X}:{who.device:04X}",
+        f"PCI_SUBSYS_ID={who.subsystem_vendor:04X}:{who.subsystem_device:04X}",
+        f"PCI_SLOT_NAME={slot.address}",
+        f"MODALIAS={who.modalias}",
+    ]
+    tree[f"{folder}/subsystem"] = Link(f"{_UP}/bus/pci")
+    if bound:
+        uevent.insert(0, f"DRIVER={slot.driver}")
+        tree[f"{folder}/driver"] = Link(f"{_UP}/bus/pci/drivers/{slot.driver}")
+        tree.setdefault(f"{_PCI}/drivers/{slot.driver}", Directory())
+        back = Link(f"{_UP}/bus/pci/devices/{slot.address}")
+        tree[f"{_PCI}/drivers/{slot.driver}/{slot.address}"] = back
+    tree[f"{folder}/uevent"] = _text("\n".join(uevent), 0o644)
+    if group_folder:
+        tree[f"{folder}/iommu_group"] = Link(f"{_UP}/kernel/iommu_groups/{group_folder}")
+    else:
+        tree[f"{folder}/iommu_group"] = _text(str(function.group))
+
+
+def _resource_lines(slot: Slot) -> str:
+    lines = ["0x0000000000000000 0x0000000000000000 0x0000000000000000"] * _RESOURCE_LINES
+    for resource in resources(slot.function):
+        assert resource.index <= ROM_RESOURCE
+        end = resource.start + resource.size - 1
+        lines[resource.index] = f"{resource.start:#018x} {end:#018x} {resource.flags:#018x}"
+    return "\n".join(lines)
+
+
+def _text(text: str, mode: int = 0o444) -> Text:
+    return Text(f"{text}\n".encode("ascii"), mode)

@@ -1,0 +1,1 @@
+"""Silicon: device models. They talk to the world only by their registers, DMA and interrupts."""

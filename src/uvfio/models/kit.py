@@ -1,0 +1,49 @@
+"""Everything that the author of a model imports, in one place::
+
+    from uvfio.models.kit import PciModel, Register, RegisterBar, RegisterMap
+
+The names live in the modules around this one, which tell their rules; nothing is defined here.
+"""
+
+from __future__ import annotations
+
+from uvfio.drivers.pci.hardware import BarKind
+from uvfio.errors import DmaFault
+from uvfio.models.bar import MemoryBar, RegisterBar
+from uvfio.models.capability import (
+    AdvancedErrorReporting,
+    AdvancedFeatures,
+    Msi,
+    MsiX,
+    PciExpress,
+    PowerManagement,
+    RawCapability,
+    RawExtendedCapability,
+    SerialNumber,
+    VendorSpecific,
+)
+from uvfio.models.option import Option
+from uvfio.models.pci import PciModel
+from uvfio.models.register import Register, RegisterArray, RegisterMap
+
+__all__ = [
+    "AdvancedErrorReporting",
+    "AdvancedFeatures",
+    "BarKind",
+    "DmaFault",
+    "MemoryBar",
+    "Msi",
+    "MsiX",
+    "Option",
+    "PciExpress",
+    "PciModel",
+    "PowerManagement",
+    "RawCapability",
+    "RawExtendedCapability",
+    "Register",
+    "RegisterArray",
+    "RegisterBar",
+    "RegisterMap",
+    "SerialNumber",
+    "VendorSpecific",
+]

@@ -1,0 +1,157 @@
+"""The rules of the house, as tests: what tools demand, how modules look, what imports what.
+
+Tools that are not installed skip their test here and fail it where CI is set.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.requirements import require_program
+from uvfio.cli.main import VERBS
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src"
+MODULES = sorted((SOURCE / "uvfio").rglob("*.py"))
+WRITTEN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml", ".ci")
+FOLDERS = ("src", "tests", "examples", "bench", "include", "docs")
+PYTHON = [
+    name for name in ("src", "tests", "examples", "bench") if any(ROOT.glob(f"{name}/**/*.py"))
+]
+
+LONGEST = 600
+STARTUP_MODULES = 190  # as many as `uvfio run` may load before the program starts
+STARTUP_FORBIDDEN = (
+    "rich", "msgspec", "tomllib", "logging", "json", "asyncio", "subprocess", "difflib", "numpy",
+    "multiprocessing", "concurrent", "importlib.metadata", "email", "unittest", "hypothesis",
+)  # fmt: skip
+
+
+def run(*command: str, **options: object) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+def isolated(code: str, *, site: bool) -> str:
+    """What ``code`` prints in a fresh interpreter; without ``site`` there is the standard library alone."""
+    flags = ["-I"] if site else ["-I", "-S"]
+    code = f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n{code}"
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def name_of(module: Path) -> str:
+    parts = module.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+# -- tools -------------------------------------------------------------------------------------------
+
+
+def test_format() -> None:
+    run(require_program("ruff"), "format", "--check", *PYTHON)
+
+
+def test_rules() -> None:
+    run(require_program("ruff"), "check", *PYTHON)
+
+
+def test_types() -> None:
+    run(require_program("mypy"), *PYTHON)
+
+
+def test_imports_flow_one_way() -> None:
+    run(require_program("lint-imports"))
+
+
+# -- modules -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_module(module: Path) -> None:
+    text = module.read_text()
+    lines = len(text.splitlines())
+    assert lines <= LONGEST, f"{lines} lines: split it"
+    assert ast.get_docstring(ast.parse(text)), "a module says what it is"
+    unfinished = re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text)
+    assert unfinished is None, f"unfinished: {unfinished}"
+
+
+def test_all_lists_what_exists_once() -> None:
+    for module in MODULES:
+        for node in ast.parse(module.read_text()).body:
+            match node:
+                case ast.Assign(targets=[ast.Name("__all__")], value=ast.List(elts=elements)):
+                    names = [ast.literal_eval(element) for element in elements]
+                    assert len(names) == len(set(names)), module
+
+
+def test_nothing_refers_to_where_it_was_written() -> None:
+    """Paths of one computer, and folders beside this one, mean nothing to who clones it."""
+    elsewhere = re.compile(r"(?<![\w.$~})-])/" + r"work/|\.\./" + r"shared\b|/home/(?!me\b)\w+/")
+    files = [ROOT / name for name in WRITTEN if (ROOT / name).is_file()]
+    for folder in (*FOLDERS, ".ci"):
+        files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    for path in files:
+        if "__pycache__" in path.parts:
+            continue
+        found = elsewhere.findall(path.read_bytes().decode("utf-8", "replace"))
+        assert not found, f"{path.relative_to(ROOT)}: {found}"
+
+
+# -- imports -----------------------------------------------------------------------------------------
+
+
+def test_everything_but_the_command_needs_the_standard_library_alone() -> None:
+    names = [name_of(module) for module in MODULES]
+    ours = [name for name in names if not name.startswith(("uvfio.cli", "uvfio.__main__"))]
+    code = f"import importlib\nfor name in {ours!r}: importlib.import_module(name)\n"
+    isolated(code + "assert not {'msgspec', 'rich'} & set(sys.modules)", site=False)
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import uvfio; print([m for m in sys.modules if m.startswith('uvfio.')])"
+    assert isolated(code, site=False) == "[]\n"
+
+
+def test_what_stands_between_run_and_the_program() -> None:
+    """Counted, not timed: a shared computer has no reliable milliseconds."""
+    code = """
+import uvfio.doors.run.supervisor as supervisor
+from uvfio.cli.main import main
+from uvfio.machine.machine import Machine
+supervisor.run = lambda spec, *rest, **options: Machine(spec) and 0
+assert main(["run", "--status-fd", "1", "-d", "edu", "--", "true"]) == 0
+import json
+print(json.dumps(sorted(name for name in sys.modules if name != "json")))
+"""
+    before = set(
+        json.loads(isolated("import json; print(json.dumps(list(sys.modules)))", site=True))
+    )
+    # json itself comes with the question
+    loaded = [
+        name
+        for name in json.loads(isolated(code, site=True))
+        if name not in before and not name.startswith("json")
+    ]
+    wrong = [name for name in loaded if name.partition(".")[0] in STARTUP_FORBIDDEN]
+    assert not wrong
+    assert "importlib.metadata" not in loaded
+    assert len(loaded) <= STARTUP_MODULES, loaded
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    missing = [verb for verb in VERBS if f"uvfio {verb}" not in readme]
+    assert not missing or len(readme) < 100, missing

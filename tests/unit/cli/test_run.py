@@ -1,0 +1,126 @@
+"""``uvfio run``: where our words end and the program's begin, and what the runner is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from uvfio.cli import run as module
+from uvfio.cli.main import main
+from uvfio.machine.spec import default_machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WITH_VALUE = {"-d", "--device", "-m", "--machine", "--abi", "--status-fd"}
+
+
+@pytest.mark.parametrize(
+    ("words", "ours", "program"),
+    [
+        ("prog", "", "prog"),
+        ("prog -d x --trace -- y", "", "prog -d x --trace -- y"),
+        ("-- prog", "", "prog"),
+        ("-- -d x", "", "-d x"),
+        ("-- -- prog", "", "-- prog"),
+        ("-d edu prog a b", "-d edu", "prog a b"),
+        ("-d edu -- prog a b", "-d edu", "prog a b"),
+        ("-dedu prog", "-dedu", "prog"),
+        ("--device=edu prog", "--device=edu", "prog"),
+        ("--device edu prog", "--device edu", "prog"),
+        ("--trace prog", "--trace", "prog"),
+        ("--trace=file prog", "--trace=file", "prog"),
+        ("--trace --json -d edu prog -d serial", "--trace --json -d edu", "prog -d serial"),
+        ("--status-fd 3 prog", "--status-fd 3", "prog"),
+        ("-d -- prog", "-d --", "prog"),
+        ("-d", "-d", ""),
+        ("--", "", ""),
+        ("", "", ""),
+        ("- x", "", "- x"),
+    ],
+)
+def test_cut(words: str, ours: str, program: str) -> None:
+    assert module.cut(words.split(), WITH_VALUE) == (ours.split(), program.split())
+
+
+def test_the_table_of_options_with_a_value_is_that_of_the_parser() -> None:
+    _, with_value = module._parser()
+    assert with_value == WITH_VALUE
+
+
+class Runner:
+    """Stands for the runner: remembers what it was told, returns what it is told."""
+
+    def __init__(self, status: int = 0) -> None:
+        self.status = status
+        self.program: list[str] = []
+        self.spec: Any = None
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, spec: Any, program: list[str], **options: Any) -> int:
+        self.spec, self.program, self.options = spec, program, options
+        return self.status
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
+    from uvfio.doors.run import supervisor
+
+    stand_in = Runner()
+    monkeypatch.setattr(supervisor, "run", stand_in)
+    return stand_in
+
+
+def test_what_the_runner_is_told(runner: Runner) -> None:
+    assert main(["run", "prog", "--", "-x"]) == 0
+    assert runner.program == ["prog", "--", "-x"]
+    assert runner.spec == default_machine()
+    assert runner.options == {"trace": None, "trace_json": False, "status_fd": None, "abi": "2011"}
+
+
+def test_machine_file_and_devices_together(runner: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text('[iommu]\naddress_bits = 39\n[[device]]\nmodel = "edu"\n')
+    assert main(["run", "-m", str(path), "-d", "edu@0:1.0", "--abi=2011", "prog"]) == 0
+    assert runner.spec.iommu.address_bits == 39
+    assert [dev.address for dev in runner.spec.devices] == ["0000:00:02.0", "0000:00:01.0"]
+    assert main(["run", "-d", "edu", "prog"]) == 0
+    assert [dev.address for dev in runner.spec.devices] == ["0000:00:01.0"]
+
+
+def test_trace(runner: Runner, tmp_path: Path) -> None:
+    assert main(["run", "--trace", "prog"]) == 0
+    assert runner.options["trace"] is sys.stderr
+    path = tmp_path / "trace"
+    assert main(["run", f"--trace={path}", "--json", "prog"]) == 0
+    assert runner.options["trace"].name == str(path)
+    assert runner.options["trace_json"] is True
+    assert not os.get_inheritable(runner.options["trace"].fileno())
+    runner.options["trace"].close()
+
+
+def test_status_fd(runner: Runner) -> None:
+    assert main(["run", "--status-fd", "2", "prog"]) == 0
+    assert runner.options["status_fd"] == 2
+
+
+def test_the_programs_status_is_ours(runner: Runner) -> None:
+    runner.status = 7 << 8
+    assert main(["run", "prog"]) == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGINT])
+def test_the_programs_signal_is_ours(number: signal.Signals) -> None:
+    code = (
+        "import uvfio.doors.run.supervisor as supervisor; from uvfio.cli.main import main\n"
+        f"supervisor.run = lambda *a, **k: {int(number)}\n"
+        "main(['run', 'prog'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert done.returncode == -number
+    assert done.stderr == b""

@@ -1,0 +1,98 @@
+"""In-process memory and clocks."""
+
+from __future__ import annotations
+
+import pytest
+
+from uvfio.errors import Busy, InvalidArgument
+from uvfio.machine.local_seams import ByteStore, ManualClock, RealClock
+
+
+def test_store_gives_zeroed_memory_once() -> None:
+    store = ByteStore()
+    views = store.allocate("a", {0: 4096, 2: 16})
+    assert {index: bytes(view) for index, view in views.items()} == {0: bytes(4096), 2: bytes(16)}
+    views[0][1] = 7
+    with pytest.raises(Busy, match="a has memory already"):
+        store.allocate("a", {0: 1})
+    store.release("a")
+    store.release("a")
+    assert store.devices == ()
+    assert views[0][1] == 7, "who still looks at it keeps it"
+    assert store.allocate("a", {0: 2})[0][1] == 0
+
+
+def test_manual_clock_calls_in_order_of_time() -> None:
+    clock = ManualClock(100.0)
+    seen: list[tuple[str, float]] = []
+
+    def note(name: str) -> None:
+        seen.append((name, clock.monotonic()))
+
+    clock.call_later(2, lambda: note("b"))
+    clock.call_later(1, lambda: note("a"))
+    clock.call_later(2, lambda: note("c"))
+    clock.call_later(9, lambda: note("late"))
+    clock.call_later(-5, lambda: note("now"))
+    assert seen == []
+    clock.advance(3)
+    assert seen == [("now", 100.0), ("a", 101.0), ("b", 102.0), ("c", 102.0)]
+    assert clock.monotonic() == 103.0
+
+
+def test_manual_clock_calls_what_a_callback_asks_for_within_the_same_advance() -> None:
+    clock = ManualClock()
+    times: list[float] = []
+
+    def tick() -> None:
+        times.append(clock.monotonic())
+        clock.call_later(1, tick)
+
+    tick()
+    clock.advance(3)
+    assert times == [0, 1, 2, 3]
+
+
+def test_cancelled_calls_are_not_made() -> None:
+    clock = ManualClock()
+    seen: list[int] = []
+    timers = [clock.call_later(1, lambda n=n: seen.append(n)) for n in range(3)]  # type: ignore[misc]
+    timers[1].cancel()
+    timers[1].cancel()
+    clock.advance(1)
+    assert seen == [0, 2]
+    timers[0].cancel()
+
+
+def test_time_does_not_go_back() -> None:
+    with pytest.raises(InvalidArgument, match="cannot go back"):
+        ManualClock().advance(-1)
+
+
+def test_a_callback_that_raises_leaves_the_rest_for_the_next_time() -> None:
+    clock = ManualClock()
+    seen: list[str] = []
+    clock.call_later(1, lambda: seen.remove("x"))
+    clock.call_later(2, lambda: seen.append("b"))
+    with pytest.raises(ValueError):
+        clock.advance(5)
+    assert seen == []
+    clock.advance(5)
+    assert seen == ["b"]
+
+
+def test_real_clock_waits_for_its_server() -> None:
+    clock = RealClock()
+    assert clock.timeout() is None
+    seen: list[str] = []
+    clock.call_later(0, lambda: seen.append("now"))
+    later = clock.call_later(1000, lambda: seen.append("later"))
+    assert clock.timeout() == 0
+    assert seen == []
+    clock.run_due()
+    assert seen == ["now"]
+    remaining = clock.timeout()
+    assert remaining is not None
+    assert 900 < remaining <= 1000
+    later.cancel()
+    assert clock.timeout() is None
