@@ -130,7 +130,7 @@ def _machine(
     add_machine(options)
     add_json(options)
     args = options.parse_args(words)
-    spec = machine_spec(args)
+    spec = machine_spec(args.machine, args.device)
 
     from uvfio.machine.machine import Machine
 

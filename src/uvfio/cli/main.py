@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _bug(failed)
         hint = f"`make venv` in a checkout, or `{sys.executable} -m pip install {package}`"
         return _complain(f"the Python package {package} is not installed", hint, failed)
+    except SystemExit as done:  # argparse, after --help
+        return done.code if isinstance(done.code, int) else failed
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception:  # a mistake of ours: all the details, and still the right status

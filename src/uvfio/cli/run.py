@@ -1,7 +1,8 @@
-"""``uvfio run``: cut the command line in two, describe the machine, hand both to the runner.
+"""``uvfio run``: take our options off the command line, describe the machine, hand both to the runner.
 
-The words before the program are ours and are parsed; the program's own words are never looked at. This
-is the one verb whose start-up time matters, so nothing is imported here that it does not need.
+Our options end at ``--``, or before the first word that is none; the program's own words are never looked
+at. This is the one verb whose start-up time matters, so the options are taken apart by hand (argparse costs
+as much as the framework) and nothing is imported that is not needed.
 
 The runner returns the program's wait status. A signal that killed the program is raised again, so that
 whoever started us sees what he would see without us.
@@ -11,53 +12,135 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TextIO
 
-from uvfio.cli.usage import DEVICE_HELP, UsageError, add_machine, machine_spec, parser
+from uvfio.cli.usage import DEVICE_HELP, UsageError, did_you_mean, machine_spec
 
 if TYPE_CHECKING:
-    import argparse
-    from typing import TextIO
+    from collections.abc import Sequence
 
-__all__ = ["cut", "run"]
+__all__ = ["Options", "parse", "run"]
 
 STDERR = "-"
+ABIS = ("auto", "2011", "mainline")
+WITH_VALUE = {
+    "-m": "--machine",
+    "--machine": "--machine",
+    "-d": "--device",
+    "--device": "--device",
+    "--abi": "--abi",
+    "--status-fd": "--status-fd",
+}
+OPTIONS = (*WITH_VALUE, "--trace", "--json", "-h", "--help")
 
-EPILOG = f"""\
+HELP = f"""\
+usage: uvfio run [-m MACHINE.toml] [-d DEVICE]... [--abi ABI] [--trace[=FILE]] [--json]
+                 [--status-fd N] [--] PROGRAM [ARG...]
+
+Run a program that finds the machine's devices: /dev/vfio and the sysfs around it.
+
+  -m, --machine MACHINE.toml  the machine described in this file
+  -d, --device DEVICE         a device to plug in; may be given again
+  --abi auto|2011|mainline    the ABI of files that are not decided yet, and of sysfs (auto: 2011)
+  --trace[=FILE]              print each call and event, decoded, to stderr or to FILE
+  --json                      the trace as JSON lines
+  --status-fd N               write what happens to descriptor N, as JSON lines
+  -h, --help                  this text
+
 {DEVICE_HELP}
 
 Exit status: the program's own. 125: uvfio itself failed; 126: the program cannot be executed; 127: there
 is no such program. A program killed by a signal makes `uvfio run` die of the same signal."""
 
 
-def cut(words: list[str], with_value: set[str]) -> tuple[list[str], list[str]]:
-    """Our words and the program's: cut at ``--``, else before the first word that is no option of ours.
+class Options:
+    """What stands before the program, and the program's words."""
 
-    ``with_value``: the options whose value is the next word.
-    """
+    __slots__ = ("abi", "device", "help", "json", "machine", "program", "status_fd", "trace")
+
+    def __init__(self) -> None:
+        self.machine: str | None = None
+        self.device: list[str] = []
+        self.abi = "auto"
+        self.trace: str | None = None
+        self.json = False
+        self.status_fd: int | None = None
+        self.help = False
+        self.program: Sequence[str] = ()
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Take the options off; UsageError for those that make no sense by themselves."""
+    options = Options()
     position = 0
     while position < len(words):
         word = words[position]
-        if word == "--":
-            return words[:position], words[position + 1 :]
         if not word.startswith("-") or word == "-":
             break
-        position += 2 if word in with_value else 1
-    return words[:position], words[position:]
+        position += 1
+        if word == "--":
+            break
+        if word.startswith("--"):
+            name, given, value = word.partition("=")
+        else:
+            name, value = word[:2], word[2:].removeprefix("=")
+            given = value
+        if name in WITH_VALUE:
+            if not given:
+                value = words[position] if position < len(words) else "--"
+                position += 1
+                if value == "--":
+                    raise UsageError(f"uvfio run: {name} needs a value", "see `uvfio run --help`")
+            _set(options, WITH_VALUE[name], value)
+        elif name == "--trace":
+            if given and not value:
+                hint = "leave the = out to trace to stderr"
+                raise UsageError("uvfio run: --trace= names no file", hint)
+            options.trace = value or STDERR
+        elif name not in OPTIONS:
+            hint = did_you_mean(name, OPTIONS, "see `uvfio run --help`")
+            raise UsageError(f"uvfio run: there is no option {name!r}", hint)
+        elif given:
+            raise UsageError(
+                f"uvfio run: {name} takes no value {value!r}", "see `uvfio run --help`"
+            )
+        elif name == "--json":
+            options.json = True
+        else:
+            options.help = True
+    options.program = words[position:]
+    return options
+
+
+def _set(options: Options, name: str, value: str) -> None:
+    if name == "--machine":
+        options.machine = value
+    elif name == "--device":
+        options.device.append(value)
+    elif name == "--abi":
+        if value not in ABIS:
+            raise UsageError(
+                f"uvfio run: --abi {value!r} is none of {', '.join(ABIS)}", "2011 or auto"
+            )
+        options.abi = value
+    else:
+        if not value.isdecimal():
+            hint = "open it in the shell: --status-fd 3 3>status"
+            raise UsageError(
+                f"uvfio run: --status-fd {value!r} is not the number of a descriptor", hint
+            )
+        options.status_fd = int(value)
 
 
 def run(words: list[str]) -> int:
     """Run the verb. Does not return if the program was killed by a signal."""
-    options, with_value = _parser()
-    ours, program = cut(words, with_value)
-    args = options.parse_args(ours)
-    if not program:
-        raise UsageError(
-            "uvfio run: no program is given", "uvfio run [OPTION...] [--] PROGRAM [ARG...]"
-        )
-    _check(args)
-    spec = machine_spec(args)
-    trace = _open_trace(args.trace)
+    options = parse(words)
+    if options.help:
+        print(HELP)
+        return 0
+    _check(options)
+    spec = machine_spec(options.machine, options.device)
+    trace = _open_trace(options.trace)
 
     from uvfio.doors.run.launch import finish
     from uvfio.doors.run.supervisor import run as run_program
@@ -65,11 +148,11 @@ def run(words: list[str]) -> int:
     try:
         status = run_program(
             spec,
-            program,
+            options.program,
             trace=trace,
-            trace_json=args.json,
-            status_fd=args.status_fd,
-            abi="2011" if args.abi == "auto" else args.abi,
+            trace_json=options.json,
+            status_fd=options.status_fd,
+            abi="2011" if options.abi == "auto" else options.abi,
         )
     finally:
         if trace is not None:
@@ -79,55 +162,24 @@ def run(words: list[str]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _parser() -> tuple[argparse.ArgumentParser, set[str]]:
-    options = parser("run", "run a program that finds the machine's devices", EPILOG)
-    options.usage = (
-        "uvfio run [-m MACHINE.toml] [-d DEVICE]... [--abi ABI] [--trace[=FILE]] [--json]\n"
-        "                 [--status-fd N] [--] PROGRAM [ARG...]"
-    )
-    actions = add_machine(options)
-    actions.append(
-        options.add_argument(
-            "--abi",
-            choices=("auto", "2011", "mainline"),
-            default="auto",
-            help="the ABI of files that are not decided yet, and of sysfs (auto: 2011)",
-        )
-    )
-    options.add_argument(
-        "--trace",
-        metavar="FILE",
-        nargs="?",
-        const=STDERR,
-        help="print each call and event, decoded, to stderr or to FILE",
-    )
-    options.add_argument("--json", action="store_true", help="the trace as JSON lines")
-    actions.append(
-        options.add_argument(
-            "--status-fd",
-            metavar="N",
-            type=int,
-            help="write what happens to descriptor N, JSON lines",
-        )
-    )
-    return options, {name for action in actions for name in action.option_strings}
-
-
-def _check(args: Any) -> None:
-    if args.abi == "mainline":
+def _check(options: Options) -> None:
+    if not options.program:
+        hint = "uvfio run [OPTION...] [--] PROGRAM [ARG...]"
+        raise UsageError("uvfio run: no program is given", hint)
+    if options.abi == "mainline":
         raise UsageError(
             "uvfio run: --abi mainline: this version speaks the ABI of 2011 only",
             "leave --abi out, or say --abi 2011",
         )
-    if args.json and args.trace is None:
+    if options.json and options.trace is None:
         raise UsageError("uvfio run: --json is the form of the trace", "give --trace as well")
-    if args.status_fd is not None:
+    if options.status_fd is not None:
         try:
-            os.fstat(args.status_fd)
+            os.fstat(options.status_fd)
         except (OSError, OverflowError):
             hint = "open it in the shell: --status-fd 3 3>status"
             raise UsageError(
-                f"uvfio run: --status-fd {args.status_fd}: that descriptor is not open", hint
+                f"uvfio run: --status-fd {options.status_fd}: that descriptor is not open", hint
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""Command lines: the parser that all verbs use, and the options that describe a machine.
+"""Command lines: the parser that all verbs but ``run`` use, and the options that describe a machine.
 
 A mistake is a ``UsageError`` with a hint; ``main`` prints it and exits with 2. argparse is imported when
 a parser is built.
@@ -6,7 +6,7 @@ a parser is built.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     import argparse
@@ -70,21 +70,19 @@ def parser(verb: str, what: str, epilog: str = "") -> argparse.ArgumentParser:
     )
 
 
-def add_machine(to: argparse.ArgumentParser) -> list[argparse.Action]:
-    """The options -m and -d. Returns them."""
-    return [
-        to.add_argument(
-            "-m", "--machine", metavar="MACHINE.toml", help="the machine described in this file"
-        ),
-        to.add_argument(
-            "-d",
-            "--device",
-            metavar="DEVICE",
-            action="append",
-            default=[],
-            help="a device to plug in; may be given again",
-        ),
-    ]
+def add_machine(to: argparse.ArgumentParser) -> None:
+    """The options -m and -d."""
+    to.add_argument(
+        "-m", "--machine", metavar="MACHINE.toml", help="the machine described in this file"
+    )
+    to.add_argument(
+        "-d",
+        "--device",
+        metavar="DEVICE",
+        action="append",
+        default=[],
+        help="a device to plug in; may be given again",
+    )
 
 
 def add_json(to: argparse.ArgumentParser) -> None:
@@ -92,13 +90,13 @@ def add_json(to: argparse.ArgumentParser) -> None:
     to.add_argument("--json", action="store_true", help="JSON instead of text")
 
 
-def machine_spec(args: Any) -> MachineSpec:
+def machine_spec(file: str | None, devices: Iterable[str]) -> MachineSpec:
     """What -m and -d describe together, or the default machine without both."""
     from uvfio.machine.spec import MachineSpec, default_machine, parse_device
 
-    devices = tuple(parse_device(text) for text in args.device)
-    if args.machine is not None:
+    described = tuple(parse_device(text) for text in devices)
+    if file is not None:
         from uvfio.cli.machinefile import load
 
-        return load(args.machine, devices)
-    return MachineSpec(devices=devices) if devices else default_machine()
+        return load(file, described)
+    return MachineSpec(devices=described) if described else default_machine()

@@ -104,6 +104,13 @@ class Task(Protocol):
     def mm(self) -> Mm:
         """The caller's address space."""
 
+    @property
+    def memory(self) -> Memory:
+        """The caller's memory with the caller's own rights, for arguments (copy_from_user, copy_to_user).
+
+        ``mm.memory`` is for DMA: it stays bound to that address space when the caller executes another image.
+        """
+
     def file(self, fd: int) -> object:
         """The object behind the caller's ``fd``: one of our files or anything else. BadDescriptor if closed."""
 

@@ -110,7 +110,7 @@ class GroupFile(RfcFile):
         """VFIO_GROUP_GET_FLAGS: about the whole merged set, for everybody."""
         viable, owned = self.framework.group_state(self.held)
         flags = rfc.VFIO_GROUP_FLAGS_VIABLE * viable | rfc.VFIO_GROUP_FLAGS_MM_LOCKED * owned
-        task.mm.memory.write(arg, rfc.U64.pack(flags))
+        task.memory.write(arg, rfc.U64.pack(flags))
         return 0
 
     def merge(self, task: Task, arg: int) -> int:
@@ -130,12 +130,12 @@ class GroupFile(RfcFile):
 
     def get_device_fd(self, task: Task, arg: int) -> int:
         """VFIO_GROUP_GET_DEVICE_FD: a new file of the device named, from any group of the set."""
-        name = read_string(task.mm.memory, arg)
+        name = read_string(task.memory, arg)
         file = DeviceFile(self.framework, self.framework.open_device(self.held, name, task.mm))
         return install(task, file)
 
     def _partner(self, task: Task, arg: int) -> OpenGroup:
-        fd = read_int(task.mm.memory, arg)
+        fd = read_int(task.memory, arg)
         if fd < 0:
             raise InvalidArgument(f"{fd} is no descriptor")
         file = task.file(fd)
@@ -169,12 +169,12 @@ class IommuFile(RfcFile):
     def get_flags(self, task: Task, arg: int) -> int:
         """VFIO_IOMMU_GET_FLAGS: any iova may lead to any vaddr."""
         self._iommu()
-        task.mm.memory.write(arg, rfc.U64.pack(rfc.VFIO_IOMMU_FLAGS_MAP_ANY))
+        task.memory.write(arg, rfc.U64.pack(rfc.VFIO_IOMMU_FLAGS_MAP_ANY))
         return 0
 
     def map_dma(self, task: Task, arg: int) -> int:
         """VFIO_IOMMU_MAP_DMA: by the owner only (D25); READ is implied."""
-        _, vaddr, iova, size, flags = rfc.DMA_MAP.unpack(task.mm.memory.read(arg, 40))
+        _, vaddr, iova, size, flags = rfc.DMA_MAP.unpack(task.memory.read(arg, 40))
         iommu = self._owned(task)
         if flags & ~rfc.VFIO_DMA_MAP_FLAG_WRITE:
             raise InvalidArgument(f"flags {flags:#x} has unknown bits", "only bit 0, WRITE, exists")
@@ -185,7 +185,7 @@ class IommuFile(RfcFile):
 
     def unmap_dma(self, task: Task, arg: int) -> int:
         """VFIO_IOMMU_UNMAP_DMA: vaddr and flags are ignored, nothing mapped is no error."""
-        _, _, iova, size, _ = rfc.DMA_MAP.unpack(task.mm.memory.read(arg, 40))
+        _, _, iova, size, _ = rfc.DMA_MAP.unpack(task.memory.read(arg, 40))
         iommu = self._owned(task)
         assert iommu.domain is not None
         iommu.domain.unmap_range(iova, size)
@@ -246,17 +246,17 @@ class DeviceFile(RfcFile):
         if data.kind is DeviceKind.PLATFORM:
             kind = rfc.VFIO_DEVICE_FLAGS_DT
         flags = kind | rfc.VFIO_DEVICE_FLAGS_RESET * data.resettable
-        task.mm.memory.write(arg, rfc.U64.pack(flags))
+        task.memory.write(arg, rfc.U64.pack(flags))
         return 0
 
     def get_num_regions(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_GET_NUM_REGIONS."""
-        task.mm.memory.write(arg, rfc.S32.pack(self._device().num_regions))
+        task.memory.write(arg, rfc.S32.pack(self._device().num_regions))
         return 0
 
     def get_region_info(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_GET_REGION_INFO: ``len`` may be 32 to 40; all of it after ``index`` is written."""
-        data, memory = self._device(), task.mm.memory
+        data, memory = self._device(), task.memory
         length = int.from_bytes(memory.read(arg, 4), "little")
         if not REGION_INFO_MIN <= length <= rfc.REGION_INFO.size:
             raise InvalidArgument(
@@ -274,12 +274,12 @@ class DeviceFile(RfcFile):
 
     def get_num_irqs(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_GET_NUM_IRQS."""
-        task.mm.memory.write(arg, rfc.S32.pack(self._device().num_irqs))
+        task.memory.write(arg, rfc.S32.pack(self._device().num_irqs))
         return 0
 
     def get_irq_info(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_GET_IRQ_INFO: ``len`` must be 16."""
-        data, memory = self._device(), task.mm.memory
+        data, memory = self._device(), task.memory
         length = int.from_bytes(memory.read(arg, 4), "little")
         if length != rfc.IRQ_INFO.size:
             raise InvalidArgument(f"len {length} of vfio_irq_info is not 16")
@@ -291,7 +291,7 @@ class DeviceFile(RfcFile):
 
     def set_irq_eventfds(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_SET_IRQ_EVENTFDS: ``{index, count, fd...}``."""
-        data, memory = self._device(), task.mm.memory
+        data, memory = self._device(), task.memory
         index, count = read_int(memory, arg), read_int(memory, arg + 4)
         data.check_irqs(index, count)
         raw = memory.read(arg + 8, 4 * count) if count else b""
@@ -311,12 +311,12 @@ class DeviceFile(RfcFile):
 
     def unmask_irq(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_UNMASK_IRQ: the index counts (D32c)."""
-        self._device().unmask_irq(read_int(task.mm.memory, arg))
+        self._device().unmask_irq(read_int(task.memory, arg))
         return 0
 
     def set_unmask_irq_eventfd(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_SET_UNMASK_IRQ_EVENTFD: ``{index, fd}`` as the header says (D32d); fd < 0 ends it."""
-        data, memory = self._device(), task.mm.memory
+        data, memory = self._device(), task.memory
         index, fd = read_int(memory, arg), read_int(memory, arg + 4)
         if fd < 0:
             data.set_unmask_event(index, None)

@@ -60,7 +60,7 @@ def describe_device(machine: Machine, slot: Slot) -> dict[str, Any]:
 
 def _resource(resource: Resource) -> dict[str, Any]:
     return {
-        "index": resource.index,
+        "index": resource.number,
         "kind": resource.kind,
         "start": resource.start,
         "size": resource.size,

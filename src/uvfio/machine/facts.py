@@ -8,8 +8,7 @@ Nothing here changes a function or knows who drives it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from uvfio.drivers.pci.hardware import BarKind
 from uvfio.uapi import pci
@@ -40,8 +39,7 @@ IORESOURCE_UNSET = 0x2000_0000
 ROM_RESOURCE = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """The numbers that say what a function is. ``class_code`` has 24 bits."""
 
     vendor: int
@@ -62,11 +60,10 @@ class Identity:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """A BAR (0-5) or the expansion ROM (6). ``start`` 0: the firmware found no room for it."""
+class Resource(NamedTuple):
+    """BAR ``number`` 0-5, or the expansion ROM, 6. ``start`` 0: the firmware found no room for it."""
 
-    index: int
+    number: int
     start: int
     size: int
     flags: int
@@ -75,8 +72,7 @@ class Resource:
     mappable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Capability:
+class Capability(NamedTuple):
     """An entry of a capability list. ``name`` is that of ``linux/pci_regs.h`` without its prefix."""
 
     offset: int

@@ -340,23 +340,13 @@ class PciModel:
     @classmethod
     def describe(cls) -> dict[str, object]:
         """The model as JSON values: identity, BARs with their registers, capabilities, options."""
-        bars = []
-        for index, declared in cls.bar_declarations.items():
-            size = declared.size
-            registers = declared.registers if isinstance(declared, RegisterBar) else None
-            bars.append(
-                {
-                    "index": index,
-                    "name": declared.name,
-                    "size": size.default if isinstance(size, Option) else size,
-                    "kind": declared.kind.value,
-                    "prefetchable": declared.prefetchable,
-                    "mappable": declared.mappable,
-                    "registers": [r.describe() for r in registers.registers.values()]
-                    if registers
-                    else [],
-                }
-            )
+        bars = [_describe_bar(declared) for declared in cls.bar_declarations.values()]
+        for cap in cls.capabilities:
+            if isinstance(cap, MsiX) and cap.bar not in cls.bar_declarations:
+                made = BarDeclaration(cap.bar, power_of_two(cap.end, 4096), BarKind.MEMORY32)
+                made.name = "msix"
+                bars.append(_describe_bar(made))
+        bars.sort(key=lambda bar: str(bar["index"]))
         return {
             "class": f"{cls.__module__}:{cls.__qualname__}",
             "summary": (cls.__doc__ or "").strip().partition("\n")[0],
@@ -474,6 +464,20 @@ class PciModel:
     def _cancel_all(self) -> None:
         for call in tuple(self._pending):
             call.cancel()
+
+
+def _describe_bar(declared: BarDeclaration) -> dict[str, object]:
+    size = declared.size
+    registers = declared.registers.registers if isinstance(declared, RegisterBar) else {}
+    return {
+        "index": declared.index,
+        "name": declared.name,
+        "size": size.default if isinstance(size, Option) else size,
+        "kind": declared.kind.value,
+        "prefetchable": declared.prefetchable,
+        "mappable": declared.mappable,
+        "registers": [register.describe() for register in registers.values()],
+    }
 
 
 class _PendingCall:

@@ -40,9 +40,7 @@ def test_help_names_every_verb(words: list[str], capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as info:
-        main([verb, "--help"])
-    assert info.value.code == 0
+    assert main([verb, "--help"]) == 0
     assert f"uvfio {verb}" in capsys.readouterr().out
 
 
@@ -68,9 +66,14 @@ def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]
         (["run", "--trase", "x"], "uvfio: uvfio run: there is no option '--trase'", "--trace"),
         (
             ["run", "--abi", "2012", "x"],
-            "uvfio: uvfio run: argument --abi: invalid choice",
-            "--help",
+            "uvfio: uvfio run: --abi '2012' is none of auto, 2011, mainline",
+            "2011",
         ),
+        (["run", "--trace=", "x"], "uvfio: uvfio run: --trace= names no file", "stderr"),
+        (["run", "--json=1", "x"], "uvfio: uvfio run: --json takes no value '1'", "--help"),
+        (["run", "-x", "x"], "uvfio: uvfio run: there is no option '-x'", "--help"),
+        (["run", "-d"], "uvfio: uvfio run: -d needs a value", "--help"),
+        (["run", "-d", "--", "x"], "uvfio: uvfio run: -d needs a value", "--help"),
         (
             ["run", "--abi", "mainline", "x"],
             "uvfio: uvfio run: --abi mainline: this version",
@@ -80,8 +83,8 @@ def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]
         (["run", "--status-fd", "99", "x"], "uvfio: uvfio run: --status-fd 99: that desc", "3>"),
         (
             ["run", "--status-fd", "x", "x"],
-            "uvfio: uvfio run: argument --status-fd: invalid",
-            "help",
+            "uvfio: uvfio run: --status-fd 'x' is not the number of a descriptor",
+            "3>",
         ),
         (
             ["run", "-d", "edu@x", "x"],

@@ -17,40 +17,50 @@ from uvfio.machine.spec import default_machine
 if TYPE_CHECKING:
     from pathlib import Path
 
-WITH_VALUE = {"-d", "--device", "-m", "--machine", "--abi", "--status-fd"}
-
 
 @pytest.mark.parametrize(
-    ("words", "ours", "program"),
+    ("words", "program"),
     [
-        ("prog", "", "prog"),
-        ("prog -d x --trace -- y", "", "prog -d x --trace -- y"),
-        ("-- prog", "", "prog"),
-        ("-- -d x", "", "-d x"),
-        ("-- -- prog", "", "-- prog"),
-        ("-d edu prog a b", "-d edu", "prog a b"),
-        ("-d edu -- prog a b", "-d edu", "prog a b"),
-        ("-dedu prog", "-dedu", "prog"),
-        ("--device=edu prog", "--device=edu", "prog"),
-        ("--device edu prog", "--device edu", "prog"),
-        ("--trace prog", "--trace", "prog"),
-        ("--trace=file prog", "--trace=file", "prog"),
-        ("--trace --json -d edu prog -d serial", "--trace --json -d edu", "prog -d serial"),
-        ("--status-fd 3 prog", "--status-fd 3", "prog"),
-        ("-d -- prog", "-d --", "prog"),
-        ("-d", "-d", ""),
-        ("--", "", ""),
-        ("", "", ""),
-        ("- x", "", "- x"),
+        ("prog", "prog"),
+        ("prog -d x --trace -- y", "prog -d x --trace -- y"),
+        ("-- prog", "prog"),
+        ("-- -d x", "-d x"),
+        ("-- -- prog", "-- prog"),
+        ("-d edu prog a b", "prog a b"),
+        ("-d edu -- prog a b", "prog a b"),
+        ("-dedu prog", "prog"),
+        ("-d=edu prog", "prog"),
+        ("--device=edu prog", "prog"),
+        ("--device edu prog", "prog"),
+        ("-d prog prog -- -d", "prog -- -d"),
+        ("--trace prog", "prog"),
+        ("--trace=file prog", "prog"),
+        ("--trace --json -d edu prog -d serial", "prog -d serial"),
+        ("--status-fd 3 prog --help", "prog --help"),
+        ("- x", "- x"),
+        ("--", ""),
+        ("", ""),
     ],
 )
-def test_cut(words: str, ours: str, program: str) -> None:
-    assert module.cut(words.split(), WITH_VALUE) == (ours.split(), program.split())
+def test_where_the_program_begins(words: str, program: str) -> None:
+    assert module.parse(words.split()).program == program.split()
 
 
-def test_the_table_of_options_with_a_value_is_that_of_the_parser() -> None:
-    _, with_value = module._parser()
-    assert with_value == WITH_VALUE
+def test_what_the_options_say() -> None:
+    words = "-m a -mb --machine=c -d x -dy --device z --device=v=w --abi=2011 --trace=f --json"
+    options = module.parse([*words.split(), "--status-fd=3", "prog"])
+    assert options.machine == "c"
+    assert options.device == ["x", "y", "z", "v=w"]
+    assert (options.abi, options.trace, options.json, options.status_fd) == ("2011", "f", True, 3)
+    options = module.parse(["--trace", "prog"])
+    assert (options.machine, options.device, options.trace) == (None, [], module.STDERR)
+    assert (options.abi, options.json, options.status_fd) == ("auto", False, None)
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(option in out for option in module.OPTIONS)
 
 
 class Runner:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from support.model_world import World, power_on
+from typing import TypeVar
 
+import pytest
+
+from support.model_world import World, power_on
 from uvfio.models.exerciser import Exerciser
 from uvfio.uapi import pci
 
+P = TypeVar("P", bound=Exerciser)
 MASTER = pci.PCI_COMMAND_MASTER
 
 
@@ -21,7 +24,7 @@ def unmask(world: World[Exerciser], *vectors: int) -> None:
         world.write(vector * 16 + 12, 0, bar=1)
 
 
-def interrupt_status(world: World[Exerciser]) -> bool:
+def interrupt_status(world: World[P]) -> bool:
     status = world.model.config_read(pci.PCI_STATUS, 2)
     return bool(status & pci.PCI_STATUS_INTERRUPT)
 

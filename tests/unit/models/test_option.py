@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from uvfio.errors import ConfigError
@@ -12,7 +14,7 @@ def even(value: int) -> str:
     return "is odd" if value % 2 else ""
 
 
-OPTIONS = {
+OPTIONS: dict[str, Option[Any]] = {
     "mask": Option(int, 0xFF, "bits"),
     "delay": Option(float, 0.5, "seconds"),
     "fast": Option(bool, False, "speed"),
@@ -105,5 +107,5 @@ def test_as_attribute() -> None:
     thing = Thing()
     assert thing.mask == 9
     assert Thing.mask.describe() == {"name": "mask", "type": "int", "default": 1, "help": "bits"}
-    with pytest.raises(AttributeError, match="^option mask is fixed when the device is made$"):
+    with pytest.raises(AttributeError, match=r"^option mask is fixed when the device is made$"):
         thing.mask = 3

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from uvfio.doors.run import sys as sc
 from uvfio.doors.run.paths import ARG, Request
 from uvfio.doors.run.stat import pack_stat, pack_stat_32
-from uvfio.errors import BadAddress, InvalidArgument
+from uvfio.errors import InvalidArgument
 from uvfio.fops.rfc import GroupFile
 
 if TYPE_CHECKING:
@@ -82,13 +82,18 @@ class Calls:
             raise InvalidArgument("negative offset")
         if count <= PIECE:
             data = file.pread(process, count, offset)
-            # The same as memory.write, without a call: this is the hottest line there is.
-            try:
-                if os.pwrite(process.memory.fd, data, address) == len(data):
-                    return len(data)
-            except (OSError, OverflowError):
-                pass
-            raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}")
+            size = len(data)
+            page = address >> 12
+            if page in process.writable and (address + size - 1) >> 12 == page:
+                # Faster than memory.write, and the same for a page that it could write to before.
+                try:
+                    if os.pwrite(process.space.fd, data, address) == size:
+                        return size
+                except OSError:
+                    pass
+            process.memory.write(address, data)
+            process.remember_writable(page)
+            return size
         done = 0
         count = min(count, MAX_RW_COUNT)
         while done < count:

@@ -1,15 +1,18 @@
-"""The memory of a program, through /proc/PID/mem, and the ``Memory`` seam on it.
+"""The memory of a program, seen two ways.
 
-A descriptor of /proc/PID/mem stays bound to the address space it was opened for: after the process has
-executed another image, reads and writes return 0 bytes. That makes a ``ProgramMemory`` as long-lived as
-the ``Mm`` it belongs to and never longer: DMA into an image that is gone faults instead of hitting the next.
+``UserMemory`` is what a system call sees of its caller: the memory of the process as it is now, with the
+rights that its pages have (process_vm_readv and _writev). Arguments go through it.
 
-Writes go through the kernel's access_remote_vm, which breaks copy-on-write and ignores page protection for
-private mappings; ``pin`` therefore asks /proc/PID/maps whether a range may be written at all.
+``ProgramMemory`` is one address space for devices and for speed, through /proc/PID/mem. A descriptor of
+/proc/PID/mem stays bound to the address space it was opened for: after the process has executed another
+image, reads and writes return 0 bytes. That makes it as long-lived as the ``Mm`` it belongs to and never
+longer: DMA into an image that is gone faults instead of hitting the next one. Its writes ignore the
+protection of private pages, so ``pin`` asks /proc/PID/maps whether a range may be written at all.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -21,7 +24,7 @@ from uvfio.errors import BadAddress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ProgramMemory"]
+__all__ = ["ProgramMemory", "UserMemory"]
 
 ADDRESS_LIMIT = 1 << 63  # what pread's signed offset can say; user space ends below
 
@@ -37,6 +40,68 @@ class Area(NamedTuple):
     offset: int
     dev: int
     inode: int
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_vm_call_types = (
+    ctypes.c_int,
+    ctypes.POINTER(_Iovec),
+    ctypes.c_ulong,
+    ctypes.POINTER(_Iovec),
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
+_readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
+for _call in (_readv, _writev):
+    _call.argtypes = _vm_call_types
+    _call.restype = ctypes.c_ssize_t
+
+
+class UserMemory:
+    """Arguments of the process ``pid``. Used by one thread, while the caller waits for its answer."""
+
+    __slots__ = ("_here", "_there", "pid", "program")
+
+    def __init__(self, pid: int, program: ProgramMemory) -> None:
+        self.pid = pid
+        self.program = program
+        self._here = _Iovec()
+        self._there = _Iovec()
+
+    def read(self, address: int, size: int) -> bytes:
+        if size == 0:
+            return b""
+        buffer = ctypes.create_string_buffer(size)
+        if not self._move(_readv, ctypes.addressof(buffer), address, size):
+            raise BadAddress(f"cannot read {size} bytes at {address:#x}")
+        return buffer.raw
+
+    def write(self, address: int, data: bytes) -> None:
+        if not data:
+            return
+        buffer = ctypes.create_string_buffer(data, len(data))
+        if not self._move(_writev, ctypes.addressof(buffer), address, len(data)):
+            raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}")
+
+    def _move(self, call: Callable[..., int], here: int, there: int, size: int) -> bool:
+        if there >= ADDRESS_LIMIT:
+            return False
+        self._here.iov_base, self._here.iov_len = here, size
+        self._there.iov_base, self._there.iov_len = there, size
+        return call(self.pid, self._here, 1, self._there, 1, 0) == size
+
+    def store(self, address: int, value: int, width: int) -> None:
+        self.program.store(address, value, width)
+
+    def view(self, address: int, size: int) -> memoryview | None:
+        return self.program.view(address, size)
+
+    def pin(self, address: int, size: int, writable: bool) -> int:
+        return self.program.pin(address, size, writable)
 
 
 class ProgramMemory:

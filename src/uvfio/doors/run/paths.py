@@ -57,11 +57,16 @@ WATCHED = (*PREFIXES, b"/proc/", b"/dev/fd/")
 
 
 class Paths:
-    """The handlers, by the kernel's names; see ``table``."""
+    """The handlers, by the kernel's names.
+
+    ``displaced`` belongs to the path that ``interesting`` returned last: the kernel would not resolve it as the
+    program means it, because it starts from a folder that exists only here.
+    """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
         self.tree = supervisor.tree
+        self.displaced = False
 
     # -- which path is it? -----------------------------------------------------------------------
 
@@ -78,22 +83,32 @@ class Paths:
             if end < 0:
                 return None
         raw = raw[:end]
+        self.displaced = False
         if raw.startswith(b"/"):
             if raw.startswith(WATCHED):
-                return self._clean(raw)
+                path = self._clean(raw)
+                self.displaced = not self._is_watched(path) and raw.startswith(PREFIXES)
+                return path
             if b"/." not in raw and b"//" not in raw:
                 return None
             path = self._clean(raw)
         else:
             path = self._join(process, request, dirfd, raw)
-            if process.virtual_cwd and path:
-                return path
-        return path if path.encode("utf-8", "surrogateescape").startswith(WATCHED) else None
+        return path if self.displaced or self._is_watched(path) else None
+
+    @staticmethod
+    def _is_watched(path: str) -> bool:
+        return path.encode("utf-8", "surrogateescape").startswith(WATCHED)
 
     def _join(self, process: Process, request: Request, dirfd: int | None, raw: bytes) -> str:
+        """A relative path made absolute; "" when it can only be the kernel's."""
         if dirfd is None or dirfd == AT_FDCWD:
             base = process.cwd
-            if b".." not in raw and not base.startswith(("/dev", "/sys", "/proc")) and base != "/":
+            if process.virtual_cwd:
+                self.displaced = True
+            elif (
+                b".." not in raw and not base.startswith(("/dev", "/sys", "/proc")) and base != "/"
+            ):
                 inside = self.tree.virtual(base)
                 if inside is None:
                     return ""
@@ -103,9 +118,12 @@ class Paths:
                 base = os.readlink(f"/proc/{request[1]}/fd/{dirfd}")
             except OSError:
                 return ""
-            base = self.tree.virtual(base) or base
-        if not raw and not (dirfd is None or dirfd == AT_FDCWD):
-            return base
+            inside = self.tree.virtual(base)
+            if inside is not None:
+                base = inside
+                self.displaced = b".." in raw
+            if not raw:
+                return base
         return self._clean(f"{base}/".encode("utf-8", "surrogateescape") + raw)
 
     @staticmethod
@@ -166,7 +184,7 @@ class Paths:
             if not path.startswith("/"):
                 raise OSError(errno.ENXIO, f"{path} cannot be opened again")
         if not self._is_ours(path):
-            return self._open_elsewhere(process, path, flags, cloexec)
+            return self._open_elsewhere(path, flags, cloexec)
         found = self._find(
             path, follow=not flags & os.O_NOFOLLOW, creating=bool(flags & os.O_CREAT)
         )
@@ -196,9 +214,9 @@ class Paths:
         finally:
             os.close(fd)
 
-    def _open_elsewhere(self, process: Process, path: str, flags: int, cloexec: bool) -> int | None:
-        """A path of the host; it is ours to open only if the program believes to be elsewhere."""
-        if not process.virtual_cwd:
+    def _open_elsewhere(self, path: str, flags: int, cloexec: bool) -> int | None:
+        """A path of the host; it is ours to open only if the kernel would not find it."""
+        if not self.displaced:
             return None
         fd = os.open(path, flags & ~os.O_PATH | os.O_CLOEXEC, 0o644)
         try:
@@ -226,8 +244,7 @@ class Paths:
         if token is not None:
             return self.token_facts(token)
         if not self._is_ours(path):
-            process = self.supervisor.processes.get(request[1])
-            if not process.virtual_cwd:
+            if not self.displaced:
                 return None
             return Facts.of(os.stat(path, follow_symlinks=follow))
         found = self._find(path, follow=follow)
@@ -287,10 +304,10 @@ class Paths:
         """For the *at calls: dirfd, path, flags; an empty path means the descriptor itself."""
         dirfd, flags = request[ARG] & 0xFFFFFFFF, request[ARG + flags_index]
         process = self.supervisor.processes.get(request[1])
-        if flags & AT_EMPTY_PATH and dirfd in self.supervisor.reserved:
-            if process.read_some(request[ARG + 1], 1) in (b"\0", b""):
-                token = process.token(request[1], dirfd)
-                return None if token is None else self.token_facts(token)
+        itself = flags & AT_EMPTY_PATH and dirfd in self.supervisor.reserved
+        if itself and process.read_some(request[ARG + 1], 1) in (b"\0", b""):
+            token = process.token(request[1], dirfd)
+            return None if token is None else self.token_facts(token)
         path = self.interesting(request, dirfd, request[ARG + 1])
         return self._facts(request, path, not flags & AT_SYMLINK_NOFOLLOW)
 
@@ -400,7 +417,7 @@ class Paths:
         if path is not None and self._is_ours(path):
             real = self._find(path).real
             path = self.tree.virtual(real) or path
-        elif path is None or process.read_some(request[ARG], 1) == b"/":
+        elif path is None or not self.displaced:
             process.forget_cwd()
             return None
         else:

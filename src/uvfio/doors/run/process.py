@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from uvfio.core.seams import Mm
 from uvfio.doors.run import sys as sc
 from uvfio.doors.run.events import EventFd
-from uvfio.doors.run.memory import ProgramMemory
+from uvfio.doors.run.memory import ProgramMemory, UserMemory
 from uvfio.errors import BadAddress, BadDescriptor, VfioError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = ["Process", "Processes", "Unreadable"]
 CAP_IPC_LOCK = 14
 AT_RANDOM = 25
 TIDS_KEPT = 1024
+PAGES_KEPT = 4096
 
 
 class Unreadable(VfioError):
@@ -50,8 +51,9 @@ class Process:
 
     __slots__ = (
         "_cwd",
-        "_memory",
         "_mm",
+        "_space",
+        "_user",
         "cacheable",
         "exec_mark",
         "exec_tid",
@@ -64,6 +66,7 @@ class Process:
         "tids",
         "used",
         "virtual_cwd",
+        "writable",
     )
 
     def __init__(self, supervisor: Supervisor, tgid: int, parent: int) -> None:
@@ -79,18 +82,21 @@ class Process:
         self.exec_tid = 0
         self.exec_mark = b""
         self.virtual_cwd = ""
+        self.writable: set[int] = set()
         self._cwd = ""
-        self._memory: ProgramMemory | None = None
+        self._space: ProgramMemory | None = None
+        self._user: UserMemory | None = None
         self._mm: Mm | None = None
 
     # -- memory ----------------------------------------------------------------------------------
 
     @property
-    def memory(self) -> ProgramMemory:
-        memory = self._memory
-        if memory is None:
+    def space(self) -> ProgramMemory:
+        """The present address space. Unreadable, BadAddress."""
+        space = self._space
+        if space is None:
             try:
-                memory = self._memory = ProgramMemory(self.tgid, self.supervisor.tokens.is_device)
+                space = self._space = ProgramMemory(self.tgid, self.supervisor.tokens.is_device)
             except PermissionError as error:
                 raise Unreadable(
                     f"process {self.tgid} made itself non-dumpable (prctl PR_SET_DUMPABLE, or its "
@@ -98,33 +104,40 @@ class Process:
                 ) from error
             except FileNotFoundError as error:
                 raise BadAddress(f"process {self.tgid} is gone") from error
-        return memory
+        return space
+
+    @property
+    def memory(self) -> UserMemory:
+        """The memory as the process itself may use it."""
+        if self._user is None:
+            self._user = UserMemory(self.tgid, self.space)
+        return self._user
 
     def read_some(self, address: int, size: int) -> bytes:
         """Up to ``size`` bytes, as far as they are mapped; empty for none."""
         for _ in range(2):
             try:
-                data = os.pread(self.memory.fd, size, address)
+                data = os.pread(self.space.fd, size, address)
             except (OSError, OverflowError) as error:
                 if isinstance(error, VfioError):
                     raise
                 return b""
             if data or self.used:
                 return data
-            self._memory = None  # perhaps bound to the image before an exec
+            self._forget_space()  # perhaps bound to the image before an exec
         return b""
 
     @property
     def mm(self) -> Mm:
         self.used = True
         if self._mm is None:
-            self._mm = Mm(self.memory, f"pid {self.tgid}")
+            self._mm = Mm(self.space, f"pid {self.tgid}")
         return self._mm
 
     def share_mm(self, other: Process) -> None:
         """A vfork child runs in its parent's memory until it executes something."""
         self._mm = other.mm
-        self._memory = other.memory
+        self._space = other.space
 
     def image_mark(self) -> bytes:
         """Differs between any two images that this process executes."""
@@ -148,11 +161,25 @@ class Process:
     def new_image(self) -> None:
         """An exec happened: another address space; close-on-exec descriptors are gone."""
         self.files.clear()
-        self._memory = None
+        self._forget_space()
         self._mm = None
         self.used = False
         self.exec_tid = 0
         self.cacheable = True
+
+    def _forget_space(self) -> None:
+        self._space = None
+        self._user = None
+        self.writable.clear()
+
+    def remember_writable(self, page: int) -> None:
+        """A write to this page (address >> 12) succeeded with the program's own rights.
+
+        A program that protects the page later is believed to have written to it: the price of the fast way.
+        """
+        if len(self.writable) >= PAGES_KEPT:
+            self.writable.clear()
+        self.writable.add(page)
 
     # -- descriptors (Task) ------------------------------------------------------------------------
 

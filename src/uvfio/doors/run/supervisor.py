@@ -125,10 +125,7 @@ class Supervisor:
             self.current = request[0]
             try:
                 value = handlers[request[3], request[4]](request)
-                if value is None:
-                    answer = pack(request[0], 0, 0, go_on)
-                else:
-                    answer = pack(request[0], value, 0, 0)
+                answer = pack(request[0], value or 0, 0, go_on if value is None else 0)
             except OSError as failure:
                 answer = pack(request[0], 0, -(failure.errno or errno.EIO), 0)
             except Exception:

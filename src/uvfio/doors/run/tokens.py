@@ -138,9 +138,10 @@ class Tokens:
                 if mask & sc.IN_Q_OVERFLOW:
                     self._check_all()
                 token = self._watches.get(watch)
-                if token is not None and mask & sc.IN_CLOSE_WRITE:
-                    if token.shared < 0 or self._sole_opener(token.shared):
-                        self._release(token)
+                if token is None or not mask & sc.IN_CLOSE_WRITE:
+                    continue
+                if token.shared < 0 or self._sole_opener(token.shared):
+                    self._release(token)
 
     def release_all(self) -> None:
         """Every program is gone: release what is left (an event may be late)."""

@@ -286,4 +286,4 @@ def _data_text(raw: bytes) -> str:
 def open_output(path: str) -> TextIO:
     """A line-buffered trace file; OSError as open gives it."""
     fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    return open(fd, "w", buffering=1)  # noqa: SIM115
+    return open(fd, "w", buffering=1)

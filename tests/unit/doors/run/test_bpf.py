@@ -40,7 +40,7 @@ def interpret(program: bytes, data: bytes) -> int:
             case 0x07:  # MISC TAX
                 x = a
             case 0x06:  # RET K
-                return k
+                return int(k)
             case 0x05:  # JMP JA
                 pc += k
             case 0x15 | 0x35 | 0x45 | 0x3D:
@@ -71,7 +71,7 @@ def i386(name: str, *args: int, program: bytes = PROGRAM) -> str:
     return verdict(s.I386[name], *args, arch=s.AUDIT_ARCH_I386, program=program)
 
 
-ALWAYS = [
+ALWAYS: list[str] = [
     "open",
     "openat",
     "openat2",
@@ -90,10 +90,11 @@ ALWAYS = [
     "llistxattr",
     "chdir",
     "fchdir",
+    "getcwd",
     "execve",
     "execveat",
 ]
-FD0 = [
+FD0: list[str] = [
     "read",
     "write",
     "readv",
@@ -335,7 +336,8 @@ def test_unconditional_verdicts_need_no_argument() -> None:
     def loads(nr: int, arch: int) -> set[int]:
         code = list(s.sock_filter.iter_unpack(PROGRAM))
         data = s.seccomp_data.pack(nr, arch, 0, *[0] * 6)
-        seen, a, pc = set(), 0, 0
+        seen: set[int] = set()
+        a = pc = 0
         while True:
             op, jt, jf, k = code[pc]
             pc += 1
