@@ -24,8 +24,8 @@ demo: $(STAMP) build/edu_driver ## a C driver drives a device that is written in
 	@$(BIN)/uvfio tree
 	@printf '\n== An ordinary C program drives one of its devices: uvfio run ./build/edu_driver\n\n'
 	@$(BIN)/uvfio run -- ./build/edu_driver
-	@printf '\n== The same, with every call decoded: uvfio run --trace ./build/edu_driver\n\n'
-	@$(BIN)/uvfio run --trace -- ./build/edu_driver
+	@printf '\n== What it asked of the kernel that is not there: uvfio run --trace ./build/edu_driver\n\n'
+	@$(BIN)/uvfio run --trace -- ./build/edu_driver 2>&1 >/dev/null
 
 test: $(STAMP) ## all tests but the long ones
 	$(BIN)/pytest -n auto

@@ -13,7 +13,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <signal.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -93,10 +93,15 @@ static void pass_fd(int socket, int *fd, int receive)
 		fail("sendmsg");
 }
 
-/* The end of the program interrupts RECV; nothing else has to be looked at for each call */
-static void on_child(int number)
+/*
+ * RECV fails with ENOENT when whoever asked is gone: killed, or ended altogether.
+ * Then, and only then, it is worth a call to find out which.
+ */
+static int all_gone(int listener)
 {
-	(void)number;
+	struct pollfd wait = { .fd = listener, .events = POLLIN };
+
+	return poll(&wait, 1, -1) == 1 && wait.revents & POLLHUP;
 }
 
 static void serve(int listener)
@@ -112,11 +117,11 @@ static void serve(int listener)
 
 		memset(&request, 0, sizeof(request));
 		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request)) {
-			if (errno == EINTR && waitpid(-1, NULL, WNOHANG | __WNOTHREAD) != 0)
+			if (errno == ENOENT && all_gone(listener))
 				return;
-			if (errno == EINTR || errno == ENOENT)
-				continue;
-			fail("RECV");
+			if (errno != EINTR && errno != ENOENT)
+				fail("RECV");
+			continue;
 		}
 		if (request.pid != pid) {
 			close(memory);
@@ -139,15 +144,13 @@ static void serve(int listener)
 
 int main(int argc, char **argv)
 {
-	struct sigaction action = { .sa_handler = on_child };
-	int sockets[2], listener;
+	int sockets[2], listener, status;
 	pid_t child;
 
 	if (argc < 2) {
 		fprintf(stderr, "usage: floor PROGRAM [ARG...]\n");
 		return 2;
 	}
-	sigaction(SIGCHLD, &action, NULL);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets))
 		fail("socketpair");
 	child = fork();
@@ -168,5 +171,7 @@ int main(int argc, char **argv)
 	if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP))
 		fprintf(stderr, "floor: no synchronous wake-up on this kernel\n");
 	serve(listener);
-	return 0;
+	if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
+		return 125;
+	return WEXITSTATUS(status);
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -23,18 +23,6 @@ from uvfio.core.seams import Event, Mm
 from uvfio.doors.local import Process
 from uvfio.errors import BadAddress, InvalidArgument, NoSuchDevice, Unsupported, VfioError
 from uvfio.uapi import rfc
-
-__all__ = [
-    "PAGE",
-    "FakeBound",
-    "FakeBusDevice",
-    "FakeDriver",
-    "FakeMachine",
-    "SparseMemory",
-    "World",
-    "refused",
-    "same_state",
-]
 
 PAGE = 4096
 UNIT = IommuUnit()
@@ -138,7 +126,7 @@ class FakeBound:
     ``errors[method]`` is raised by that method. ``on_call(method)`` is called at the start of each.
     """
 
-    SIZES = {REGISTERS: 0x100, RAM: 0x2000, ROM: 0x800, CONFIG: 0x100}
+    SIZES: ClassVar = {REGISTERS: 0x100, RAM: 0x2000, ROM: 0x800, CONFIG: 0x100}
 
     def __init__(self, name: str = "device") -> None:
         self.name = name
@@ -180,9 +168,7 @@ class FakeBound:
         self._called("region")
         if not 0 <= index < self.num_regions:
             raise InvalidArgument(f"no region {index}")
-        return Region(
-            index, self.SIZES.get(index, 0), writable=index != ROM, mappable=index == RAM
-        )
+        return Region(index, self.SIZES.get(index, 0), writable=index != ROM, mappable=index == RAM)
 
     def read(self, index: int, offset: int, count: int) -> bytes:
         self._called("read")

@@ -33,6 +33,7 @@ VERBS = {
     "tree": "show the devices by IOMMU group",
     "show": "show everything about one device",
     "models": "list the device models, or describe one",
+    "ctl": "change the machine of a run that was started with --control",
     "check": "find out whether programs can be run here",
 }
 
@@ -101,6 +102,10 @@ def _verb(verb: str) -> Callable[[list[str]], int]:
         from uvfio.cli.check import check
 
         return check
+    if verb == "ctl":
+        from uvfio.cli.ctl import ctl
+
+        return ctl
     if verb == "models":
         from uvfio.cli.models import models
 

@@ -29,13 +29,14 @@ WITH_VALUE = {
     "-d": "--device",
     "--device": "--device",
     "--abi": "--abi",
+    "--control": "--control",
     "--status-fd": "--status-fd",
 }
 OPTIONS = (*WITH_VALUE, "--trace", "--json", "-h", "--help")
 
 HELP = f"""\
 usage: uvfio run [-m MACHINE.toml] [-d DEVICE]... [--abi ABI] [--trace[=FILE]] [--json]
-                 [--status-fd N] [--] PROGRAM [ARG...]
+                 [--control SOCKET] [--status-fd N] [--] PROGRAM [ARG...]
 
 Run a program that finds the machine's devices: /dev/vfio and the sysfs around it.
 
@@ -44,6 +45,7 @@ Run a program that finds the machine's devices: /dev/vfio and the sysfs around i
   --abi auto|2011|mainline    the ABI of files that are not decided yet, and of sysfs (auto: 2011)
   --trace[=FILE]              print each call and event, decoded, to stderr or to FILE
   --json                      the trace as JSON lines
+  --control SOCKET            let `uvfio ctl SOCKET` change the machine while the program runs
   --status-fd N               write what happens to descriptor N, as JSON lines
   -h, --help                  this text
 
@@ -56,7 +58,17 @@ is no such program. A program killed by a signal makes `uvfio run` die of the sa
 class Options:
     """What stands before the program, and the program's words."""
 
-    __slots__ = ("abi", "device", "help", "json", "machine", "program", "status_fd", "trace")
+    __slots__ = (
+        "abi",
+        "control",
+        "device",
+        "help",
+        "json",
+        "machine",
+        "program",
+        "status_fd",
+        "trace",
+    )
 
     def __init__(self) -> None:
         self.machine: str | None = None
@@ -64,6 +76,7 @@ class Options:
         self.abi = "auto"
         self.trace: str | None = None
         self.json = False
+        self.control: str | None = None
         self.status_fd: int | None = None
         self.help = False
         self.program: Sequence[str] = ()
@@ -123,6 +136,8 @@ def _set(options: Options, name: str, value: str) -> None:
                 f"uvfio run: --abi {value!r} is none of {', '.join(ABIS)}", "2011 or auto"
             )
         options.abi = value
+    elif name == "--control":
+        options.control = value
     else:
         if not value.isdecimal():
             hint = "open it in the shell: --status-fd 3 3>status"
@@ -152,6 +167,7 @@ def run(words: list[str]) -> int:
             trace=trace,
             trace_json=options.json,
             status_fd=options.status_fd,
+            control=options.control,
             abi="2011" if options.abi == "auto" else options.abi,
         )
     finally:

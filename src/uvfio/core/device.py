@@ -93,8 +93,8 @@ class BusDevice(Protocol):
 class BoundDevice(Protocol):
     """A device in the hands of a VFIO driver; what the RFC calls ops plus device_data.
 
-    Every method may raise a condition of ``uvfio.errors``. Calls arrive with the device's lock held or
-    from a single thread; ``get`` and ``put`` pair up per open file.
+    Every method may raise a condition of ``uvfio.errors``. Calls arrive with the device's lock held, but
+    for ``request``; ``get`` and ``put`` pair up per open file.
     """
 
     @property
@@ -148,7 +148,7 @@ class BoundDevice(Protocol):
         """Unsupported if the device has no way to be reset."""
 
     def request(self, count: int) -> None:
-        """Somebody wants the device back, for the ``count``-th time."""
+        """Somebody wants the device back, for the ``count``-th time. Comes from any thread, without the lock."""
 
 
 class VfioDriver(Protocol):
@@ -165,13 +165,15 @@ class VfioDriver(Protocol):
 
 
 class OpenDevice:
-    """One open device file. ``data`` turns None when the device is taken away from its user."""
+    """One open device file. ``data`` turns None when the device is taken away from its user, ``ready`` true
+    when the driver has enabled the device for it. Both are changed under the device's lock."""
 
-    __slots__ = ("data", "device")
+    __slots__ = ("data", "device", "ready")
 
     def __init__(self, device: Device, data: BoundDevice) -> None:
         self.device = device
         self.data: BoundDevice | None = data
+        self.ready = False
 
 
 class Device:

@@ -232,12 +232,11 @@ class Domain:
                 raise InvalidArgument(
                     f"{name} {value:#x} is not a multiple of the page size 0x1000"
                 )
-        if not size and not allow_empty:
-            raise InvalidArgument("size is 0")
-        if iova + size - 1 > ADDRESS_MAX:
-            raise InvalidArgument(f"iova {iova:#x}+{size:#x} wraps around 2**64")
-        if vaddr + size - 1 > ADDRESS_MAX:
-            raise InvalidArgument(f"vaddr {vaddr:#x}+{size:#x} wraps around 2**64")
+        if size < 0 or (size == 0 and not allow_empty):
+            raise InvalidArgument(f"size is {size}")
+        for name, value in (("iova", iova), ("vaddr", vaddr)):
+            if value < 0 or value + size - 1 > ADDRESS_MAX:
+                raise InvalidArgument(f"{name} {value:#x}+{size:#x} wraps around 2**64")
 
     def _check_window(self, first: int, last: int) -> None:
         if last >> self.address_bits:

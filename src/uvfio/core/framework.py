@@ -182,12 +182,14 @@ class Framework(ReleaseMixin):
     def del_device(self, dev: BusDevice) -> None:
         """The bus lost the device (vfio_group_del_dev). NoSuchDevice if it is not known.
 
-        A bound device is marked gone and leaves when it is unbound; until then its users get Gone.
+        A bound device is marked gone and leaves when it is unbound; until then its set takes no new users.
         """
         with self.lock:
             device = self.lookup(dev)
             if device is None:
                 raise NoSuchDevice(f"{dev.name} is not known to VFIO")
+            if device.gone:
+                return
             if device.bound:
                 device.gone = True
                 device.departing += 1
@@ -202,7 +204,6 @@ class Framework(ReleaseMixin):
         if group.iommu is not None:
             self._settle(group.iommu)
         self._collect(group)
-        self.released.notify_all()
 
     def _taint(self, device: Device, reason: str) -> None:
         device.taint = reason
@@ -258,7 +259,6 @@ class Framework(ReleaseMixin):
             held.group.opens.remove(held)
             self._settle(self._context(held))
             self._collect(held.group)
-            self.released.notify_all()
 
     def group_state(self, held: OpenGroup) -> tuple[bool, bool]:
         """(viable, owned) of the whole set that the group belongs to. No owner check."""
@@ -367,7 +367,6 @@ class Framework(ReleaseMixin):
                 opened.iommu = None
                 iommu.opens.remove(opened)
                 self._settle(iommu)
-                self.released.notify_all()
 
     # -- device files ----------------------------------------------------------------------------
 
@@ -387,12 +386,15 @@ class Framework(ReleaseMixin):
             assert device.data is not None
             opened = OpenDevice(device, device.data)
             device.opens.append(opened)
-        try:
-            with device.lock:
-                device.data.get()
-        except BaseException:
-            self._drop(opened)
-            raise
+        with device.lock:
+            if opened.data is None:
+                raise Gone(f"{device.name} was taken away while it was being opened")
+            try:
+                opened.data.get()
+            except BaseException:
+                self._drop(opened)
+                raise
+            opened.ready = True
         return opened
 
     def close_device(self, opened: OpenDevice) -> None:
@@ -403,7 +405,8 @@ class Framework(ReleaseMixin):
             if data is None:
                 return
             try:
-                data.put()
+                if opened.ready:
+                    data.put()
             finally:
                 self._drop(opened)
 
@@ -414,7 +417,6 @@ class Framework(ReleaseMixin):
             iommu = opened.device.iommu
             if iommu is not None:
                 self._settle(iommu)
-            self.released.notify_all()
 
     def _match(self, iommu: Iommu, name: str) -> Device:
         for group in iommu.groups:
@@ -467,18 +469,19 @@ class Framework(ReleaseMixin):
 
     def _settle(self, iommu: Iommu) -> None:
         """See the module's head."""
+        self.released.notify_all()
         for group in list(iommu.groups):
             alone = len(iommu.groups) == 1
             if not alone and not group.devices_in_use and not group.held_by(iommu.owner):
                 self._leave(iommu, group)
-        if iommu.in_use:
-            return
-        iommu.close()
+        if not iommu.in_use:
+            iommu.close()
         if len(iommu.groups) > 1:
             return
-        iommu.owner = None
         for group in list(iommu.groups):
             for held in group.opens:
                 held.joined = False
-            if not group.is_open:
+            if iommu.domain is None and not group.is_open:
                 iommu.detach_group(group)
+        if iommu.domain is None:
+            iommu.owner = None

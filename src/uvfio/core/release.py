@@ -23,7 +23,7 @@ from uvfio.errors import Busy, Cancelled, InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.device import BoundDevice, BusDevice, Device
+    from uvfio.core.device import BoundDevice, BusDevice, Device, OpenDevice
     from uvfio.core.group import Group
     from uvfio.core.iommu import Iommu
 
@@ -42,6 +42,7 @@ class ReleaseMixin:
         def notify(self, kind: str, **facts: Any) -> None: ...
         def _leave(self, iommu: Iommu, group: Group) -> None: ...
         def _settle(self, iommu: Iommu) -> None: ...
+        def close_device(self, opened: OpenDevice) -> None: ...
         def _remove_device(self, device: Device) -> None: ...
 
     def removable(self, device: Device) -> bool:
@@ -70,12 +71,15 @@ class ReleaseMixin:
                 raise InvalidArgument(f"{dev.name} is not bound to a VFIO driver")
             device.departing += 1
         try:
-            try:
-                limit = 0.0 if revoke and timeout is None else timeout
-                self._wait(device, limit, interval, cancelled)
-            except Busy:
+            limit = 0.0 if revoke and timeout is None else timeout
+            if not self._wait(device, limit, interval, cancelled):
                 if not revoke:
-                    raise
+                    users = "+".join(str(g) for g in device.iommu.groups) if device.iommu else ""
+                    raise Busy(
+                        f"{device.name} is in use (group {users}) and was not released within "
+                        f"{timeout} s",
+                        "stop the program that uses it, or revoke it",
+                    )
                 self._revoke(device)
             with self.lock:
                 data = device.data
@@ -97,59 +101,51 @@ class ReleaseMixin:
         timeout: float | None,
         interval: float,
         cancelled: Callable[[], bool] | None,
-    ) -> None:
-        """Return when the device is removable; ask its users meanwhile, without the lock."""
-        deadline = None if timeout is None else monotonic() + timeout
+    ) -> bool:
+        """Whether the device became removable in time; its users are asked meanwhile, without the lock."""
         ask_at = monotonic()
+        deadline = None if timeout is None else ask_at + timeout
+        asked = False
         while True:
             with self.lock:
                 if self.removable(device):
-                    return
+                    return True
                 now = monotonic()
-                data = device.data if now >= ask_at and device.in_use else None
-                if data is None:
+                if asked:
                     if cancelled and cancelled():
                         raise Cancelled(f"unbinding {device.name} was cancelled")
                     if deadline is not None and now >= deadline:
-                        users = (
-                            "+".join(str(g) for g in device.iommu.groups) if device.iommu else ""
-                        )
-                        raise Busy(
-                            f"{device.name} is in use (group {users}) and was not released within "
-                            f"{timeout} s",
-                            "stop the program that uses it, or revoke it",
-                        )
-                    wake = min(t for t in (deadline, max(ask_at, now + interval)) if t is not None)
-                    self.released.wait(max(wake - now, 0.001))
-                    continue
-                ask_at = now + interval
+                        return False
+                    if now < ask_at:
+                        wake = ask_at if deadline is None else min(ask_at, deadline)
+                        self.released.wait(wake - now)
+                        continue
+                asked, ask_at = True, now + interval
                 device.requests += 1
-                count = device.requests
+                data, count = device.data, device.requests
             self.notify("request", device=device.name, count=count)
-            data.request(count)
+            if data is not None:
+                data.request(count)
 
     def _revoke(self, device: Device) -> None:
-        """Take the device's group away from its users; members that merged with it are not disturbed."""
+        """Take the device's group away from its users; members that merged with it are not disturbed.
+
+        What the users have open is closed for them: an open or close in progress is waited for.
+        """
         with self.lock:
-            group, iommu = device.group, device.iommu
+            group = device.group
             self.notify("revoke", device=device.name, group=str(group))
-            taken = []
-            for member in group.devices:
-                for opened in member.opens:
-                    if opened.data is not None:
-                        taken.append((member, opened.data))
-                    opened.data = None
-                member.opens.clear()
-            if iommu is not None and len(iommu.groups) > 1:
+            opens = [opened for member in group.devices for opened in member.opens]
+        for opened in opens:
+            self.close_device(opened)
+        with self.lock:
+            iommu = group.iommu
+            if iommu is None:
+                return
+            if len(iommu.groups) > 1:
                 self._leave(iommu, group)
-            elif iommu is not None:
+            else:
                 for handle in iommu.opens:
                     handle.iommu = None
                 iommu.opens.clear()
-            if iommu is not None:
-                self._settle(iommu)
-        for member, data in taken:
-            with member.lock:
-                data.put()
-        with self.lock:
-            self.released.notify_all()
+            self._settle(iommu)

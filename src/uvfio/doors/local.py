@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from uvfio.core.seams import Mm
 from uvfio.errors import BadAddress, BadDescriptor, InvalidArgument, NoSuchGroup, TooManyFiles
 from uvfio.fops.file import File
-from uvfio.fops.rfc import open_group
+from uvfio.fops.rfc import install, open_group
 
 if TYPE_CHECKING:
     from uvfio.machine.machine import Machine
@@ -193,7 +194,7 @@ class Process:
         """``open(2)`` of a node of the machine: /dev/vfio/N. NoSuchGroup for anything else."""
         for group in self.machine.framework.groups:
             if path == f"/dev/vfio/{group.node_name}":
-                return self.install(open_group(self.machine.framework, group, self), True)
+                return install(self, open_group(self.machine.framework, group, self))
         raise NoSuchGroup(f"{path}: no such device", "see `uvfio list`", errno=2)
 
     def close(self, fd: int) -> None:
@@ -261,6 +262,7 @@ class Process:
         """``fork(2)``: another address space, the same open files."""
         child = Process(self.machine, name=f"{self.name} (child)", memlock=self.memlock)
         child.memory = self.memory.copy()
+        child.max_files = self.max_files
         child._mm = Mm(child.memory, child.name)
         for fd, opened in self._fds.items():
             child._fds[fd] = opened
@@ -275,11 +277,12 @@ class Process:
         return other._install(self._open(fd))
 
     def exit(self) -> None:
-        """``exit(2)``: everything is closed and unmapped."""
-        for address in list(self._maps):
-            self.munmap(address)
-        for fd in list(self._fds):
-            self.close(fd)
+        """``exit(2)``: everything is closed and unmapped, also when a driver raises on the way."""
+        with ExitStack() as last:
+            for fd in reversed(self._fds):
+                last.callback(self.close, fd)
+            for address in reversed(self._maps):
+                last.callback(self.munmap, address)
 
     # -- inner -----------------------------------------------------------------------------------
 

@@ -28,12 +28,13 @@ from uvfio.uapi import rfc
 
 if TYPE_CHECKING:
     from uvfio.core.device import BoundDevice, OpenDevice
+    from uvfio.core.domain import Domain
     from uvfio.core.framework import Framework
     from uvfio.core.group import Group, OpenGroup
     from uvfio.core.iommu import Iommu, OpenIommu
     from uvfio.core.seams import Event, Memory, Task
 
-__all__ = ["DeviceFile", "GroupFile", "IommuFile", "open_group"]
+__all__ = ["DeviceFile", "GroupFile", "IommuFile", "install", "open_group"]
 
 PAGE_SIZE: Final = 4096
 SHIFT: Final = rfc.VFIO_REGION_SHIFT
@@ -175,31 +176,32 @@ class IommuFile(RfcFile):
     def map_dma(self, task: Task, arg: int) -> int:
         """VFIO_IOMMU_MAP_DMA: by the owner only (D25); READ is implied."""
         _, vaddr, iova, size, flags = rfc.DMA_MAP.unpack(task.memory.read(arg, 40))
-        iommu = self._owned(task)
+        domain = self._owned(task)
         if flags & ~rfc.VFIO_DMA_MAP_FLAG_WRITE:
             raise InvalidArgument(f"flags {flags:#x} has unknown bits", "only bit 0, WRITE, exists")
-        assert iommu.domain is not None
         writable = bool(flags & rfc.VFIO_DMA_MAP_FLAG_WRITE)
-        iommu.domain.map_range(iova, size, vaddr, writable, task.mm, task.memlock_limit())
+        domain.map_range(iova, size, vaddr, writable, task.mm, task.memlock_limit())
         return 0
 
     def unmap_dma(self, task: Task, arg: int) -> int:
         """VFIO_IOMMU_UNMAP_DMA: vaddr and flags are ignored, nothing mapped is no error."""
         _, _, iova, size, _ = rfc.DMA_MAP.unpack(task.memory.read(arg, 40))
-        iommu = self._owned(task)
-        assert iommu.domain is not None
-        iommu.domain.unmap_range(iova, size)
+        self._owned(task).unmap_range(iova, size)
         return 0
 
     def _iommu(self) -> Iommu:
-        if self.opened.iommu is None:
+        iommu = self.opened.iommu
+        if iommu is None:
             raise Gone("the iommu context was revoked")
-        return self.opened.iommu
+        return iommu
 
-    def _owned(self, task: Task) -> Iommu:
+    def _owned(self, task: Task) -> Domain:
         iommu = self._iommu()
         iommu.check_owner(task.mm)
-        return iommu
+        domain = iommu.domain
+        if domain is None:
+            raise Gone("the iommu context was revoked just now")
+        return domain
 
     COMMANDS: ClassVar[dict[int, Callable[..., int]]] = {
         rfc.VFIO_IOMMU_GET_FLAGS: get_flags,
@@ -209,7 +211,10 @@ class IommuFile(RfcFile):
 
 
 class DeviceFile(RfcFile):
-    """An open device: regions by read, write and mmap, interrupts by eventfd, reset."""
+    """An open device: regions by read, write and mmap, interrupts by eventfd, reset.
+
+    Each call runs under the device's lock, so it cannot be taken away in the middle of one.
+    """
 
     __slots__ = ("framework", "opened")
 
@@ -222,22 +227,29 @@ class DeviceFile(RfcFile):
     def _release(self) -> None:
         self.framework.close_device(self.opened)
 
+    def ioctl(self, task: Task, cmd: int, arg: int) -> int:
+        with self.opened.device.lock:
+            return super().ioctl(task, cmd, arg)
+
     def pread(self, task: Task, count: int, offset: int) -> bytes:
-        data = self.opened.data
-        if data is None:
-            raise self._gone()
-        return data.read(offset >> SHIFT, offset & OFFSET_MASK, count)
+        with self.opened.device.lock:
+            data = self.opened.data
+            if data is None:
+                raise self._gone()
+            return data.read(offset >> SHIFT, offset & OFFSET_MASK, count)
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:
-        data = self.opened.data
-        if data is None:
-            raise self._gone()
-        return data.write(offset >> SHIFT, offset & OFFSET_MASK, payload)
+        with self.opened.device.lock:
+            data = self.opened.data
+            if data is None:
+                raise self._gone()
+            return data.write(offset >> SHIFT, offset & OFFSET_MASK, payload)
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
         if not shared:
             raise InvalidArgument("device memory can only be mapped MAP_SHARED")
-        return self._device().mmap(offset >> SHIFT, offset & OFFSET_MASK, size)
+        with self.opened.device.lock:
+            return self._device().mmap(offset >> SHIFT, offset & OFFSET_MASK, size)
 
     def get_flags(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_GET_FLAGS."""

@@ -225,13 +225,27 @@ class Machine:
             raise Busy(f"{slot.address} is bound to {slot.driver}", "unbind it first")
         self._give(slot, wanted)
 
-    def unbind(self, address: str, timeout: float | None = None, revoke: bool = False) -> None:
+    def unbind(
+        self,
+        address: str,
+        timeout: float | None = None,
+        revoke: bool = False,
+        *,
+        interval: float = 10.0,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
         """Take the device from its driver; VFIO's waits for its users as ``Framework.unbind_device`` says."""
         slot = self.slot(address)
         if slot.driver == NO_DRIVER:
             raise InvalidArgument(f"{slot.address} is not bound to a driver")
         if slot.driver == DEFAULT_DRIVER:
-            self.framework.unbind_device(slot.function, timeout=timeout, revoke=revoke)
+            self.framework.unbind_device(
+                slot.function,
+                timeout=timeout,
+                revoke=revoke,
+                interval=interval,
+                cancelled=cancelled,
+            )
         slot.driver = NO_DRIVER
 
     def _give(self, slot: Slot, driver: str) -> None:

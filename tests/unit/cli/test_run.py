@@ -90,7 +90,13 @@ def test_what_the_runner_is_told(runner: Runner) -> None:
     assert main(["run", "prog", "--", "-x"]) == 0
     assert runner.program == ["prog", "--", "-x"]
     assert runner.spec == default_machine()
-    assert runner.options == {"trace": None, "trace_json": False, "status_fd": None, "abi": "2011"}
+    assert runner.options == {
+        "trace": None,
+        "trace_json": False,
+        "status_fd": None,
+        "abi": "2011",
+        "control": None,
+    }
 
 
 def test_machine_file_and_devices_together(runner: Runner, tmp_path: Path) -> None:
@@ -114,9 +120,10 @@ def test_trace(runner: Runner, tmp_path: Path) -> None:
     runner.options["trace"].close()
 
 
-def test_status_fd(runner: Runner) -> None:
-    assert main(["run", "--status-fd", "2", "prog"]) == 0
+def test_status_fd_and_control(runner: Runner) -> None:
+    assert main(["run", "--status-fd", "2", "--control", "/tmp/ctl", "prog"]) == 0
     assert runner.options["status_fd"] == 2
+    assert runner.options["control"] == "/tmp/ctl"
 
 
 def test_the_programs_status_is_ours(runner: Runner) -> None:

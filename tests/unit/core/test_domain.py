@@ -182,9 +182,7 @@ def test_map_keeps_out_of_reserved_ranges(iova: int) -> None:
     bench.map(0xFEF0_0000, PAGE, 0)
 
 
-@pytest.mark.parametrize(
-    ("iova", "size"), [(2, 2), (1, 2), (3, 2), (2, 1), (3, 1), (1, 4), (0, 8)]
-)
+@pytest.mark.parametrize(("iova", "size"), [(2, 2), (1, 2), (3, 2), (2, 1), (3, 1), (1, 4), (0, 8)])
 def test_map_refuses_any_overlap_also_an_identical_one(bench: Bench, iova: int, size: int) -> None:
     bench.map(2 * PAGE, 2 * PAGE, 0x10000)
     message = bench.refused(Overlap, lambda: bench.map(iova * PAGE, size * PAGE, 0x10000))
@@ -450,7 +448,8 @@ def test_an_empty_access_is_no_fault(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("iova", "reason"), [(0, "mapped read-only"), (PAGE, "not mapped"), (3 * PAGE - 2, "not mapped")]
+    ("iova", "reason"),
+    [(0, "mapped read-only"), (PAGE, "not mapped"), (3 * PAGE - 2, "not mapped")],
 )
 def test_a_write_that_may_not_be_is_a_fault_and_writes_nothing(
     bench: Bench, iova: int, reason: str
@@ -464,9 +463,7 @@ def test_a_write_that_may_not_be_is_a_fault_and_writes_nothing(
 
 
 @pytest.mark.parametrize(("iova", "size"), [(TOP - 2, 4), (-PAGE, 4), (TOP, 1)])
-def test_an_access_beyond_the_address_space_is_a_fault(
-    bench: Bench, iova: int, size: int
-) -> None:
+def test_an_access_beyond_the_address_space_is_a_fault(bench: Bench, iova: int, size: int) -> None:
     bench.map(TOP - PAGE, PAGE, 0)
     with pytest.raises(DmaFault, match="wraps"):
         bench.domain.dma_read("edu", iova, size)

@@ -654,9 +654,7 @@ def test_merge_opens_the_partner_first(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_d01_merge_undoes_the_trial_when_a_device_cannot_be_attached(
-    pair: Pair, name: str
-) -> None:
+def test_d01_merge_undoes_the_trial_when_a_device_cannot_be_attached(pair: Pair, name: str) -> None:
     pair.devices[name].attach_error = InvalidArgument(f"{name} refuses")
     with refused(pair, InvalidArgument) as caught:
         pair.merge()
@@ -1078,14 +1076,14 @@ def test_faults_are_told_to_the_observer(pair: Pair) -> None:
     )
 
 
-def lock_is_free(lock: threading.RLock) -> bool:  # type: ignore[valid-type]
+def lock_is_free(lock: threading.RLock) -> bool:
     """Whether another thread could take ``lock`` now."""
     answer: list[bool] = []
 
     def try_it() -> None:
-        taken = lock.acquire(blocking=False)  # type: ignore[attr-defined]
+        taken = lock.acquire(blocking=False)
         if taken:
-            lock.release()  # type: ignore[attr-defined]
+            lock.release()
         answer.append(taken)
 
     thread = threading.Thread(target=try_it)

@@ -111,7 +111,7 @@ def test_chunks_split_when_full_and_vanish_when_empty(monkeypatch: pytest.Monkey
     assert bounds(table.overlapping(13, 375)) == everything[1:38]
     for m in list(table):
         table.remove(m)
-    assert table._chunks == table._starts == table._mins == []
+    assert (table._chunks, table._starts, table._mins) == ([], [], [])
 
 
 def test_a_gap_between_chunks_is_searched_across_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,7 +347,7 @@ def test_d23_a_wait_can_be_cancelled(world: Used) -> None:
 
 @pytest.mark.parametrize(
     "let_go",
-    ["close_device", "close_iommu", "exit", "unmerge"],
+    ["close_device", "close_iommu", "close_group", "unmerge"],
 )
 def test_every_way_of_letting_go_wakes_the_waiter(world: Used, let_go: str) -> None:
     """The waiter would look again by itself only after an hour."""
@@ -505,7 +505,8 @@ def test_d24_a_device_revoked_before_its_close_is_quiesced_once(world: Used) -> 
 @pytest.mark.parametrize("method", ["get", "put"])
 def test_d12_a_revoke_waits_for_the_driver_to_finish(world: Used, method: str) -> None:
     """unbind must not give the driver's data away while the driver still works with it."""
-    revoking, done = threading.Event(), []
+    revoking = threading.Event()
+    done: list[str] = []
     world.framework.observer = lambda kind, _: revoking.set() if kind == "revoke" else None
     bound = world.bounds["a"]
 

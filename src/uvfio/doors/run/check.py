@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Probe", "probe_all", "scratch_directories", "scratch_problem"]
 
 CONTAINER_HINT: Final = "in a container: --cap-add SYS_PTRACE"
+YAMA: Final = "/proc/sys/kernel/yama/ptrace_scope"
 PATIENCE: Final = 5000  # milliseconds: far more than any step takes, so that nothing hangs
 
 
@@ -362,7 +363,7 @@ def _descriptor_limit() -> Probe:
 
 def _yama() -> Probe:
     try:
-        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as file:
+        with open(YAMA, encoding="ascii") as file:
             scope = int(file.read())
     except FileNotFoundError:
         return Probe("Yama", True, "not in this kernel", required=False)

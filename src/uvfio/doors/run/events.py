@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import os
 import select
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from time import monotonic
@@ -46,6 +47,8 @@ class Reactor:
         self._watched: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, RunTimer]] = []
         self._order = count()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._bell = -1
         self.active = 0
 
     # -- Clock -----------------------------------------------------------------------------------
@@ -88,6 +91,22 @@ class Reactor:
 
         return stop
 
+    def accept_posts(self) -> None:
+        """From now on other threads may ``post``; the supervisor waits here because of them."""
+        if self._bell < 0:
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.watch(self._bell, self._run_posted)
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` on the supervisor's thread, soon. For other threads; see ``accept_posts``."""
+        self._posted.append(callback)
+        os.write(self._bell, ONE)
+
+    def _run_posted(self) -> None:
+        os.read(self._bell, 8)
+        while self._posted:
+            self._posted.popleft()()
+
     def poll(self, timeout: float | None = 0) -> None:
         """Look for news of descriptors for up to ``timeout`` seconds. No timer runs."""
         for fd, _ in self._epoll.poll(timeout):
@@ -126,6 +145,8 @@ class Reactor:
 
     def close(self) -> None:
         self._epoll.close()
+        if self._bell >= 0:
+            os.close(self._bell)
 
 
 class EventFd:

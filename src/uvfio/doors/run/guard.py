@@ -13,9 +13,11 @@ leaves behind becomes its child. It sleeps in poll until one of three things hap
 - a child changed: it reports the program's wait status to the supervisor through a pipe, stops the
   supervisor when the program stops and continues it when the program goes on (the shell that waits for
   the supervisor sees a stopped job, as it would without uvfio), and reaps. No child left: it exits;
-- the supervisor sent the number of a signal that it received. A signal for a whole process group
+- the supervisor tells of a signal that it received. A signal for a whole process group
   (Ctrl-C, ``kill -TERM -PGID``) reached the program already; it reached the guard too, which has all
-  signals blocked, and so it tells: what is pending here is not passed on;
+  signals blocked, and so it tells: what is pending here is not passed on. (Signals of one number do not
+  queue, so two for the group within the time that this takes, some 100 us, may come as three.) SIGCONT
+  is passed on if the program had stopped before, and not if it has stopped since;
 - the supervisor's pidfd is readable: it died.
 
 Invariants: the guard never uses the listener; it holds no descriptor but its own few, so that a reader of
@@ -30,6 +32,7 @@ import os
 import select
 import signal
 import struct
+import time
 from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run import sys as syscalls
@@ -42,6 +45,7 @@ __all__ = ["EXIT_FAILED", "Guard", "kill_descendants", "receive_descriptors"]
 
 EXIT_FAILED: Final = 125  # uvfio itself failed
 WAIT_STATUS: Final = struct.Struct("<i")
+SIGNAL: Final = struct.Struct("<Bq")  # number, time.monotonic_ns() of its arrival
 
 
 def receive_descriptors(socket: _socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
@@ -144,6 +148,7 @@ class Guard:
         "_inbox",
         "_program",
         "_report",
+        "_stopped_at",
         "_supervisor",
         "_supervisor_pid",
     )
@@ -168,14 +173,14 @@ class Guard:
         self._commands = commands
         self._cleanup = cleanup
         self._ended = False
+        self._stopped_at: int | None = None
 
     def run(self) -> NoReturn:
         """Watch until no child is left."""
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.pthread_sigmask(signal.SIG_SETMASK, set(signal.valid_signals()) - {signal.SIGCHLD})
+        every = set(signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_SETMASK, every)
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         syscalls.prctl(syscalls.PR_SET_NAME, b"uvfio-guard")
         keep_only(
             {
@@ -191,6 +196,10 @@ class Guard:
         # Nothing but its lifetime matters: the listener stays open until this process ends. Without one
         # the program failed before its filter was in force, and there is nothing to hold.
         receive_descriptors(self._inbox, 64, 2)
+        # Not earlier: a handler would interrupt the calls above. A child that changed is reaped below.
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, every - {signal.SIGCHLD})
         poller = select.poll()
         for fd in (self._supervisor, self._commands, wake_read):
             poller.register(fd, select.POLLIN)
@@ -218,6 +227,7 @@ class Guard:
 
     def _program_changed(self, status: int) -> None:
         try:
+            self._stopped_at = time.monotonic_ns() if os.WIFSTOPPED(status) else None
             if os.WIFSTOPPED(status):
                 signal.pidfd_send_signal(self._supervisor, signal.SIGSTOP)
             elif os.WIFCONTINUED(status):
@@ -229,14 +239,18 @@ class Guard:
             pass  # the supervisor died; its pidfd is readable and ends this loop
 
     def _pass_signals_on(self) -> bool:
-        """Read signal numbers from the supervisor; False at the end of the pipe."""
-        numbers = os.read(self._commands, 256)
-        for number in numbers:
-            everybody = signal.sigtimedwait({number}, 0) is not None
-            if self._ended or (everybody and os.getpgid(self._program) == os.getpgrp()):
+        """Judge signals that the supervisor received; False at the end of the pipe."""
+        commands = os.read(self._commands, 256 * SIGNAL.size)
+        for number, when in SIGNAL.iter_unpack(commands):
+            received = signal.sigtimedwait({number}, 0) is not None
+            self._reap()
+            if self._ended:
                 continue
-            os.kill(self._program, number)
-        return bool(numbers)
+            if number == signal.SIGCONT:
+                received = self._stopped_at is None or self._stopped_at > when
+            if not received or os.getpgid(self._program) != os.getpgrp():
+                os.kill(self._program, number)
+        return bool(commands)
 
     def _end_program(self) -> NoReturn:
         if self._reap():

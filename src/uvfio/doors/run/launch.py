@@ -12,20 +12,22 @@ C's execve is notified already, so ``launch`` returns while C waits for its firs
 
 Signals. C gets the dispositions and the mask that uvfio was started with; of SIGPIPE and SIGXFSZ, which
 the interpreter ignores before any Python code runs, it cannot be known what they were: they are set to
-their default. P blocks what a user or a terminal sends to a program (``FORWARDED``) in all its threads,
-and one thread takes these signals with sigwaitinfo and hands them to G, which passes on to C what C did not
+their default. P blocks what a user or a terminal sends to a program (``FORWARDED``, SIGTSTP) in all its
+threads, and one thread takes these signals with sigwaitinfo and hands them to G, which passes on to C what C did not
 receive itself. The thread exists because P sits in an ioctl without a time-out.
 
-The end. G exits when nobody is left below it. P learns of that by POLLHUP of the listener; before Linux
-6.11 a receiving ioctl sleeps through it (commit "seccomp: interrupt SECCOMP_IOCTL_NOTIF_RECV when all users
-have exited"), so the thread interrupts P's main thread when G exits, until ``wait`` is called: on EINTR and
-on ENOENT a supervisor asks ``ended``.
+The end. G exits when nobody is left below it, and POLLHUP of the listener tells P. Before Linux 6.11 a
+receiving ioctl sleeps through that (commit "seccomp: interrupt SECCOMP_IOCTL_NOTIF_RECV when all users have
+exited"). A signal alone does not end it either, as fcntl.ioctl repeats interrupted calls since Python 3.14.
+So, when G has exited and P's main thread still sleeps in RECV, the thread sends it a signal whose handler
+raises InterruptedError, which then comes out of that very call. For a supervisor: on EINTR and on ENOENT
+ask ``ended``.
 
 Invariants: every descriptor of uvfio is CLOEXEC; both forks happen before any thread exists; once
 ``launch`` has returned, either ``wait`` or ``kill`` and ``wait`` reap everything.
 
-What this does not do: answer notifications. Processes that P forks later inherit a mask with ``FORWARDED``
-blocked: they should set ``Launched.mask`` first.
+What this does not do: answer notifications. Processes that P forks later inherit the mask: they should set
+``Launched.mask`` first.
 """
 
 from __future__ import annotations
@@ -39,17 +41,20 @@ import select
 import signal
 import struct
 import sys
+import time
 from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run import sys as syscalls
 from uvfio.doors.run.guard import (
     EXIT_FAILED,
+    SIGNAL,
     WAIT_STATUS,
     Guard,
     kill_descendants,
     receive_descriptors,
 )
 from uvfio.errors import VfioError
+from uvfio.uapi.seccomp import SECCOMP_IOCTL_NOTIF_RECV, X86_64
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +65,7 @@ __all__ = ["FORWARDED", "LaunchError", "Launched", "finish", "kill_descendants",
 MINIMUM_KERNEL: Final = (5, 19)
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND: Final = 127
+PTRACE_HINT: Final = "in a container: --cap-add SYS_PTRACE; else /proc/sys/kernel/yama/ptrace_scope must be 1 or less"
 
 FORWARDED: Final = frozenset(
     {
@@ -69,13 +75,15 @@ FORWARDED: Final = frozenset(
         signal.SIGUSR1,
         signal.SIGUSR2,
         signal.SIGTERM,
-        signal.SIGTSTP,
         signal.SIGCONT,
         signal.SIGWINCH,
         signal.SIGPWR,
         *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
     }
 )
+# SIGTSTP is blocked and never taken: the guard stops this process when the program has stopped. Passing it
+# on could stop the program again after the SIGCONT that followed.
+_BLOCKED: Final = FORWARDED | {signal.SIGTSTP, signal.SIGCHLD}
 INTERRUPT: Final = signal.SIGURG  # ignored by default: harmless wherever it arrives
 _INTERPRETER_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -191,26 +199,31 @@ class Launched:
             pass
         try:
             # Nothing to do, unless somebody had killed the guard before.
+            signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
             kill_descendants(self.pid)
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
     def _take_signals(self, main: int) -> None:
-        """The thread: hand signals to the guard until it exits, then interrupt the main thread."""
+        """The thread: hand signals to the guard until it exits, then wake a main thread that sleeps on."""
         awaited = FORWARDED | {signal.SIGCHLD}
-        while True:
-            taken = signal.sigwaitinfo(awaited)
-            if taken.si_signo == signal.SIGCHLD:
-                if self._guard_ended():
-                    break
+        listener = select.poll()
+        listener.register(self.listener, 0)
+        ended = False
+        while not self._waiting:
+            taken = signal.sigtimedwait(awaited, 0.02) if ended else signal.sigwaitinfo(awaited)
+            if taken is None:
+                # Nobody can call any more, so a thread that sleeps in RECV does so until the signal.
+                if (
+                    any(event & select.POLLHUP for _, event in listener.poll(0))
+                    and _sleeps_in_recv()
+                ):
+                    signal.pthread_kill(main, INTERRUPT)
+            elif taken.si_signo == signal.SIGCHLD:
+                ended = ended or self._guard_ended()
             elif taken.si_pid != self.guard:  # its SIGCONT is news of the program, not for it
                 self._forward(taken.si_signo)
-        while not self._waiting:
-            signal.pthread_kill(main, INTERRUPT)
-            late = signal.sigtimedwait(awaited, 0.02)
-            if late is not None and late.si_signo != signal.SIGCHLD:
-                self._forward(late.si_signo)
 
     def _guard_ended(self) -> bool:
         try:
@@ -220,7 +233,7 @@ class Launched:
 
     def _forward(self, number: int) -> None:
         try:
-            os.write(self._commands, bytes([number]))
+            os.write(self._commands, SIGNAL.pack(number, time.monotonic_ns()))
         except OSError:
             try:
                 signal.pidfd_send_signal(self.pidfd, number)  # nobody is there to judge
@@ -250,7 +263,7 @@ def launch(
         if stream is not None:
             stream.flush()  # or the buffers are written by each process
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     own_pidfd = os.pidfd_open(os.getpid())
     news, to_supervisor = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     status_fd, report = os.pipe()
@@ -311,7 +324,7 @@ def launch(
         raise refusal
     syscalls.set_sync_wake_up(launched.listener)
     _close_inherited()
-    signal.signal(INTERRUPT, lambda number, frame: None)
+    signal.signal(INTERRUPT, _interrupt)
     _thread.start_new_thread(launched._take_signals, (_thread.get_ident(),))
     return launched
 
@@ -334,6 +347,17 @@ def finish(status: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     os._exit(128 + number)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+
+def _sleeps_in_recv() -> bool:
+    """Whether the main thread sleeps in SECCOMP_IOCTL_NOTIF_RECV (proc(5): /proc/PID/task/TID/syscall)."""
+    with open(f"/proc/self/task/{os.getpid()}/syscall", encoding="ascii") as file:
+        fields = file.read().split()  # number and arguments, or "running"
+    return fields[0] == str(X86_64["ioctl"]) and int(fields[2], 16) == SECCOMP_IOCTL_NOTIF_RECV
 
 
 def _refuse_kernel() -> None:
@@ -376,10 +400,6 @@ def _failure(message: bytes) -> LaunchError:
 
 def _refusal(launched: Launched) -> LaunchError | None:
     """Try what the supervisor will do all the time: memory and descriptors of the program."""
-    hint = (
-        "in a container: --cap-add SYS_PTRACE; else see /proc/sys/kernel/yama/ptrace_scope"
-        " (1 or less)"
-    )
     try:
         syscalls.pidfd_getfd(launched.pidfd, 0x7FFFFFFF)
     except OSError as error:
@@ -387,7 +407,7 @@ def _refusal(launched: Launched) -> LaunchError | None:
         if error.errno not in {errno.EBADF, errno.ESRCH}:
             return LaunchError(
                 f"descriptors of the program are out of reach ({error.strerror})",
-                hint,
+                PTRACE_HINT,
                 errno=error.errno,
             )
     try:
@@ -397,7 +417,7 @@ def _refusal(launched: Launched) -> LaunchError | None:
     except OSError as error:
         return LaunchError(
             f"memory of the program is out of reach (/proc/{launched.pid}/mem: {error.strerror})",
-            hint,
+            PTRACE_HINT,
             errno=error.errno,
         )
     return None

@@ -114,8 +114,8 @@ class ProgramMemory:
 
     def __init__(self, pid: int, is_device: Callable[[int, int], bool]) -> None:
         self.pid = pid
+        self.fd = self._maps = -1
         self.fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-        self._maps: int = -1
         self._is_device = is_device
         self._windows: list[tuple[int, int, mmap.mmap]] = []
 
@@ -179,13 +179,11 @@ class ProgramMemory:
         start, _, window = window_area
         return memoryview(window)[address - start : address - start + size]
 
-    def forget_windows(self) -> None:
-        """The program changed its mappings; look again."""
-        self._windows.clear()
-
     def pin(self, address: int, size: int, writable: bool) -> int:
+        """See ``Memory``. Windows on the range are forgotten: another file may be mapped there now."""
         charged = 0
         at, end = address, address + size
+        self._windows = [w for w in self._windows if w[1] <= address or end <= w[0]]
         while at < end:
             area = self._area(at)
             if area is None:
@@ -201,15 +199,15 @@ class ProgramMemory:
         return charged
 
     def _area(self, address: int) -> Area | None:
-        if self._maps < 0:
-            self._maps = os.open(f"/proc/{self.pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if self._maps < 0:
+                self._maps = os.open(f"/proc/{self.pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
             vma = sc.procmap_query(self._maps, address)
         except OSError as error:
             if error.errno == errno.ENOTTY:
                 return self._area_from_text(address)
-            if error.errno == errno.ESRCH:
-                return None
+            if error.errno in (errno.ESRCH, errno.ENOENT):
+                return None  # the program has ended
             raise
         if vma is None:
             return None

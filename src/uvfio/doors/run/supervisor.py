@@ -55,6 +55,7 @@ from uvfio.uapi.seccomp import (
 )
 
 if TYPE_CHECKING:
+    from uvfio.doors.run.control import Control
     from uvfio.doors.run.process import Process
     from uvfio.doors.run.trace import Trace
     from uvfio.fops.file import File
@@ -74,6 +75,7 @@ class Supervisor:
     def __init__(self, spec: MachineSpec, scratch: str, *, abi: str = "2011") -> None:
         self.abi = abi
         self.trace: Trace | None = None
+        self.control: Control | None = None
         self.prefixes = tuple(prefix.decode() for prefix in PREFIXES)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.reserved = reserved_range(soft)
@@ -139,11 +141,24 @@ class Supervisor:
 
     def close(self) -> None:
         """Give everything back: files, groups, descriptors, the folder."""
+        if self.control:
+            self.control.close()
         self.tokens.release_all()
         self.processes.close()
         self.tokens.close()
         self.tree.remove()
         self.reactor.close()
+
+    def listen(self, path: str) -> None:
+        """Serve a control socket at ``path``. ConfigError."""
+        from uvfio.doors.run.control import Control
+
+        self.reactor.accept_posts()
+        self.control = Control(self, path)
+
+    def refresh_tree(self) -> None:
+        """Devices came or went: show the programs the machine as it is now."""
+        self.tree.update(nodes(self.machine, self.abi))
 
     # -- services for handlers ---------------------------------------------------------------------
 
@@ -307,15 +322,19 @@ def run(
     trace_json: bool = False,
     status_fd: int | None = None,
     abi: str = "2011",
+    control: str | None = None,
     env: dict[str, str] | None = None,
 ) -> int:
     """Run ``argv`` on the machine; returns its wait status (for ``launch.finish``).
 
-    ``trace`` gets a line per VFIO call. ``status_fd`` gets JSON lines: started, ended. LaunchError and the
+    ``trace`` gets a line per VFIO call. ``status_fd`` gets JSON lines: started, ended.
+    ``control`` is the path of a control socket. LaunchError and the
     conditions of a bad machine are raised before anything runs.
     """
     from uvfio.doors.run.check import scratch_directories
 
+    if status_fd is not None and status_fd > 2:
+        os.set_inheritable(status_fd, False)  # ours to keep, and not the program's to hold open
     folders = scratch_directories()
     if not folders:
         raise LaunchError(
@@ -328,6 +347,8 @@ def run(
             from uvfio.doors.run.trace import Trace
 
             supervisor.trace = Trace(supervisor, trace, as_json=trace_json)
+        if control is not None:
+            supervisor.listen(control)
         supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
         assert supervisor.launched is not None
         _tell(status_fd, event="started", pid=supervisor.launched.pid)

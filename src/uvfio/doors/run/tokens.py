@@ -157,6 +157,8 @@ class Tokens:
         files, token.files = token.files, []
         if token.shared < 0:
             os.close(token.pin)
+        elif token not in self._memory.values():
+            self._forget_memory(token)  # its device went before its users
         for file in files:
             file.release()
 
@@ -219,8 +221,12 @@ class Tokens:
     def release(self, device: str) -> None:
         token = self._memory.pop(device, None)
         if token is not None and not token.files:
-            os.close(token.pin)
-            os.close(token.shared)
+            self._forget_memory(token)
+
+    def _forget_memory(self, token: Token) -> None:
+        self._memory_keys.discard(token.key)
+        os.close(token.pin)
+        os.close(token.shared)
 
     def close(self) -> None:
         """Give up everything."""

@@ -1,0 +1,272 @@
+"""The control socket of a run: plug, unplug, bind and unbind devices under programs that use them.
+
+A client sends one JSON object per line and gets one per request, in order of completion::
+
+    {"verb": "plug", "device": "edu@0000:08:00.0,group=9"}     {"ok": true, "address": "0000:08:00.0"}
+    {"verb": "unplug", "address": "0000:08:00.0"}              {"ok": true}
+    {"verb": "bind", "address": "...", "driver": "vfio-pci"}   {"ok": true}
+    {"verb": "unbind", "address": "...", "timeout": 5.0, "revoke": true}
+    {"verb": "status"}                                         {"ok": true, "machine": {...}, "run": {...}}
+    anything that fails                                        {"ok": false, "error": "...", "hint": "..."}
+
+Everything runs on the supervisor's thread, between two trapped calls, except for an unbind that has to wait:
+it waits in a thread of its own and is cancelled when its client hangs up. When a request is answered, the
+files that programs see (/dev/vfio, /sys) show its effect.
+
+The socket belongs to the user who started the run (mode 0600) and goes with the run.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from uvfio.errors import Busy, ConfigError, InvalidArgument, VfioError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uvfio.doors.run.supervisor import Supervisor
+
+__all__ = ["Control"]
+
+LINE_MAX = 65536
+ASK_INTERVAL = 1.0  # seconds between two requests to the users of a device that somebody waits for
+
+
+class Client:
+    """One connection: a buffer of what has come, and whether it is still there."""
+
+    __slots__ = ("buffer", "gone", "lock", "socket", "stop")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.buffer = b""
+        self.gone = False
+        self.lock = threading.Lock()
+        self.stop: Callable[[], None] = lambda: None
+
+    def send(self, answer: dict[str, Any]) -> None:
+        """One line; a client that has gone does not get it."""
+        data = json.dumps(answer).encode() + b"\n"
+        with self.lock:
+            try:
+                while data and not self.gone:
+                    data = data[self.socket.send(data) :]
+            except OSError:
+                self.gone = True
+
+
+class Control:
+    """Listens at ``path`` until ``close``. ConfigError if a socket cannot be made there."""
+
+    def __init__(self, supervisor: Supervisor, path: str) -> None:
+        self.supervisor = supervisor
+        self.path = os.path.abspath(path)
+        self.clients: set[Client] = set()
+        self._waiters: list[threading.Thread] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        mask = os.umask(0o177)
+        try:
+            self._bind()
+        except OSError as error:
+            self._listener.close()
+            raise ConfigError(
+                f"--control {path}: {error.strerror or error}", "choose a path that is free"
+            ) from error
+        finally:
+            os.umask(mask)
+        self._listener.listen(16)
+        self._stop = supervisor.reactor.watch(self._listener.fileno(), self._accept)
+
+    def _bind(self) -> None:
+        try:
+            self._listener.bind(self.path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or self._answered():
+                raise
+            os.unlink(self.path)  # of a run that was killed
+            self._listener.bind(self.path)
+
+    def _answered(self) -> bool:
+        """Whether somebody listens at the path already."""
+        probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            probe.connect(self.path)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+        finally:
+            probe.close()
+        return True
+
+    def close(self) -> None:
+        """Hang up on everybody; waiting unbinds are cancelled."""
+        self._stop()
+        self._listener.close()
+        for client in list(self.clients):
+            self._drop(client)
+        for waiter in self._waiters:
+            waiter.join()
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
+    # -- connections -------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        client = Client(connection)
+        self.clients.add(client)
+        client.stop = self.supervisor.reactor.watch(
+            connection.fileno(), lambda: self._receive(client)
+        )
+
+    def _receive(self, client: Client) -> None:
+        try:
+            data = client.socket.recv(LINE_MAX)
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(client)
+            return
+        *lines, client.buffer = (client.buffer + data).split(b"\n")
+        if len(client.buffer) > LINE_MAX:
+            client.send(_failure(InvalidArgument(f"a request has at most {LINE_MAX} bytes")))
+            self._drop(client)
+            return
+        for line in lines:
+            if line.strip():
+                self._serve(client, line)
+
+    def _drop(self, client: Client) -> None:
+        if client in self.clients:
+            self.clients.remove(client)
+            client.gone = True
+            client.stop()
+            client.socket.close()
+            framework = self.supervisor.machine.framework
+            with framework.lock:
+                framework.released.notify_all()  # a waiter of this client looks and gives up
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def _serve(self, client: Client, line: bytes) -> None:
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                raise InvalidArgument("a request is a JSON object")
+            answer = self._dispatch(client, request)
+        except VfioError as error:
+            answer = _failure(error)
+        except ValueError as error:
+            answer = {"ok": False, "error": f"not JSON: {error}", "hint": "one object per line"}
+        if answer is not None:
+            client.send(answer)
+
+    def _dispatch(self, client: Client, request: dict[str, Any]) -> dict[str, Any] | None:
+        machine = self.supervisor.machine
+        self.supervisor.tokens.drain()
+        verb = request.get("verb")
+        if verb == "status":
+            return {"ok": True, "machine": machine.describe(), "run": self._run_facts()}
+        if verb == "plug":
+            slot = machine.plug(_text(request, "device"))
+            self.supervisor.refresh_tree()
+            return {"ok": True, "address": slot.address}
+        if verb == "unplug":
+            machine.unplug(_text(request, "address"))
+            self.supervisor.refresh_tree()
+            return {"ok": True}
+        if verb == "bind":
+            driver = request.get("driver")
+            if driver is not None and not isinstance(driver, str):
+                raise InvalidArgument(f"driver {driver!r} is not a string")
+            machine.bind(_text(request, "address"), driver)
+            self.supervisor.refresh_tree()
+            return {"ok": True}
+        if verb == "unbind":
+            return self._unbind(client, request)
+        raise InvalidArgument(
+            f"there is no verb {verb!r}", "plug, unplug, bind, unbind and status are known"
+        )
+
+    def _unbind(self, client: Client, request: dict[str, Any]) -> dict[str, Any] | None:
+        """At once if nobody uses the device or nobody shall be asked; else in a thread."""
+        address = _text(request, "address")
+        timeout, revoke = request.get("timeout"), bool(request.get("revoke", False))
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+            raise InvalidArgument(f"timeout {timeout!r} is not a number of seconds")
+        machine = self.supervisor.machine
+        try:
+            machine.unbind(address, timeout=0, revoke=revoke and not timeout)
+        except Busy:
+            if timeout == 0:
+                raise
+        else:
+            self.supervisor.refresh_tree()
+            return {"ok": True}
+
+        def finish(answer: dict[str, Any]) -> None:
+            self.supervisor.refresh_tree()
+            client.send(answer)
+
+        def wait() -> None:
+            try:
+                machine.unbind(
+                    address,
+                    timeout=timeout,
+                    revoke=revoke,
+                    interval=ASK_INTERVAL,
+                    cancelled=lambda: client.gone,
+                )
+                answer: dict[str, Any] = {"ok": True}
+            except VfioError as error:
+                answer = _failure(error)
+            self.supervisor.reactor.post(lambda: finish(answer))
+
+        self._waiters = [waiter for waiter in self._waiters if waiter.is_alive()]
+        waiter = threading.Thread(target=wait, name=f"unbind {address}", daemon=True)
+        self._waiters.append(waiter)
+        waiter.start()
+        return None
+
+    def _run_facts(self) -> dict[str, Any]:
+        """What is open, for people and for tests that look for leaks."""
+        supervisor = self.supervisor
+        framework = supervisor.machine.framework
+        return {
+            "pid": os.getpid(),
+            "processes": len(supervisor.processes.by_tgid),
+            "open_files": len(supervisor.tokens),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "threads": threading.active_count(),
+            "contexts": [
+                {
+                    "groups": [str(group) for group in iommu.groups],
+                    "owner": iommu.owner.name if iommu.owner else None,
+                    "mappings": len(iommu.domain.mappings) if iommu.domain else 0,
+                    "faults": iommu.domain.fault_count if iommu.domain else 0,
+                }
+                for iommu in {id(g.iommu): g.iommu for g in framework.groups}.values()
+                if iommu is not None
+            ],
+        }
+
+
+def _text(request: dict[str, Any], key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{request.get('verb')} needs {key}, a string")
+    return value
+
+
+def _failure(error: VfioError) -> dict[str, Any]:
+    name = errno.errorcode.get(error.errno or 0, "")
+    return {"ok": False, "error": str(error), "hint": error.hint, "errno": name}
