@@ -16,10 +16,9 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 from unittest import mock
 
 from e2e import build
@@ -304,7 +303,7 @@ def start(bits: int = 64) -> tuple[Puppet, subprocess.Popen[bytes]]:
     """A puppet under no filter; ``finish`` it."""
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
-        process = subprocess.Popen([puppet_program(bits)], stdin=its)
+        process = subprocess.Popen([puppet_program(bits)], stdin=its.fileno())
     puppet = Puppet(None, process.pid, mine, 0, bits)
     puppet._begin(puppet.answer())
     return puppet, process
@@ -407,7 +406,7 @@ class Stage:
             os.close(self.listener)
         signal.signal(signal.SIGIO, self._sigio)
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

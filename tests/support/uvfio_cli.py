@@ -41,7 +41,7 @@ __all__ = ["NOBODY", "Finished", "Uvfio", "python_of", "run_uvfio"]
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 NOBODY = 65534
-PATIENCE = 60.0
+PATIENCE = 30.0
 MARK = "UVFIO_TEST_MARK"
 INTERNAL = ("internal error", "mistake of uvfio")
 

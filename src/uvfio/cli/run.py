@@ -32,11 +32,12 @@ WITH_VALUE = {
     "--control": "--control",
     "--status-fd": "--status-fd",
 }
-OPTIONS = (*WITH_VALUE, "--trace", "--json", "-h", "--help")
+OPTIONS = (*WITH_VALUE, "--trace", "--trace-summary", "--json", "-h", "--help")
 
 HELP = f"""\
-usage: uvfio run [-m MACHINE.toml] [-d DEVICE]... [--abi ABI] [--trace[=FILE]] [--json]
-                 [--control SOCKET] [--status-fd N] [--] PROGRAM [ARG...]
+usage: uvfio run [-m MACHINE.toml] [-d DEVICE]... [--abi ABI] [--trace[=FILE]]
+                 [--trace-summary] [--json] [--control SOCKET] [--status-fd N]
+                 [--] PROGRAM [ARG...]
 
 Run a program that finds the machine's devices: /dev/vfio and the sysfs around it.
 
@@ -44,7 +45,8 @@ Run a program that finds the machine's devices: /dev/vfio and the sysfs around i
   -d, --device DEVICE         a device to plug in; may be given again
   --abi auto|2011|mainline    the ABI of files that are not decided yet, and of sysfs (auto: 2011)
   --trace[=FILE]              print each call and event, decoded, to stderr or to FILE
-  --json                      the trace as JSON lines
+  --trace-summary             at the end print how often each call was made, its errors and its time
+  --json                      trace and summary as JSON lines
   --control SOCKET            let `uvfio ctl SOCKET` change the machine while the program runs
   --status-fd N               write what happens to descriptor N, as JSON lines
   -h, --help                  this text
@@ -67,6 +69,7 @@ class Options:
         "machine",
         "program",
         "status_fd",
+        "summary",
         "trace",
     )
 
@@ -75,6 +78,7 @@ class Options:
         self.device: list[str] = []
         self.abi = "auto"
         self.trace: str | None = None
+        self.summary = False
         self.json = False
         self.control: str | None = None
         self.status_fd: int | None = None
@@ -119,6 +123,8 @@ def parse(words: Sequence[str]) -> Options:
             )
         elif name == "--json":
             options.json = True
+        elif name == "--trace-summary":
+            options.summary = True
         else:
             options.help = True
     options.program = words[position:]
@@ -166,6 +172,7 @@ def run(words: list[str]) -> int:
             options.program,
             trace=trace,
             trace_json=options.json,
+            summary=(trace or sys.stderr) if options.summary else None,
             status_fd=options.status_fd,
             control=options.control,
             abi="2011" if options.abi == "auto" else options.abi,
@@ -187,8 +194,10 @@ def _check(options: Options) -> None:
             "uvfio run: --abi mainline: this version speaks the ABI of 2011 only",
             "leave --abi out, or say --abi 2011",
         )
-    if options.json and options.trace is None:
-        raise UsageError("uvfio run: --json is the form of the trace", "give --trace as well")
+    if options.json and options.trace is None and not options.summary:
+        raise UsageError(
+            "uvfio run: --json is the form of the trace", "give --trace or --trace-summary as well"
+        )
     if options.status_fd is not None:
         try:
             os.fstat(options.status_fd)

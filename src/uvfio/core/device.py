@@ -57,11 +57,13 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class IrqInfo:
-    """One interrupt index. ``count`` 0: not implemented. ``level``: maskable, masks itself when it fires."""
+    """One interrupt index. ``count`` 0: not implemented. ``level``: maskable, masks itself when it fires.
+    ``name`` is what people call it: "INTx"."""
 
     index: int
     count: int
     level: bool = False
+    name: str = ""
 
 
 class BusDevice(Protocol):

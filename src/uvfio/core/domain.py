@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from uvfio.core.device import BusDevice
     from uvfio.core.seams import Mm
 
-__all__ = ["PAGE_SIZE", "Domain", "Fault", "IommuUnit"]
+__all__ = ["PAGE_SIZE", "DmaCounters", "Domain", "Fault", "IommuUnit"]
 
 PAGE_SIZE = 4096
 FAULTS_KEPT = 256
@@ -67,14 +67,30 @@ class Fault:
         return f"{self.device} {way} iova {self.iova:#x}+{self.size:#x}: {self.reason}"
 
 
+class DmaCounters:
+    """Bytes that devices have moved, and faults, over the life of a machine."""
+
+    __slots__ = ("faults", "read", "written")
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.written = 0
+        self.faults = 0
+
+
 class Domain:
     """One translation, shared by the devices attached to it.
 
     ``entry_limit`` bounds the number of mappings. ``on_fault`` is told of each fault when it happens.
+    ``counters`` are those of the machine, shared by all its domains.
     """
 
     def __init__(
-        self, *, entry_limit: int = 65535, on_fault: Callable[[Fault], None] | None = None
+        self,
+        *,
+        entry_limit: int = 65535,
+        on_fault: Callable[[Fault], None] | None = None,
+        counters: DmaCounters | None = None,
     ) -> None:
         self.lock = RLock()
         self.mappings = IovaMap()
@@ -83,6 +99,7 @@ class Domain:
         self.faults: deque[Fault] = deque(maxlen=FAULTS_KEPT)
         self.fault_count = 0
         self.closed = False
+        self.counters = DmaCounters() if counters is None else counters
         self._on_fault = on_fault
         self._recent: Mapping | None = None
 
@@ -281,8 +298,10 @@ class Domain:
         with self.lock:
             m = self._recent
             if m is not None and m.first <= iova and iova + size - 1 <= m.last and size > 0:
+                self.counters.read += size
                 return self._fetch(requester, m, iova, size)
             pieces = self._translate(requester, iova, size, write=False)
+            self.counters.read += size
             return b"".join(self._fetch(requester, m, at, n) for m, at, n in pieces)
 
     def dma_write(self, requester: str, iova: int, data: bytes) -> None:
@@ -297,6 +316,7 @@ class Domain:
                         requester, at, n, True, f"the memory is gone: {gone}"
                     ) from gone
                 done += n
+            self.counters.written += done
 
     def dma_store(self, requester: str, iova: int, value: int, width: int) -> None:
         """One store of 2, 4 or 8 bytes at an aligned address that nobody can see half of."""
@@ -304,6 +324,7 @@ class Domain:
             raise InvalidArgument(f"a store of {width} bytes at iova {iova:#x} cannot be atomic")
         with self.lock:
             m, at, _ = self._translate(requester, iova, width, write=True)[0]
+            self.counters.written += width
             try:
                 m.mm.memory.store(m.vaddr + (at - m.first), value, width)
             except BadAddress as gone:
@@ -330,6 +351,7 @@ class Domain:
         with self.lock:
             self.faults.append(fault)
             self.fault_count += 1
+            self.counters.faults += 1
         if self._on_fault:
             self._on_fault(fault)
         return DmaFault(f"dma fault: {fault}")

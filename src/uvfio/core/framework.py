@@ -33,7 +33,7 @@ from threading import Condition, RLock
 from typing import TYPE_CHECKING, Any
 
 from uvfio.core.device import Device, OpenDevice
-from uvfio.core.domain import Domain, Fault
+from uvfio.core.domain import DmaCounters, Domain, Fault
 from uvfio.core.group import Group, OpenGroup
 from uvfio.core.iommu import Iommu, OpenIommu
 from uvfio.core.release import ReleaseMixin
@@ -54,7 +54,7 @@ class Framework(ReleaseMixin):
     """See the module's head.
 
     ``observer(kind, facts)`` is told of "group-added", "group-removed" (it may raise: the operation is
-    undone), "fault", "request", "revoke", "taint". ``minors`` bounds the number of groups.
+    undone), "fault", "irq", "request", "revoke", "taint". ``minors`` bounds the number of groups.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Framework(ReleaseMixin):
         self.allow_unsafe_interrupts = allow_unsafe_interrupts
         self.dma_entry_limit = dma_entry_limit
         self.observer = observer
+        self.dma_counters = DmaCounters()
         self._groups: dict[tuple[str, int], Group] = {}
         self._minors: dict[int, Group] = {}
         self._free_minors: list[int] = []
@@ -447,7 +448,9 @@ class Framework(ReleaseMixin):
         return Iommu(self._new_domain, allow_unsafe=self.allow_unsafe_interrupts)
 
     def _new_domain(self) -> Domain:
-        return Domain(entry_limit=self.dma_entry_limit, on_fault=self._on_fault)
+        return Domain(
+            entry_limit=self.dma_entry_limit, on_fault=self._on_fault, counters=self.dma_counters
+        )
 
     def _on_fault(self, fault: Fault) -> None:
         self.notify(

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from uvfio.core.seams import Event
 
-__all__ = ["EdgeVectors", "LevelInterrupt"]
+__all__ = ["EdgeVectors", "LevelInterrupt", "ReportedEvent"]
 
 
 class LevelInterrupt:
@@ -169,3 +169,23 @@ class EdgeVectors:
                 event.signal()
                 return True
         return False
+
+
+class ReportedEvent:
+    """An event that tells somebody before it signals: what a trace puts around a program's events."""
+
+    __slots__ = ("_event", "_report")
+
+    def __init__(self, event: Event, report: Callable[[], None]) -> None:
+        self._event = event
+        self._report = report
+
+    def signal(self) -> None:
+        self._report()
+        self._event.signal()
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._event.watch(callback)
+
+    def close(self) -> None:
+        self._event.close()

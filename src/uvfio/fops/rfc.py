@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.device import DeviceKind
+from uvfio.core.irq import ReportedEvent
 from uvfio.errors import (
     Gone,
     InvalidArgument,
@@ -313,13 +314,24 @@ class DeviceFile(RfcFile):
                 fd = int.from_bytes(raw[at : at + 4], "little", signed=True)
                 if fd < 0:
                     raise InvalidArgument(f"{fd} for interrupt {at // 4} is no descriptor")
-                events.append(task.event(fd))
+                events.append(self._reported(task.event(fd), index, at // 4))
             data.set_irqs(index, events)
         except BaseException:
             for event in events:
                 event.close()
             raise
         return 0
+
+    def _reported(self, event: Event, index: int, vector: int) -> Event:
+        """``event``, which tells the framework's observer of each signal, if there is one."""
+        framework, device = self.framework, self.opened.device
+        if framework.observer is None:
+            return event
+        name = self._device().irq(index).name
+        return ReportedEvent(
+            event,
+            lambda: framework.notify("irq", device=device.name, irq=name, vector=vector),
+        )
 
     def unmask_irq(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_UNMASK_IRQ: the index counts (D32c)."""

@@ -11,6 +11,7 @@ outside the specification is a ValueError when the capability is made.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, TypeVar
 
 from uvfio.uapi import pci
@@ -40,7 +41,7 @@ __all__ = [
 C = TypeVar("C", bound="Capability")
 
 
-class Capability:
+class Capability(ABC):
     """Base of the conventional ones. ``number`` is the capability ID, ``size`` its bytes with the header's two,
     ``offset`` where it is, 0 for the next free place. Constant once made.
 
@@ -55,9 +56,9 @@ class Capability:
         facts = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({facts})"
 
+    @abstractmethod
     def define(self, config: ConfigSpace, base: int) -> None:
         """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
-        raise NotImplementedError
 
 
 class ExtendedCapability(Capability):

@@ -29,14 +29,17 @@ EVENTFD_LINK = "anon_inode:[eventfd]"
 class RunTimer:
     """A pending call of the reactor."""
 
-    __slots__ = ("callback", "due")
+    __slots__ = ("callback", "due", "reactor")
 
-    def __init__(self, due: float, callback: Callable[[], None]) -> None:
+    def __init__(self, reactor: Reactor, due: float, callback: Callable[[], None]) -> None:
+        self.reactor = reactor
         self.due = due
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self.reactor.forget_cancelled()
 
 
 class Reactor:
@@ -47,6 +50,7 @@ class Reactor:
         self._watched: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, RunTimer]] = []
         self._order = count()
+        self._cancelled = 0
         self._posted: deque[Callable[[], None]] = deque()
         self._bell = -1
         self.active = 0
@@ -57,9 +61,17 @@ class Reactor:
         return monotonic()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> RunTimer:
-        timer = RunTimer(monotonic() + delay, callback)
+        timer = RunTimer(self, monotonic() + delay, callback)
         heapq.heappush(self._timers, (timer.due, next(self._order), timer))
         return timer
+
+    def forget_cancelled(self) -> None:
+        """One more timer is cancelled: as soon as they are half of all, none of them is kept."""
+        self._cancelled += 1
+        if 2 * self._cancelled >= len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -134,13 +146,13 @@ class Reactor:
         """Run the timers that are due now; those that they start wait for the next turn."""
         if not self._timers:
             return
-        now = monotonic()
-        due = []
-        while self._timers and self._timers[0][0] <= now:
-            due.append(heapq.heappop(self._timers)[2])
-        for timer in due:
+        now, later = monotonic(), next(self._order)
+        while self._timers and self._timers[0][0] <= now and self._timers[0][1] < later:
+            timer = heapq.heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
-            if callback:
+            if callback is None:
+                self._cancelled -= 1
+            else:
                 callback()
 
     def close(self) -> None:

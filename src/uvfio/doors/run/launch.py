@@ -13,8 +13,8 @@ C's execve is notified already, so ``launch`` returns while C waits for its firs
 Signals. C gets the dispositions and the mask that uvfio was started with; of SIGPIPE and SIGXFSZ, which
 the interpreter ignores before any Python code runs, it cannot be known what they were: they are set to
 their default. P blocks what a user or a terminal sends to a program (``FORWARDED``, SIGTSTP) in all its
-threads, and one thread takes these signals with sigwaitinfo and hands them to G, which passes on to C what C did not
-receive itself. The thread exists because P sits in an ioctl without a time-out.
+threads, and one thread takes these signals with sigwaitinfo and hands them to G, which passes on to C what
+C did not receive itself. The thread exists because P sits in an ioctl without a time-out.
 
 The end. G exits when nobody is left below it, and POLLHUP of the listener tells P. Before Linux 6.11 a
 receiving ioctl sleeps through that (commit "seccomp: interrupt SECCOMP_IOCTL_NOTIF_RECV when all users have
@@ -112,6 +112,7 @@ class Launched:
         "_news",
         "_poller",
         "_waiting",
+        "_waking",
         "guard",
         "listener",
         "mask",
@@ -143,6 +144,7 @@ class Launched:
         self._commands = commands
         self._news = news
         self._waiting = False
+        self._waking = False
         self._poller = select.poll()
         self._poller.register(listener, 0)  # POLLHUP is always reported
 
@@ -177,8 +179,9 @@ class Launched:
             number = _MESSAGE.unpack(message)[1]
             sys.stderr.write(f"uvfio: cannot run {self._name}: {os.strerror(number)}\n")
             sys.stderr.flush()
-        for fd in (self.listener, self.pidfd, self.status_fd, self._commands):
-            os.close(fd)
+        # The others stay open for the rest of this process: the thread may be about to use them.
+        os.close(self.listener)
+        os.close(self.status_fd)
         self._news.close()
         return status
 
@@ -219,11 +222,18 @@ class Launched:
                     any(event & select.POLLHUP for _, event in listener.poll(0))
                     and _sleeps_in_recv()
                 ):
+                    self._waking = True
                     signal.pthread_kill(main, INTERRUPT)
             elif taken.si_signo == signal.SIGCHLD:
                 ended = ended or self._guard_ended()
             elif taken.si_pid != self.guard:  # its SIGCONT is news of the program, not for it
                 self._forward(taken.si_signo)
+
+    def _wake(self, number: int, frame: object) -> None:
+        """Handler of ``INTERRUPT``; anybody can send that."""
+        if self._waking:
+            self._waking = False
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
     def _guard_ended(self) -> bool:
         try:
@@ -324,7 +334,7 @@ def launch(
         raise refusal
     syscalls.set_sync_wake_up(launched.listener)
     _close_inherited()
-    signal.signal(INTERRUPT, _interrupt)
+    signal.signal(INTERRUPT, launched._wake)
     _thread.start_new_thread(launched._take_signals, (_thread.get_ident(),))
     return launched
 
@@ -347,10 +357,6 @@ def finish(status: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     os._exit(128 + number)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
 
 def _sleeps_in_recv() -> bool:

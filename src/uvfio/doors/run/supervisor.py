@@ -28,7 +28,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from uvfio.doors.run import sys as sc
 from uvfio.doors.run.bpf import build_filter, reserved_range
@@ -57,11 +57,10 @@ from uvfio.uapi.seccomp import (
 if TYPE_CHECKING:
     from uvfio.doors.run.control import Control
     from uvfio.doors.run.process import Process
-    from uvfio.doors.run.trace import Trace
     from uvfio.fops.file import File
     from uvfio.machine.spec import MachineSpec
 
-__all__ = ["Supervisor", "run"]
+__all__ = ["Supervisor", "Watcher", "run"]
 
 Handler = Callable[[tuple[int, ...]], int | None]
 
@@ -69,19 +68,29 @@ EMPTY = bytes(seccomp_notif.size)
 SEND_ERRORS = (errno.ENOENT, errno.EINPROGRESS)
 
 
+class Watcher(Protocol):
+    """Somebody who is told what happens besides calls: a trace, a summary."""
+
+    def released(self, file: File) -> None:
+        """The last reference to ``file`` went."""
+
+    def event(self, kind: str, facts: dict[str, Any]) -> None:
+        """The framework's news: see ``core.framework.Framework``."""
+
+
 class Supervisor:
     """One run: a machine, the programs that use it, and what connects them."""
 
     def __init__(self, spec: MachineSpec, scratch: str, *, abi: str = "2011") -> None:
         self.abi = abi
-        self.trace: Trace | None = None
+        self.watchers: list[Watcher] = []
         self.control: Control | None = None
         self.prefixes = tuple(prefix.decode() for prefix in PREFIXES)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.reserved = reserved_range(soft)
         self.reactor = Reactor()
         self.tokens = Tokens(scratch, self._released)
-        self.machine = Machine(spec, clock=self.reactor, store=self.tokens, observer=self._observe)
+        self.machine = Machine(spec, clock=self.reactor, store=self.tokens)
         self.tree = Tree(scratch)
         self.tree.update(nodes(self.machine, abi))
         self.reactor.watch(self.tokens.fileno, self.tokens.drain, wake=False)
@@ -156,6 +165,11 @@ class Supervisor:
         self.reactor.accept_posts()
         self.control = Control(self, path)
 
+    def watch(self, watcher: Watcher) -> None:
+        """Tell ``watcher`` from now on. Without watchers nobody pays for news."""
+        self.watchers.append(watcher)
+        self.machine.framework.observer = self._observe
+
     def refresh_tree(self) -> None:
         """Devices came or went: show the programs the machine as it is now."""
         self.tree.update(nodes(self.machine, self.abi))
@@ -198,12 +212,12 @@ class Supervisor:
     def _released(self, token: Token) -> None:
         for file in token.files:
             self.processes.forget_file(file)
-            if self.trace:
-                self.trace.released(file)
+            for watcher in self.watchers:
+                watcher.released(file)
 
     def _observe(self, kind: str, facts: dict[str, object]) -> None:
-        if self.trace:
-            self.trace.event(kind, facts)
+        for watcher in self.watchers:
+            watcher.event(kind, facts)
 
     def _report_bug(self, request: tuple[int, ...]) -> None:
         import traceback
@@ -320,6 +334,7 @@ def run(
     *,
     trace: TextIO | None = None,
     trace_json: bool = False,
+    summary: TextIO | None = None,
     status_fd: int | None = None,
     abi: str = "2011",
     control: str | None = None,
@@ -328,7 +343,7 @@ def run(
     """Run ``argv`` on the machine; returns its wait status (for ``launch.finish``).
 
     ``trace`` gets a line per VFIO call. ``status_fd`` gets JSON lines: started, ended.
-    ``control`` is the path of a control socket. LaunchError and the
+    ``summary`` gets a table of all calls at the end. ``control`` is the path of a control socket. LaunchError and the
     conditions of a bad machine are raised before anything runs.
     """
     from uvfio.doors.run.check import scratch_directories
@@ -341,12 +356,20 @@ def run(
             "no folder can hold unlinked files with close events",
             "tried $XDG_RUNTIME_DIR, /dev/shm and /tmp; run `uvfio check`",
         )
+    if status_fd is not None:
+        os.set_inheritable(status_fd, False)  # ours alone
     supervisor = Supervisor(spec, folders[0], abi=abi)
+    counted = None
     try:
         if trace is not None:
             from uvfio.doors.run.trace import Trace
 
-            supervisor.trace = Trace(supervisor, trace, as_json=trace_json)
+            supervisor.watch(Trace(supervisor, trace, as_json=trace_json))
+        if summary is not None:
+            from uvfio.doors.run.summary import Summary
+
+            counted = Summary(supervisor, summary, as_json=trace_json)
+            supervisor.watch(counted)
         if control is not None:
             supervisor.listen(control)
         supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
@@ -362,6 +385,8 @@ def run(
         return status
     finally:
         supervisor.close()
+        if counted is not None:
+            counted.write()
 
 
 def _tell(fd: int | None, **facts: object) -> None:

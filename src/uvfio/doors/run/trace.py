@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from uvfio.doors.run.paths import ARG, Request
 from uvfio.errors import VfioError
 from uvfio.uapi import rfc
-from uvfio.uapi.structs import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from uvfio.doors.run.process import Process
     from uvfio.doors.run.supervisor import Handler, Supervisor
     from uvfio.fops.file import File
+    from uvfio.uapi.structs import Struct
 
 __all__ = ["Trace", "decode_argument"]
 
@@ -267,6 +267,9 @@ class Trace:
         if kind == "fault":
             way = "write" if facts["write"] else "read"
             text = f"dma {facts['device']} fault iova {facts['iova']:#x} {way}: {facts['reason']}"
+        elif kind == "irq":
+            vector = "" if facts["irq"] == "INTx" else f" {facts['vector']}"
+            text = f"irq {facts['device']} {facts['irq']}{vector}"
         else:
             text = f"{kind} " + " ".join(f"{key}={value}" for key, value in facts.items())
         self.out.write(text + "\n")

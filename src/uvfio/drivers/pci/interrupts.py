@@ -80,9 +80,11 @@ class Interrupts:
         self._unmask_event: tuple[Event, Callable[[], None]] | None = None
         self._has_disable_bit = True
         self._infos = (
-            IrqInfo(INTX, 1, level=True) if self._pin() else IrqInfo(INTX, 0),
-            IrqInfo(MSI, self._count_msi()),
-            IrqInfo(MSIX, self._count_msix()),
+            IrqInfo(INTX, 1, level=True, name="INTx")
+            if self._pin()
+            else IrqInfo(INTX, 0, name="INTx"),
+            IrqInfo(MSI, self._count_msi(), name="MSI"),
+            IrqInfo(MSIX, self._count_msix(), name="MSI-X"),
         )
 
     # What there is

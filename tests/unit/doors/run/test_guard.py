@@ -48,6 +48,7 @@ class TestSignals:
             signal.SIGUSR1,
             signal.SIGUSR2,
             signal.SIGWINCH,
+            signal.SIGPWR,
             signal.SIGRTMIN,
         ],
     )
@@ -61,6 +62,14 @@ class TestSignals:
         process.terminate()
         assert line(process) == "SIGTERM"
         assert line(process) == "pending []"
+        assert process.wait(60) == 3
+
+    def test_a_stray_urgent_signal_disturbs_nothing(self, run: Run) -> None:
+        process = run.start(*python(LISTENING))
+        assert line(process).startswith("ready")
+        process.send_signal(signal.SIGURG)
+        process.terminate()
+        assert line(process) == "SIGTERM"
         assert process.wait(60) == 3
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
