@@ -325,7 +325,11 @@ class FrameworkMachine(RuleBasedStateMachine):
         file = self.model.fds[index].get(fd)
         if file is None:
             return {EBADF}
-        return set() if file.kind == kind else {ENOTTY}
+        if file.kind == kind:
+            return set()
+        return (file.kind == "group" and self.model.foreign(self.model.its_set(file), index)) or {
+            ENOTTY
+        }
 
     # the driver's side
 
@@ -641,10 +645,19 @@ class FrameworkMachine(RuleBasedStateMachine):
 
     # -- what must agree -------------------------------------------------------------------------
 
+    @invariant()
+    def everything_agrees(self) -> None:
+        self.groups_agree()
+        self.devices_agree()
+        self.sets_agree()
+        self.domains_exist_exactly_while_they_are_used()
+        self.mappings_and_accounts_agree()
+        self.descriptors_agree()
+        self.a_set_of_several_groups_has_an_owner()
+
     def real_groups(self) -> dict[Key, Group]:
         return {(group.bus, group.number): group for group in self.world.framework.groups}
 
-    @invariant()
     def groups_agree(self) -> None:
         seen = {
             key: (g.minor, g.node_name, [d.name for d in g.devices], len(g.opens), g.viable)
@@ -664,7 +677,6 @@ class FrameworkMachine(RuleBasedStateMachine):
             for key, g in self.model.groups.items()
         ]
 
-    @invariant()
     def devices_agree(self) -> None:
         model = self.model
         for key, group in self.real_groups().items():
@@ -678,7 +690,6 @@ class FrameworkMachine(RuleBasedStateMachine):
                 if device.bound:
                     assert self.world.bounds[device.name].enabled == len(users)
 
-    @invariant()
     def sets_agree(self) -> None:
         model, groups = self.model, self.real_groups()
         for key, group in groups.items():
@@ -697,7 +708,6 @@ class FrameworkMachine(RuleBasedStateMachine):
             for held in group.opens:
                 assert held.group is group
 
-    @invariant()
     def domains_exist_exactly_while_they_are_used(self) -> None:
         for key, group in self.real_groups().items():
             domain = group.iommu.domain if group.iommu else None
@@ -708,7 +718,6 @@ class FrameworkMachine(RuleBasedStateMachine):
         present = {n for g in self.model.groups.values() for n in g.devices}
         assert all(dev.domain is None for n, dev in self.world.devices.items() if n not in present)
 
-    @invariant()
     def mappings_and_accounts_agree(self) -> None:
         for key, group in self.real_groups().items():
             s = self.model.set_of(key)
@@ -722,14 +731,12 @@ class FrameworkMachine(RuleBasedStateMachine):
         for index, process in enumerate(self.world.processes):
             assert process.mm.locked_pages == self.model.locked(index)
 
-    @invariant()
     def descriptors_agree(self) -> None:
         for table, process in zip(self.model.fds, self.world.processes, strict=True):
             assert {fd: file.real for fd, file in table.items()} == {
                 fd: process.file(fd) for fd in process._fds
             }
 
-    @invariant()
     def a_set_of_several_groups_has_an_owner(self) -> None:
         for group in self.world.framework.groups:
             if group.iommu and len(group.iommu.groups) > 1:
@@ -748,4 +755,4 @@ class FrameworkMachine(RuleBasedStateMachine):
 
 
 TestFramework = FrameworkMachine.TestCase
-TestFramework.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestFramework.settings = settings(max_examples=1500, stateful_step_count=50, deadline=None)

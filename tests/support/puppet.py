@@ -299,11 +299,13 @@ class Puppet:
             os.close(pidfd)
 
 
-def start(bits: int = 64) -> tuple[Puppet, subprocess.Popen[bytes]]:
-    """A puppet under no filter; ``finish`` it."""
+def start(
+    bits: int = 64, keep: tuple[int, ...] = ()
+) -> tuple[Puppet, subprocess.Popen[bytes]]:
+    """A puppet under no filter, with the descriptors ``keep``; ``finish`` it."""
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
-        process = subprocess.Popen([puppet_program(bits)], stdin=its.fileno())
+        process = subprocess.Popen([puppet_program(bits)], stdin=its.fileno(), pass_fds=keep)
     puppet = Puppet(None, process.pid, mine, 0, bits)
     puppet._begin(puppet.answer())
     return puppet, process

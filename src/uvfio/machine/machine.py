@@ -51,12 +51,13 @@ __all__ = ["Machine", "Slot"]
 class Slot:
     """A function in its slot: how it was described, the silicon, and who drives it."""
 
-    __slots__ = ("driver", "function", "spec")
+    __slots__ = ("driver", "function", "revoked", "spec")
 
     def __init__(self, spec: DeviceSpec, function: PciModel) -> None:
         self.spec = spec
         self.function = function
         self.driver = NO_DRIVER
+        self.revoked = False
 
     @property
     def address(self) -> str:
@@ -223,6 +224,9 @@ class Machine:
             )
         if slot.driver != NO_DRIVER:
             raise Busy(f"{slot.address} is bound to {slot.driver}", "unbind it first")
+        if slot.revoked:
+            slot.function.renew_memory()  # who had it before may still have it mapped
+            slot.revoked = False
         self._give(slot, wanted)
 
     def unbind(
@@ -247,6 +251,7 @@ class Machine:
                 cancelled=cancelled,
             )
         slot.driver = NO_DRIVER
+        slot.revoked = slot.revoked or revoke
 
     def _give(self, slot: Slot, driver: str) -> None:
         if driver == DEFAULT_DRIVER:

@@ -147,17 +147,18 @@ class AbsentWindow:
 
 
 class MemoryWindow:
-    """Plain memory."""
+    """Plain memory: the bytes that ``memories`` has for a BAR now."""
 
-    def __init__(self, view: memoryview) -> None:
-        self._view = view
+    def __init__(self, memories: dict[int, memoryview], index: int) -> None:
+        self._memories = memories
+        self._index = index
 
     def read(self, offset: int, size: int) -> int:
-        return int.from_bytes(self._view[offset : offset + size], "little")
+        return int.from_bytes(self._memories[self._index][offset : offset + size], "little")
 
     def write(self, offset: int, value: int, size: int) -> None:
         """Slice assignment copies at once: an aligned word is not seen half written on x86-64."""
-        self._view[offset : offset + size] = value.to_bytes(size, "little")
+        self._memories[self._index][offset : offset + size] = value.to_bytes(size, "little")
 
 
 class CallWindow:

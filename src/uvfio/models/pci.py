@@ -178,9 +178,7 @@ class PciModel:
         self.config.seal()
         self.register_maps: dict[int, RegisterMap] = {}
         self.memories: dict[int, memoryview] = {}
-        mappable = {index: bar.size for index, bar in self._bars.items() if bar.mappable}
-        if mappable:
-            self.memories.update(store.allocate(address, mappable))
+        self._take_memory()
         self._awake = [self._window(index) for index in range(6)]
         self._windows = self._awake
         self.on_reset()
@@ -400,6 +398,16 @@ class PciModel:
                 return cap, self._places[kind]
         return None
 
+    def renew_memory(self) -> None:
+        """Give mappable BARs other, zeroed memory: what a program still has mapped leads nowhere from now on."""
+        self._store.release(self._address)
+        self._take_memory()
+
+    def _take_memory(self) -> None:
+        mappable = {index: bar.size for index, bar in self._bars.items() if bar.mappable}
+        if mappable:
+            self.memories.update(self._store.allocate(self._address, mappable))
+
     def _window(self, index: int) -> Window:
         bar = self._bars.get(index)
         if bar is None:
@@ -411,7 +419,7 @@ class PciModel:
         elif isinstance(declared, MemoryBar):
             if index not in self.memories:
                 self.memories[index] = memoryview(bytearray(bar.size))
-            window = MemoryWindow(self.memories[index])
+            window = MemoryWindow(self.memories, index)
         msix = self._placed(MsiX)
         if msix is None or msix[0].bar != index:
             return window

@@ -59,7 +59,7 @@ def test_impossible_sizes(
 
 def test_memory_window() -> None:
     memory = bytearray(8)
-    window = MemoryWindow(memoryview(memory))
+    window = MemoryWindow({0: memoryview(memory)}, 0)
     window.write(2, 0x1234, 2)
     assert memory == bytes([0, 0, 0x34, 0x12, 0, 0, 0, 0])
     assert window.read(0, 8) == 0x12340000
@@ -69,7 +69,7 @@ def test_overlay() -> None:
     memory = memoryview(bytearray(32))
     seen: list[tuple[int, int, int]] = []
     window = OverlayWindow(
-        MemoryWindow(memory),
+        MemoryWindow({0: memory}, 0),
         (
             (8, 16, CallWindow(lambda offset, size: offset, lambda *write: seen.append(write))),
             (16, 20, CallWindow(lambda offset, size: 7)),

@@ -111,9 +111,9 @@ def scratch_problem(directory: str, inotify: int | None = None) -> str:
     return ""
 
 
-def scratch_directories() -> list[str]:
+def scratch_directories(inotify: int | None = None) -> list[str]:
     """Usable directories, the best first: memory before disk, private before shared."""
-    return [directory for directory in _candidates() if not scratch_problem(directory)]
+    return [directory for directory in _candidates() if not scratch_problem(directory, inotify)]
 
 
 def _candidates() -> list[str]:

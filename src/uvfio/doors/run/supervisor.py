@@ -81,7 +81,9 @@ class Watcher(Protocol):
 class Supervisor:
     """One run: a machine, the programs that use it, and what connects them."""
 
-    def __init__(self, spec: MachineSpec, scratch: str, *, abi: str = "2011") -> None:
+    def __init__(
+        self, spec: MachineSpec, scratch: str, *, abi: str = "2011", inotify: int | None = None
+    ) -> None:
         self.abi = abi
         self.watchers: list[Watcher] = []
         self.control: Control | None = None
@@ -89,7 +91,7 @@ class Supervisor:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.reserved = reserved_range(soft)
         self.reactor = Reactor()
-        self.tokens = Tokens(scratch, self._released)
+        self.tokens = Tokens(scratch, self._released, inotify=inotify)
         self.machine = Machine(spec, clock=self.reactor, store=self.tokens)
         self.tree = Tree(scratch)
         self.tree.update(nodes(self.machine, abi))
@@ -350,7 +352,8 @@ def run(
 
     if status_fd is not None and status_fd > 2:
         os.set_inheritable(status_fd, False)  # ours to keep, and not the program's to hold open
-    folders = scratch_directories()
+    inotify = sc.inotify_init1()
+    folders = scratch_directories(inotify)
     if not folders:
         raise LaunchError(
             "no folder can hold unlinked files with close events",
@@ -358,7 +361,7 @@ def run(
         )
     if status_fd is not None:
         os.set_inheritable(status_fd, False)  # ours alone
-    supervisor = Supervisor(spec, folders[0], abi=abi)
+    supervisor = Supervisor(spec, folders[0], abi=abi, inotify=inotify)
     counted = None
     try:
         if trace is not None:

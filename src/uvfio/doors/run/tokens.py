@@ -9,9 +9,10 @@ Life: ``create`` (we hold an O_PATH pin and a watch) -> ADDFD gives the program 
 -> close-write event -> ``drain`` releases the VFIO files behind it and closes the pin. The pin keeps the
 inode number from being used again.
 
-Devices with mappable regions have one inode for all their opens, because all must share the bytes. There an
-event only means that somebody closed; a write lease, which the kernel grants to a sole opener, tells
-whether it was the last.
+An event only means that some open file ended. Devices with mappable regions have one inode for all their
+opens, because all must share the bytes; and a program can open any token once more, through /dev/stdin or
+/proc/PID/task/TID/fd. Whether it was the last tells a write lease, which the kernel grants to a sole opener.
+A token that was still open is asked again at each ``drain``: the second close may give no event of its own.
 """
 
 from __future__ import annotations
@@ -56,16 +57,24 @@ class Token:
 class Tokens:
     """All tokens of a run, in unlinked files of ``folder``. Implements the ``Store`` seam.
 
-    ``on_release(token)`` is told before the files of a token are released. OSError if ``folder`` cannot
+    ``on_release(token)`` is told before the files of a token are released. ``inotify`` is an idle inotify
+    descriptor to use and close. OSError if ``folder`` cannot
     hold unlinked files.
     """
 
-    def __init__(self, folder: str, on_release: Callable[[Token], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        on_release: Callable[[Token], None] | None = None,
+        *,
+        inotify: int | None = None,
+    ) -> None:
         self.folder = folder
         self.on_release = on_release
-        self._inotify = sc.inotify_init1()
+        self._inotify = sc.inotify_init1() if inotify is None else inotify
         self._tokens: dict[tuple[int, int], Token] = {}
         self._watches: dict[int, Token] = {}
+        self._closing: dict[Token, None] = {}  # somebody closed them; a set, in order
         self._memory: dict[str, Token] = {}
         self._memory_keys: set[tuple[int, int]] = set()
 
@@ -110,6 +119,7 @@ class Tokens:
         """Giving failed: take back what ``create`` made; the caller releases ``file``."""
         token.files.remove(file)
         if not token.files:
+            self._closing.pop(token, None)
             self._unwatch(token)
             del self._tokens[token.key]
         os.close(fd)
@@ -136,12 +146,13 @@ class Tokens:
                 watch, mask, _, length = sc.inotify_event.unpack_from(data, at)
                 at += sc.inotify_event.size + length
                 if mask & sc.IN_Q_OVERFLOW:
-                    self._check_all()
+                    self._closing |= dict.fromkeys(self._tokens.values())
                 token = self._watches.get(watch)
-                if token is None or not mask & sc.IN_CLOSE_WRITE:
-                    continue
-                if token.shared < 0 or self._sole_opener(token.shared):
-                    self._release(token)
+                if token is not None and mask & sc.IN_CLOSE_WRITE:
+                    self._closing[token] = None
+        for token in list(self._closing):
+            if self._unused(token):
+                self._release(token)
 
     def release_all(self) -> None:
         """Every program is gone: release what is left (an event may be late)."""
@@ -152,6 +163,7 @@ class Tokens:
     def _release(self, token: Token) -> None:
         if self.on_release:
             self.on_release(token)
+        self._closing.pop(token, None)
         self._unwatch(token)
         del self._tokens[token.key]
         files, token.files = token.files, []
@@ -172,17 +184,15 @@ class Tokens:
                     raise
             token.watch = -1
 
-    def _check_all(self) -> None:
-        """The event queue overflowed: ask of every token whether anybody has it open."""
-        for token in list(self._tokens.values()):
-            if token.shared >= 0:
-                unused = self._sole_opener(token.shared)
-            else:
-                probe = os.open(f"/proc/self/fd/{token.pin}", os.O_RDONLY | os.O_CLOEXEC)
-                unused = self._sole_opener(probe)
-                os.close(probe)
-            if unused:
-                self._release(token)
+    def _unused(self, token: Token) -> bool:
+        """Whether no process has the token open or mapped."""
+        if token.shared >= 0:
+            return self._sole_opener(token.shared)
+        probe = os.open(f"/proc/self/fd/{token.pin}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return self._sole_opener(probe)
+        finally:
+            os.close(probe)
 
     @staticmethod
     def _sole_opener(fd: int) -> bool:

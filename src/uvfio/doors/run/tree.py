@@ -14,7 +14,6 @@ import errno
 import fcntl
 import os
 import stat
-import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
 from uvfio.doors.run import sys as sc
@@ -40,7 +39,8 @@ class Tree:
 
     def __init__(self, scratch: str) -> None:
         sweep(scratch)
-        self.path = tempfile.mkdtemp(prefix=PREFIX, dir=scratch)
+        self.path = f"{scratch}/{PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
+        os.mkdir(self.path, 0o700)
         self._lock = os.open(f"{self.path}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.root = f"{self.path}/root"
