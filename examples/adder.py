@@ -1,4 +1,4 @@
-"""A PCI device that adds two numbers: the device of the README."""
+"""A PCI device that adds two numbers."""
 
 from uvfio.models.kit import Msi, PciModel, Register, RegisterBar, RegisterMap
 

@@ -1,7 +1,4 @@
-"""Drives the device of adder.py: an ordinary program that knows nothing of uvfio.
-
-uvfio run -d examples/adder.py:Adder -- python3 examples/adder_driver.py
-"""
+"""Drives the adder: an ordinary program that knows nothing of uvfio."""
 
 import fcntl
 import os

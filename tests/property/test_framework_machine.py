@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from errno import EBADF, EBUSY, EINVAL, EMFILE, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTTY, EPERM
-from typing import Final
+from inspect import signature
+from random import Random
+from typing import Any, Final
 
 import pytest
 from hypothesis import settings
@@ -49,7 +51,7 @@ PLACES: Final[dict[str, tuple[Key, bool]]] = {  # name: (group, coherent)
 }
 NAMES: Final = sorted(PLACES)
 KEYS: Final = sorted({key for key, _ in PLACES.values()})
-MAX_FILES: Final = 13  # descriptors 3 to 12
+MAX_FILES: Final = 16  # descriptors 3 to 15
 MAX_PROCESSES: Final = 4
 LOCKED_PAGES: Final = 5
 
@@ -264,7 +266,9 @@ class Model:
 
 names = st.sampled_from(NAMES)
 processes = st.integers(0, MAX_PROCESSES - 1)
-choices = st.integers(0, 20)
+choices = st.integers(0, 23)
+rarely = st.integers(0, 9).map(lambda n: n == 9)
+sometimes = st.integers(0, 2).map(lambda n: n == 2)
 
 
 class FrameworkMachine(RuleBasedStateMachine):
@@ -280,16 +284,24 @@ class FrameworkMachine(RuleBasedStateMachine):
         self.new_process()
         self.new_process()
 
-    @initialize(bound=st.sets(names), added=st.sets(names), opened=st.booleans())
-    def begin(self, bound: set[str], added: set[str], opened: bool) -> None:
+    @initialize(
+        missing=st.sets(names, max_size=2),
+        unbound=st.sets(names, max_size=2),
+        opens=st.lists(
+            st.tuples(st.sampled_from([0, 0, 1]), st.integers(0, len(KEYS) - 1)),
+            min_size=2,
+            max_size=10,
+        ),
+    )
+    def begin(self, missing: set[str], unbound: set[str], opens: list[tuple[int, int]]) -> None:
         """Somewhere in the middle of a life, so that short programs reach far."""
-        for name in sorted(bound | added):
-            self.add(name)
-        for name in sorted(bound):
-            self.bind(name)
-        if opened:
-            for key in sorted(self.model.groups):
-                self.open_group(0, KEYS.index(key))
+        for name in NAMES:
+            if name not in missing:
+                self.add(name)
+                if name not in unbound:
+                    self.bind(name)
+        for process, which in opens:
+            self.open_group(process, which)
 
     def new_process(self) -> None:
         process = self.world.process(f"p{len(self.buffers)}", memlock=LOCKED_PAGES * PAGE)
@@ -301,12 +313,43 @@ class FrameworkMachine(RuleBasedStateMachine):
         index %= len(self.world.processes)
         return index, self.world.processes[index]
 
-    def fd(self, index: int, choice: int, kind: str = "") -> int:
-        """One of the process's descriptors, of the kind if possible; 99 if it has none."""
+    def pick(
+        self,
+        choice: int,
+        kind: str,
+        wild: bool,
+        better: Callable[[int, ModelFile], bool] = lambda index, file: True,
+    ) -> tuple[int, Process, int]:
+        """Some process and a descriptor of it: of this kind, or anything, as far as there is one."""
+        every = [(i, fd, t[fd]) for i, t in enumerate(self.model.fds) for fd in sorted(t)]
+        fitting = [(i, fd, f) for i, fd, f in every if wild or f.kind == kind]
+        best = [(i, fd, f) for i, fd, f in fitting if wild or better(i, f)]
+        some = [(i, fd) for i, fd, _ in best or fitting] or [(choice % len(self.buffers), 99)]
+        index, fd = some[choice % len(some)]
+        return index, self.world.processes[index], fd
+
+    def partner(
+        self, index: int, fd: int, choice: int, wild: bool, better: Callable[[Key, Key], bool]
+    ) -> int:
+        """Another descriptor of the process: of another group, or anything."""
         table = self.model.fds[index]
-        fitting = [fd for fd, file in sorted(table.items()) if file.kind == kind]
-        some = fitting or sorted(table) or [99]
+        mine = table.get(fd)
+        some = [-1, 99, *sorted(table)]
+        if not wild and mine is not None and mine.group:
+            others = [
+                (n, f.group) for n, f in sorted(table.items()) if f.group not in (None, mine.group)
+            ]
+            best = [n for n, group in others if group and better(mine.group, group)]
+            some = best or [n for n, _ in others] or some
         return some[choice % len(some)]
+
+    def lonely(self, index: int, file: ModelFile) -> bool:
+        """Whether the process has no group of the same bus open that it could merge with this one."""
+        table = self.model.fds[index].values()
+        return not any(
+            f.group and file.group and f.group[0] == file.group[0] and f.group != file.group
+            for f in table
+        )
 
     def attempt(self, expected: Errors, call: Callable[[], object]) -> object:
         """Do it. If errors are expected, one of them must come and nothing may change."""
@@ -327,9 +370,8 @@ class FrameworkMachine(RuleBasedStateMachine):
             return {EBADF}
         if file.kind == kind:
             return set()
-        return (file.kind == "group" and self.model.foreign(self.model.its_set(file), index)) or {
-            ENOTTY
-        }
+        foreign = self.model.foreign(self.model.its_set(file), index) if file.group else set[int]()
+        return foreign or {ENOTTY}
 
     # the driver's side
 
@@ -368,21 +410,24 @@ class FrameworkMachine(RuleBasedStateMachine):
         if not errors:
             model.bound.add(name)
             model.tainted.discard(name)
-            self.sabotage(name, attach=False)
+            model.get_fails.discard(name)
 
-    @rule(name=names)
-    def unbind(self, name: str) -> None:
+    @rule(name=names, really=sometimes)
+    def unbind(self, name: str, really: bool) -> None:
         model = self.model
+        if not really:
+            return
+        errors = {EBUSY} if model.used(PLACES[name][0]) else set[int]()
         if name not in model.bound:
             errors = {EINVAL}
-        else:
-            errors = {EBUSY} if model.used(PLACES[name][0]) else set()
         self.attempt(errors, lambda: self.world.unbind(name))
         if not errors:
             self.unbound(name)
 
-    @rule(name=names)
-    def unbind_by_force(self, name: str) -> None:
+    @rule(name=names, really=rarely)
+    def unbind_by_force(self, name: str, really: bool) -> None:
+        if not really:
+            return
         model = self.model
         errors = {EINVAL} if name not in model.bound else set()
         self.attempt(errors, lambda: self.world.unbind(name, revoke=True))
@@ -396,8 +441,10 @@ class FrameworkMachine(RuleBasedStateMachine):
         if name in self.model.gone:
             self.model.remove_device(name)
 
-    @rule(name=names)
-    def unplug(self, name: str) -> None:
+    @rule(name=names, really=sometimes)
+    def unplug(self, name: str, really: bool) -> None:
+        if not really:
+            return
         errors = {ENODEV} if not self.model.added(name) else set()
         self.attempt(errors, lambda: self.world.unplug(name))
         if errors:
@@ -407,7 +454,11 @@ class FrameworkMachine(RuleBasedStateMachine):
         else:
             self.model.remove_device(name)
 
-    @rule(name=names, attach=st.booleans())
+    @rule(name=names, attach=st.booleans(), really=rarely)
+    def sabotage_sometimes(self, name: str, attach: bool, really: bool) -> None:
+        if really or name in self.model.attach_fails | self.model.get_fails:
+            self.sabotage(name, attach)
+
     def sabotage(self, name: str, attach: bool) -> None:
         """From now on (or no longer) the IOMMU or the driver refuses the device."""
         if attach:
@@ -428,7 +479,11 @@ class FrameworkMachine(RuleBasedStateMachine):
 
     # programs: files
 
-    @rule(p=processes, which=st.integers(0, len(KEYS) - 1))
+    @rule(p=processes, which=st.integers(0, len(KEYS) - 1), really=sometimes)
+    def open_group_sometimes(self, p: int, which: int, really: bool) -> None:
+        if really:
+            self.open_group(p, which)
+
     def open_group(self, p: int, which: int) -> None:
         index, process = self.process(p)
         key = KEYS[which]
@@ -446,23 +501,19 @@ class FrameworkMachine(RuleBasedStateMachine):
         [(_, fd)] = file.refs
         file.real = self.world.processes[index].file(fd)
 
-    @rule(p=processes, choice=choices)
-    def close(self, p: int, choice: int) -> None:
-        index, process = self.process(p)
-        fd = self.fd(index, choice)
+    @rule(choice=choices)
+    def close(self, choice: int) -> None:
+        index, process, fd = self.pick(choice, "", wild=True)
         errors = {EBADF} if fd not in self.model.fds[index] else set()
         self.attempt(errors, lambda: process.close(fd))
         if not errors:
             self.model.close(index, fd)
 
-    @rule(p=processes, choice=choices)
-    def dup(self, p: int, choice: int) -> None:
-        self.send(p, choice, p)
-
-    @rule(p=processes, choice=choices, to=processes)
-    def send(self, p: int, choice: int, to: int) -> None:
-        (index, process), (receiver, other) = self.process(p), self.process(to)
-        fd = self.fd(index, choice)
+    @rule(choice=choices, to=processes)
+    def send(self, choice: int, to: int) -> None:
+        """To itself it is dup."""
+        index, process, fd = self.pick(choice, "", wild=True)
+        receiver, other = self.process(to)
         file = self.model.fds[index].get(fd)
         errors = self.model.full(receiver) if file else {EBADF}
         self.attempt(errors, lambda: process.send(fd, other))
@@ -481,8 +532,10 @@ class FrameworkMachine(RuleBasedStateMachine):
         for fd, file in self.model.fds[child].items():
             file.refs.add((child, fd))
 
-    @rule(p=processes)
-    def exit(self, p: int) -> None:
+    @rule(p=processes, really=rarely)
+    def exit(self, p: int, really: bool) -> None:
+        if not really:
+            return
         index, process = self.process(p)
         process.exit()
         for fd in list(self.model.fds[index]):
@@ -490,15 +543,19 @@ class FrameworkMachine(RuleBasedStateMachine):
 
     # programs: groups
 
-    @rule(p=processes, choice=choices, partner=choices, anything=st.booleans())
-    def merge(self, p: int, choice: int, partner: int, anything: bool) -> None:
-        index, process = self.process(p)
-        fd = self.fd(index, choice, "group")
-        other = self.fd(index, partner, "" if anything else "group")
+    @rule(choice=choices, second=choices, wild=rarely)
+    def merge(self, choice: int, second: int, wild: bool) -> None:
+        model = self.model
+        index, process, fd = self.pick(choice, "group", wild, lambda i, f: not self.lonely(i, f))
+
+        def better(a: Key, b: Key) -> bool:
+            s, t = model.set_of(a), model.set_of(b)
+            return s is not t and a[0] == b[0] and not (t and (model.in_use(t) or t.groups[1:]))
+
+        other = self.partner(index, fd, second, wild, better)
         errors = self.merge_errors(index, fd, other)
         self.attempt(errors, lambda: merge(process, fd, other))
         if not errors:
-            model = self.model
             a, b = model.fds[index][fd], model.fds[index][other]
             into, old = model.its_set(a), model.its_set(b)
             model.sets.remove(old)
@@ -514,6 +571,8 @@ class FrameworkMachine(RuleBasedStateMachine):
             return wrong
         if foreign := model.foreign(model.its_set(table[fd]), index):
             return foreign
+        if other < 0:
+            return {EINVAL}
         if other not in table:
             return {EBADF}
         same = table[other].kind == "group" and table[other].group == table[fd].group
@@ -524,41 +583,46 @@ class FrameworkMachine(RuleBasedStateMachine):
         if errors := self.pair_errors(index, fd, other):
             return errors
         a, b = model.fds[index][fd], model.fds[index][other]
-        assert a.group and b.group
+        assert a.group
+        assert b.group
         into, old = model.its_set(a), model.its_set(b)
         if into is old or len(old.groups) > 1 or model.in_use(old) or a.group[0] != b.group[0]:
             return {EINVAL}
         if errors := model.cannot_open(old) or model.cannot_open(into):
             return errors
-        coherent = {PLACES[n][1] for s in (into, old) for n in model.devices(s)}
-        one_side = [all(PLACES[n][1] for n in model.devices(s)) for s in (into, old)]
-        return {EINVAL} if len(coherent) > 1 and one_side[0] != one_side[1] else set()
+        coherent = {all(PLACES[n][1] for n in model.devices(s)) for s in (into, old)}
+        return {EINVAL} if len(coherent) > 1 else set()
 
-    @rule(p=processes, choice=choices, partner=choices, anything=st.booleans())
-    def unmerge(self, p: int, choice: int, partner: int, anything: bool) -> None:
-        index, process = self.process(p)
+    @rule(choice=choices, second=choices, wild=rarely)
+    def unmerge(self, choice: int, second: int, wild: bool) -> None:
         model = self.model
-        fd = self.fd(index, choice, "group")
-        other = self.fd(index, partner, "" if anything else "group")
+        index, process, fd = self.pick(
+            choice, "group", wild, lambda i, f: len(model.its_set(f).groups) > 1
+        )
+
+        def better(a: Key, b: Key) -> bool:
+            return model.set_of(a) is model.set_of(b)
+
+        other = self.partner(index, fd, second, wild, better)
         errors = self.pair_errors(index, fd, other)
         if not errors:
             a, b = model.fds[index][fd], model.fds[index][other]
-            assert b.group
+            group = b.group
+            assert group
             if model.its_set(a) is not model.its_set(b):
                 errors = {EINVAL}
-            elif model.device_files(b.group):
+            elif model.device_files(group):
                 errors = {EBUSY}
         self.attempt(errors, lambda: unmerge(process, fd, other))
         if not errors:
             s = model.its_set(a)
-            model.leave(s, b.group)
+            model.leave(s, group)
             model.settle(s)
 
-    @rule(p=processes, choice=choices)
-    def get_iommu(self, p: int, choice: int) -> None:
-        index, process = self.process(p)
+    @rule(choice=choices, wild=rarely)
+    def get_iommu(self, choice: int, wild: bool) -> None:
+        index, process, fd = self.pick(choice, "group", wild)
         model = self.model
-        fd = self.fd(index, choice, "group")
         errors = self.wrong_file(index, fd, "group")
         if not errors:
             s = model.its_set(model.fds[index][fd])
@@ -568,15 +632,14 @@ class FrameworkMachine(RuleBasedStateMachine):
             s.owner = index
             self.opened(index, ModelFile("iommu", index, joint=s))
 
-    @rule(p=processes, choice=choices, name=names, member=st.booleans())
-    def get_device(self, p: int, choice: int, name: str, member: bool) -> None:
-        index, process = self.process(p)
+    @rule(choice=choices, name=names, wild=rarely)
+    def get_device(self, choice: int, name: str, wild: bool) -> None:
+        index, process, fd = self.pick(choice, "group", wild)
         model = self.model
-        fd = self.fd(index, choice, "group")
         errors = self.wrong_file(index, fd, "group")
         if not errors:
             s = model.its_set(model.fds[index][fd])
-            if member and model.devices(s):
+            if not wild and model.devices(s):
                 name = model.devices(s)[choice % len(model.devices(s))]
             errors = model.foreign(s, index) or model.cannot_open(s)
             if not errors and name not in model.devices(s):
@@ -589,10 +652,9 @@ class FrameworkMachine(RuleBasedStateMachine):
             s.owner = index
             self.opened(index, ModelFile("device", index, device=name))
 
-    @rule(p=processes, choice=choices)
-    def get_flags(self, p: int, choice: int) -> None:
-        index, process = self.process(p)
-        fd = self.fd(index, choice, "group")
+    @rule(choice=choices, wild=rarely)
+    def get_flags(self, choice: int, wild: bool) -> None:
+        index, process, fd = self.pick(choice, "group", wild)
         errors = self.wrong_file(index, fd, "group")
         flags = self.attempt(errors, lambda: group_flags(process, fd))
         if not errors:
@@ -602,11 +664,13 @@ class FrameworkMachine(RuleBasedStateMachine):
 
     # programs: mappings
 
-    @rule(p=processes, choice=choices, page=st.integers(0, 7), count=st.integers(1, 4))
-    def map(self, p: int, choice: int, page: int, count: int) -> None:
-        index, process = self.process(p)
+    @rule(choice=choices, page=st.integers(0, 7), count=st.integers(1, 4), wild=rarely)
+    def map(self, choice: int, page: int, count: int, wild: bool) -> None:
+        if not wild and not any(self.model.live("iommu")):
+            self.get_iommu(choice, wild)
+            return
+        index, process, fd = self.pick(choice, "iommu", wild)
         model = self.model
-        fd = self.fd(index, choice, "iommu")
         wanted = range(page, page + count)
         errors = self.mapping_errors(index, fd)
         if not errors:
@@ -622,10 +686,12 @@ class FrameworkMachine(RuleBasedStateMachine):
             assert s
             s.pages |= dict.fromkeys(wanted, index)
 
-    @rule(p=processes, choice=choices, page=st.integers(0, 7), count=st.integers(0, 5))
-    def unmap(self, p: int, choice: int, page: int, count: int) -> None:
-        index, process = self.process(p)
-        fd = self.fd(index, choice, "iommu")
+    @rule(choice=choices, page=st.integers(0, 7), count=st.integers(0, 5), wild=rarely)
+    def unmap(self, choice: int, page: int, count: int, wild: bool) -> None:
+        if not wild and not any(self.model.live("iommu")):
+            self.get_iommu(choice, wild)
+            return
+        index, process, fd = self.pick(choice, "iommu", wild)
         errors = self.mapping_errors(index, fd)
         self.attempt(errors, lambda: unmap_dma(process, fd, page * PAGE, count * PAGE))
         if not errors:
@@ -755,4 +821,60 @@ class FrameworkMachine(RuleBasedStateMachine):
 
 
 TestFramework = FrameworkMachine.TestCase
-TestFramework.settings = settings(max_examples=1500, stateful_step_count=50, deadline=None)
+TestFramework.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+WEIGHTS: Final[dict[str, int]] = {
+    "add": 6,
+    "bind": 8,
+    "unbind": 2,
+    "unbind_by_force": 1,
+    "unplug": 2,
+    "sabotage_sometimes": 1,
+    "open_group": 10,
+    "close": 14,
+    "send": 8,
+    "fork": 1,
+    "exit": 1,
+    "merge": 14,
+    "unmerge": 5,
+    "get_iommu": 8,
+    "get_device": 12,
+    "get_flags": 4,
+    "map": 10,
+    "unmap": 6,
+}
+
+
+def drawn(random: Random, verb: str) -> dict[str, Any]:
+    """Arguments for a rule; nothing is gated here, the weights do that."""
+    space: dict[str, Any] = {
+        "name": random.choice(NAMES),
+        "attach": random.random() < 0.5,
+        "really": True,
+        "p": random.randrange(MAX_PROCESSES),
+        "to": random.randrange(MAX_PROCESSES),
+        "which": random.randrange(len(KEYS)),
+        "choice": random.randrange(1000),
+        "second": random.randrange(1000),
+        "wild": random.random() < 0.08,
+        "page": random.randrange(8),
+        "count": random.randrange(1, 5),
+    }
+    wanted = signature(getattr(FrameworkMachine, verb)).parameters
+    return {name: value for name, value in space.items() if name in wanted}
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_long_lives(seed: int) -> None:
+    """Short programs find the small mistakes; sets of many groups and old owners need long ones."""
+    random = Random(seed)
+    machine = FrameworkMachine()
+    machine.begin(missing=set(), unbound=set(), opens=[])
+    verbs, weights = list(WEIGHTS), list(WEIGHTS.values())
+    for verb in random.choices(verbs, weights, k=300):
+        arguments = drawn(random, verb)
+        print(verb, arguments)  # shown when it fails
+        getattr(machine, verb)(**arguments)
+        machine.everything_agrees()
+    machine.teardown()

@@ -299,9 +299,7 @@ class Puppet:
             os.close(pidfd)
 
 
-def start(
-    bits: int = 64, keep: tuple[int, ...] = ()
-) -> tuple[Puppet, subprocess.Popen[bytes]]:
+def start(bits: int = 64, keep: tuple[int, ...] = ()) -> tuple[Puppet, subprocess.Popen[bytes]]:
     """A puppet under no filter, with the descriptors ``keep``; ``finish`` it."""
     mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from threading import RLock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from uvfio.core.domain import Domain, IommuUnit
@@ -29,9 +29,12 @@ __all__ = [
     "BusDevice",
     "Device",
     "DeviceKind",
+    "DeviceTree",
+    "DtProperty",
     "IrqInfo",
     "OpenDevice",
     "Region",
+    "ResourceKind",
     "VfioDriver",
 ]
 
@@ -41,6 +44,22 @@ class DeviceKind(Enum):
 
     PCI = "pci"
     PLATFORM = "platform"
+
+
+class ResourceKind(Enum):
+    """What an index counts."""
+
+    REGION = "region"
+    IRQ = "irq"
+
+
+class DtProperty(Enum):
+    """The property of a device tree node that a resource is an entry of."""
+
+    REG = "reg"
+    RANGES = "ranges"
+    INTERRUPTS = "interrupts"
+    INTERRUPT_MAP = "interrupt-map"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +170,21 @@ class BoundDevice(Protocol):
 
     def request(self, count: int) -> None:
         """Somebody wants the device back, for the ``count``-th time. Comes from any thread, without the lock."""
+
+
+@runtime_checkable
+class DeviceTree(Protocol):
+    """What a ``BoundDevice`` answers besides when it comes from a device tree: where its resources stem from.
+
+    Resources may belong to nodes below the one that was assigned. InvalidArgument for an index that the
+    device does not have.
+    """
+
+    def dt_path(self, kind: ResourceKind, index: int) -> str:
+        """The full path of the node: "/soc/timer@10010000"."""
+
+    def dt_index(self, kind: ResourceKind, index: int) -> tuple[DtProperty, int]:
+        """The property of that node, and which of its entries, from 0."""
 
 
 class VfioDriver(Protocol):

@@ -55,6 +55,7 @@ class Framework(ReleaseMixin):
 
     ``observer(kind, facts)`` is told of "group-added", "group-removed" (it may raise: the operation is
     undone), "fault", "irq", "request", "revoke", "taint". ``minors`` bounds the number of groups.
+    ``generation`` grows whenever a group comes or goes.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Framework(ReleaseMixin):
         self._minors: dict[int, Group] = {}
         self._free_minors: list[int] = []
         self._next_minor = 0
+        self.generation = 0
         self._minor_limit = minors
 
     # -- registry --------------------------------------------------------------------------------
@@ -221,6 +223,7 @@ class Framework(ReleaseMixin):
         taken = any(other.node_name == str(number) for other in self._groups.values())
         group = Group(bus, number, minor, f"{bus}:{number}" if taken else str(number))
         self._groups[bus, number] = self._minors[minor] = group
+        self.generation += 1
         try:
             self.notify("group-added", group=str(group), bus=bus, number=number, minor=minor)
         except Exception:
@@ -230,6 +233,7 @@ class Framework(ReleaseMixin):
 
     def _forget_group(self, group: Group) -> None:
         del self._groups[group.bus, group.number], self._minors[group.minor]
+        self.generation += 1
         heapq.heappush(self._free_minors, group.minor)
 
     def _collect(self, group: Group) -> None:

@@ -70,7 +70,7 @@ class Calls:
         if file is None:
             return None
         if type(file) is GroupFile:
-            self.supervisor.tokens.drain()  # what was closed before this call is closed
+            self.supervisor.settle()  # what was closed before this call is closed
         return file.ioctl(process, request[7] & INT, request[8])
 
     # -- reading and writing -----------------------------------------------------------------------

@@ -22,6 +22,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,9 @@ class Control:
             self._listener.bind(self.path)
 
     def _answered(self) -> bool:
-        """Whether somebody listens at the path already."""
+        """Whether the path is taken: by somebody who listens, or by something that is no socket."""
+        if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
+            return True
         probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             probe.connect(self.path)
@@ -172,7 +175,7 @@ class Control:
 
     def _dispatch(self, client: Client, request: dict[str, Any]) -> dict[str, Any] | None:
         machine = self.supervisor.machine
-        self.supervisor.tokens.drain()
+        self.supervisor.settle()
         verb = request.get("verb")
         if verb == "status":
             return {"ok": True, "machine": machine.describe(), "run": self._run_facts()}

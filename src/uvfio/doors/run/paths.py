@@ -28,6 +28,7 @@ from uvfio.doors.run.stat import (
     pack_stat_32,
     pack_statfs,
     pack_statfs_32,
+    pack_statfs_old,
     pack_statx,
 )
 from uvfio.fops.rfc import open_group
@@ -192,7 +193,6 @@ class Paths:
             return self._open_real(found, flags, cloexec)
         if flags & os.O_DIRECTORY:
             raise OSError(errno.ENOTDIR, f"{path} is a device")
-        self.supervisor.tokens.drain()
         framework = self.supervisor.machine.framework
         group = framework.group(found.node.bus, found.node.group)
         file = open_group(framework, group, process)
@@ -225,6 +225,7 @@ class Paths:
             os.close(fd)
 
     def _find(self, path: str, *, follow: bool = True, creating: bool = False) -> Found:
+        self.supervisor.settle()
         try:
             return self.tree.find(path, follow=follow)
         except FileNotFoundError:
@@ -339,6 +340,9 @@ class Paths:
 
     def statfs(self, request: Request) -> int | None:
         return self._statfs(request, request[ARG + 1], pack_statfs)
+
+    def statfs_32(self, request: Request) -> int | None:
+        return self._statfs(request, request[ARG + 1], pack_statfs_old)
 
     def statfs64(self, request: Request) -> int | None:
         return self._statfs(request, request[ARG + 2], pack_statfs_32)

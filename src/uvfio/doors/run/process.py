@@ -138,6 +138,7 @@ class Process:
         """A vfork child runs in its parent's memory until it executes something."""
         self._mm = other.mm
         self._space = other.space
+        self.used = True
 
     def image_mark(self) -> bytes:
         """Differs between any two images that this process executes."""
@@ -303,6 +304,8 @@ class Processes:
             process = self._enter(tgid, parent)
         elif process.exec_tid and not self._settle_exec(process, tid):
             return process
+        if process.pidfd < 0:
+            return process  # it is dying; somebody else may get its number
         process.tids.add(tid)
         self.by_tid[tid] = process
         self._discovered += 1
@@ -313,7 +316,7 @@ class Processes:
     def exec_begins(self, process: Process, tid: int) -> None:
         """Thread ``tid`` calls execve: whether it succeeds we learn from the next call."""
         process.files.clear()
-        if not process.used:
+        if not process.used and process.cacheable:
             process.new_image()
             return
         process.exec_tid = tid
@@ -351,22 +354,21 @@ class Processes:
         try:
             process.pidfd = os.pidfd_open(tgid)
         except OSError:
-            return process  # it is dying; nothing it asks for matters any more
+            return process  # nothing it asks for matters any more
         process.stop_watch = self.supervisor.reactor.watch(
             process.pidfd, lambda: self.exited(process), wake=False
         )
         mother = self.by_tgid.get(parent)
         if mother is not None:
             process.virtual_cwd = mother.virtual_cwd
-            if mother.used:
-                self._inherit(process, mother)
+            self._inherit(process, mother)
         self.by_tgid[tgid] = process
         return process
 
     def _inherit(self, process: Process, mother: Process) -> None:
         """What a child shares with its parent depends on the clone flags; ask the kernel."""
         try:
-            if sc.kcmp(process.tgid, mother.tgid, sc.KCMP_VM) == 0:
+            if mother.used and sc.kcmp(process.tgid, mother.tgid, sc.KCMP_VM) == 0:
                 process.share_mm(mother)
             if sc.kcmp(process.tgid, mother.tgid, sc.KCMP_FILES) == 0:
                 self.unshared(process)

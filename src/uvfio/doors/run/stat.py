@@ -11,7 +11,15 @@ import os
 import struct
 from typing import NamedTuple
 
-__all__ = ["Facts", "pack_stat", "pack_stat_32", "pack_statfs", "pack_statfs_32", "pack_statx"]
+__all__ = [
+    "Facts",
+    "pack_stat",
+    "pack_stat_32",
+    "pack_statfs",
+    "pack_statfs_32",
+    "pack_statfs_old",
+    "pack_statx",
+]
 
 STAT_64 = struct.Struct("<QQQIIIIQqqq6q3q")
 STAT_32 = struct.Struct("<QIIIIIIQIqIQ6IQ")
@@ -30,8 +38,11 @@ class Facts(NamedTuple):
     rdev: int
 
     @classmethod
-    def of(cls, real: os.stat_result, mode: int | None = None, rdev: int = 0) -> Facts:
-        return cls(real, real.st_mode if mode is None else mode, rdev)
+    def of(cls, real: os.stat_result, mode: int | None = None, rdev: int | None = None) -> Facts:
+        """``real`` with what is not None replaced."""
+        return cls(
+            real, real.st_mode if mode is None else mode, real.st_rdev if rdev is None else rdev
+        )
 
 
 def pack_stat(facts: Facts) -> bytes:
@@ -154,6 +165,27 @@ def pack_statfs_32(path: str, sysfs: bool) -> bytes:
         fs.f_bavail,
         fs.f_files,
         fs.f_ffree,
+        0,
+        fs.f_namemax,
+        fs.f_frsize,
+        fs.f_flag,
+        0,
+        0,
+        0,
+        0,
+    )
+
+
+def pack_statfs_old(path: str, sysfs: bool) -> bytes:
+    """``struct statfs`` of i386, 64 bytes. Counts that do not fit are the largest that does."""
+    fs = os.statvfs(path)
+    counts = (fs.f_blocks, fs.f_bfree, fs.f_bavail, fs.f_files, fs.f_ffree)
+    return struct.pack(
+        "<16I",
+        SYSFS_MAGIC if sysfs else TMPFS_MAGIC,
+        fs.f_bsize,
+        *(min(value, 0xFFFFFFFF) for value in counts),
+        0,
         0,
         fs.f_namemax,
         fs.f_frsize,

@@ -95,7 +95,8 @@ class Supervisor:
         self.machine = Machine(spec, clock=self.reactor, store=self.tokens)
         self.tree = Tree(scratch)
         self.tree.update(nodes(self.machine, abi))
-        self.reactor.watch(self.tokens.fileno, self.tokens.drain, wake=False)
+        self.shown = self.machine.framework.generation
+        self.reactor.watch(self.tokens.fileno, self.settle, wake=False)
         self.processes = Processes(self)
         self.paths = Paths(self)
         self.calls = Calls(self)
@@ -172,8 +173,15 @@ class Supervisor:
         self.watchers.append(watcher)
         self.machine.framework.observer = self._observe
 
+    def settle(self) -> None:
+        """Release what the programs have let go of; before anything that depends on what is open."""
+        self.tokens.drain()
+        if self.shown != self.machine.framework.generation:
+            self.refresh_tree()
+
     def refresh_tree(self) -> None:
         """Devices came or went: show the programs the machine as it is now."""
+        self.shown = self.machine.framework.generation
         self.tree.update(nodes(self.machine, self.abi))
 
     # -- services for handlers ---------------------------------------------------------------------
@@ -261,6 +269,7 @@ def _table_32(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int
         "lstat64": paths.lstat64,
         "fstat64": calls.fstat64,
         "fstatat64": paths.fstatat64,
+        "statfs": paths.statfs_32,
         "statfs64": paths.statfs64,
         "mmap2": calls.mmap2,
         "readv": calls.readv_32,

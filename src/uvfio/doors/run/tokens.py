@@ -208,9 +208,10 @@ class Tokens:
     # -- memory of mappable regions (Store) ---------------------------------------------------------
 
     def allocate(self, device: str, sizes: Mapping[int, int]) -> Mapping[int, memoryview]:
-        fd = os.open(self.folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd = -1
         views: dict[int, memoryview] = {}
         try:
+            fd = os.open(self.folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
             for index, size in sorted(sizes.items()):
                 offset = index << REGION_SHIFT
                 os.ftruncate(fd, offset + size)
@@ -218,7 +219,8 @@ class Tokens:
                 views[index] = memoryview(mmap.mmap(fd, size, offset=offset))
             pin = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
             kind = NoSpace if error.errno == errno.ENOSPC else NoMemory
             total = sum(sizes.values())
             raise kind(f"{device}: no {total} bytes of region memory in {self.folder}") from error

@@ -41,8 +41,10 @@ class Tree:
         sweep(scratch)
         self.path = f"{scratch}/{PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
         os.mkdir(self.path, 0o700)
-        self._lock = os.open(f"{self.path}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        unlocked = f"{self.path}/unlocked"  # ``sweep`` does not know it by that name
+        self._lock = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(unlocked, f"{self.path}/lock")
         self.root = f"{self.path}/root"
         os.mkdir(self.root)
         self._root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -77,6 +79,7 @@ class Tree:
             data = node.data if isinstance(node, Text) else b""
             fd = os.open(real, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, node.mode)
             try:
+                os.fchmod(fd, node.mode)  # whatever the umask
                 os.write(fd, data)
                 if isinstance(node, CharDev):
                     self._devices[os.fstat(fd).st_ino] = node
@@ -131,11 +134,14 @@ def remove_folder(path: str) -> None:
 
 
 def sweep(scratch: str) -> None:
-    """Remove the folders of runs that were killed."""
+    """Remove the folders of our own runs that were killed. ``scratch`` may be everybody's: trust nobody else's."""
     for entry in os.scandir(scratch):
         if not entry.name.startswith(PREFIX):
             continue
         try:
+            about = entry.stat(follow_symlinks=False)
+            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+                continue
             lock = os.open(f"{entry.path}/lock", os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             continue

@@ -1,0 +1,1 @@
+"""vfio-platform: the VFIO driver for devices that a device tree describes."""
