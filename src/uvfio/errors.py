@@ -21,6 +21,7 @@ __all__ = [
     "Busy",
     "Cancelled",
     "ConfigError",
+    "DecodingOff",
     "DmaFault",
     "Gone",
     "InvalidArgument",
@@ -29,14 +30,17 @@ __all__ = [
     "NoSpace",
     "NoSuchDevice",
     "NoSuchGroup",
+    "NotMapped",
     "NotOwner",
     "NotViable",
     "Overlap",
     "TooManyFiles",
+    "TooManyMappings",
     "UnknownCommand",
     "UnsafeInterrupts",
     "Unsupported",
     "VfioError",
+    "WrapsAround",
 ]
 
 
@@ -60,6 +64,10 @@ class VfioError(OSError):
 
 class InvalidArgument(VfioError):
     """An argument has a value that the operation does not allow."""
+
+
+class WrapsAround(InvalidArgument):
+    """A range does not end before the end of a 64-bit address space. Some ABIs tell it apart."""
 
 
 class BadAddress(VfioError):
@@ -108,6 +116,12 @@ class Overlap(VfioError):
     default_errno = _errno.EEXIST
 
 
+class NotMapped(VfioError):
+    """There is no DMA mapping where one is needed."""
+
+    default_errno = _errno.ENOENT
+
+
 class NoSuchGroup(VfioError):
     """No group has this number or minor."""
 
@@ -132,6 +146,10 @@ class LimitExceeded(VfioError):
     default_errno = _errno.ENOMEM
 
 
+class TooManyMappings(LimitExceeded):
+    """The limit on the number of mappings would be exceeded. Some ABIs tell it apart."""
+
+
 class NoMemory(VfioError):
     """An object could not be made (no IOMMU serves the bus, no memory)."""
 
@@ -154,6 +172,12 @@ class UnsafeInterrupts(VfioError):
     """The IOMMU does not remap interrupts and the machine does not allow that."""
 
     default_errno = _errno.EPERM
+
+
+class DecodingOff(VfioError):
+    """The program accessed a region whose decoding it has switched off itself."""
+
+    default_errno = _errno.EIO
 
 
 class DmaFault(VfioError):

@@ -74,7 +74,11 @@ def test_a_killed_owner_has_let_go_when_wait_returns(
 def test_the_next_owner_gets_the_device_as_new(program: Programs) -> None:
     """A kill while the device is in use must not be seen by whoever comes next."""
     driver = program("edu_driver")
-    words = ["sh", "-c", f"timeout -s KILL 0.3 {program('churn')} 5; {driver} && {driver} 241 0000:07:00.0"]
+    words = [
+        "sh",
+        "-c",
+        f"timeout -s KILL 0.3 {program('churn')} 5; {driver} && {driver} 241 0000:07:00.0",
+    ]
     done = run_uvfio("run", "--", *words).ok()
     assert done.stdout.count("all right") == 2
 
@@ -94,7 +98,9 @@ def test_thirty_kills_at_random_moments_leave_nothing_in_the_supervisor(
 
 def test_the_supervisor_does_not_grow_with_the_programs_of_a_run(program: Programs) -> None:
     """Processes, threads, files, mappings: what a program brought goes with it."""
-    programs = [program(name) for name in ("threads", "dup_fds", "scm_rights", "vmm_2011", "vfork_child")]
+    programs = [
+        program(name) for name in ("threads", "dup_fds", "scm_rights", "vmm_2011", "vfork_child")
+    ]
     script = "while read line; do for p in " + " ".join(programs)
     script += "; do $p >/dev/null || exit; done; echo round; done"
     with Uvfio("run", "--", "sh", "-c", script) as uvfio:

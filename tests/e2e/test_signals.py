@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from e2e.conftest import Programs
 
-NAMED = "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ SYS".split()
+NAMED = (
+    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ SYS".split()
+)
 
 # -- how a program ends ------------------------------------------------------------------------------
 
@@ -91,7 +93,9 @@ def test_a_machine_file_that_is_not_there(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) <= 2
 
 
-@pytest.mark.parametrize("words", [["--no-such-option"], [], ["-d"], ["-d", "edu,group=x", "--", "true"]])
+@pytest.mark.parametrize(
+    "words", [["--no-such-option"], [], ["-d"], ["-d", "edu,group=x", "--", "true"]]
+)
 def test_a_command_line_that_makes_no_sense(words: list[str]) -> None:
     done = run_uvfio("run", *words)
     assert (done.status, done.stdout) == (2, "")
@@ -116,7 +120,9 @@ sys.exit(7)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2"])
-def test_a_signal_to_uvfio_reaches_the_program_once(name: str, python: Callable[..., list[str]]) -> None:
+def test_a_signal_to_uvfio_reaches_the_program_once(
+    name: str, python: Callable[..., list[str]]
+) -> None:
     with Uvfio("run", "--", *python(COUNTS_SIGNALS, name)) as uvfio:
         uvfio.expect("ready\n")
         uvfio.signal(getattr(signal, name))
@@ -134,7 +140,9 @@ def test_sigterm_ends_a_program_that_does_not_expect_it(program: Programs) -> No
         assert uvfio.finish().stderr == ""
 
 
-def test_a_signal_to_the_process_group_reaches_the_program_once(python: Callable[..., list[str]]) -> None:
+def test_a_signal_to_the_process_group_reaches_the_program_once(
+    python: Callable[..., list[str]],
+) -> None:
     """What Ctrl-C does, and ``kill -- -PGID``: uvfio has it too, and must not pass it on."""
     with Uvfio("run", "--", *python(COUNTS_SIGNALS, "SIGINT", "SIGTERM")) as uvfio:
         uvfio.expect("ready\n")
@@ -200,7 +208,9 @@ def test_a_program_that_stops_itself(python: Callable[..., list[str]]) -> None:
 
 
 def test_a_stopped_supervisor_only_delays(program: Programs) -> None:
-    with Uvfio("run", "--", "sh", "-c", f"read line; exec {program('dup_fds')}", session=False) as uvfio:
+    with Uvfio(
+        "run", "--", "sh", "-c", f"read line; exec {program('dup_fds')}", session=False
+    ) as uvfio:
         uvfio.signal(signal.SIGSTOP)
         uvfio.wait_changed(os.WSTOPPED)
         uvfio.send("go\n")
@@ -217,10 +227,18 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     shell = require_program("bash")
     require_program("setsid")
     with tempfile.TemporaryDirectory(prefix="e2e-", dir="/dev/shm") as scratch:
-        env = {**os.environ, "PS1": "$ ", "TERM": "dumb", "XDG_RUNTIME_DIR": scratch, "HOME": str(tmp_path)}
+        env = {
+            **os.environ,
+            "PS1": "$ ",
+            "TERM": "dumb",
+            "XDG_RUNTIME_DIR": scratch,
+            "HOME": str(tmp_path),
+        }
         with Terminal([shell, "--norc", "--noprofile", "--noediting", "-i"], env) as terminal:
             terminal.expect("$ ")
-            terminal.type(f"uvfio() {{ {shlex.quote(sys.executable)} -m uvfio \"$@\"; }}; stty -echo\n")
+            terminal.type(
+                f'uvfio() {{ {shlex.quote(sys.executable)} -m uvfio "$@"; }}; stty -echo\n'
+            )
             terminal.expect("$ ")
             yield terminal
             terminal.type("exit\n")
@@ -295,7 +313,9 @@ def test_kill_of_the_supervisor_while_the_program_waits(program: Programs) -> No
 
 
 @pytest.mark.parametrize("delay", [0.001, 0.003, 0.01, 0.03, 0.1])
-def test_kill_of_the_supervisor_while_registers_are_accessed(delay: float, program: Programs) -> None:
+def test_kill_of_the_supervisor_while_registers_are_accessed(
+    delay: float, program: Programs
+) -> None:
     """No call of the program may fail because of it: it ends without having seen anything."""
     with Uvfio("run", "--", program("churn"), "1") as uvfio:
         uvfio.expect("ready\n")
@@ -332,9 +352,12 @@ os._exit(9)
 def test_a_run_lasts_until_the_last_process_ends(python: Callable[..., list[str]]) -> None:
     """The status is the first program's; a daemon that it leaves behind keeps its devices."""
     readable, writable = os.pipe()
-    with os.fdopen(readable) as status, Uvfio(
-        "run", "--status-fd", str(writable), "--", *python(DAEMON), pass_fds=[writable]
-    ) as uvfio:
+    with (
+        os.fdopen(readable) as status,
+        Uvfio(
+            "run", "--status-fd", str(writable), "--", *python(DAEMON), pass_fds=[writable]
+        ) as uvfio,
+    ):
         os.close(writable)
         started = json.loads(status.readline())
         assert started["event"] == "started"
@@ -346,6 +369,24 @@ def test_a_run_lasts_until_the_last_process_ends(python: Callable[..., list[str]
         ended = json.loads(status.readline())
         assert ended == {"event": "ended", "status": 3 << 8}
         assert status.read() == ""
+
+
+def test_the_status_may_go_to_stderr() -> None:
+    done = run_uvfio("run", "--status-fd", "2", "--", "sh", "-c", "echo words >&2; exit 4")
+    first, words, last = done.stderr.splitlines()
+    assert json.loads(first)["event"] == "started"
+    assert words == "words"
+    assert json.loads(last) == {"event": "ended", "status": 4 << 8}
+
+
+def test_the_status_descriptor_is_not_the_program_s(python: Callable[..., list[str]]) -> None:
+    readable, writable = os.pipe()
+    code = "import os, sys\ntry: os.fstat(int(sys.argv[1]))\nexcept OSError: print('closed')"
+    words = ["run", "--status-fd", str(writable), "--", *python(code, writable)]
+    assert run_uvfio(*words, pass_fds=[writable]).ok().stdout == "closed\n"
+    os.close(writable)
+    with os.fdopen(readable) as status:
+        assert len(status.readlines()) == 2
 
 
 def wait_gone(pid: int) -> bool:

@@ -24,6 +24,7 @@ from uvfio.errors import (
     InvalidArgument,
     LimitExceeded,
     Overlap,
+    TooManyMappings,
     VfioError,
 )
 
@@ -85,7 +86,7 @@ class Oracle:
             | {p: Entry(owner, v, writable, charged) for p, v in zip(wanted, behind, strict=True)}
         )
         if after.runs() > ENTRY_LIMIT:
-            return LimitExceeded
+            return TooManyMappings
         self.pages = after.pages
         return None
 
@@ -93,7 +94,7 @@ class Oracle:
         wanted = range(page, page + count)
         after = Oracle({p: e for p, e in self.pages.items() if p not in wanted})
         if after.runs() > ENTRY_LIMIT:
-            return LimitExceeded, 0
+            return TooManyMappings, 0
         done = len(self.pages) - len(after.pages)
         self.pages = after.pages
         return None, done * PAGE

@@ -47,6 +47,7 @@ PLACES: Final[dict[str, tuple[Key, bool]]] = {  # name: (group, coherent)
     "b": (("pci", 2), True),
     "c": (("pci", 3), False),
     "d": (("pci", 4), True),
+    "e": (("pci", 5), True),
     "p": (("platform", 1), True),
 }
 NAMES: Final = sorted(PLACES)
@@ -156,6 +157,13 @@ class Model:
         if self.in_use(s):
             return self.unviable(s)
         return self.unviable(s) or {ENOSPC for n in self.devices(s) if n in self.attach_fails}
+
+    def could_merge(self, a: Key | None, b: Key | None) -> bool:
+        """Whether it is worth trying: the groups exist apart, on one bus, and the second is idle."""
+        if a is None or b is None or a[0] != b[0]:
+            return False
+        s, t = self.set_of(a), self.set_of(b)
+        return s is not None and t is not None and s is not t and not self.in_use(t)
 
     def free_fd(self, process: int) -> int | None:
         free = set(range(3, MAX_FILES)) - set(self.fds[process])
@@ -335,21 +343,12 @@ class FrameworkMachine(RuleBasedStateMachine):
         table = self.model.fds[index]
         mine = table.get(fd)
         some = [-1, 99, *sorted(table)]
-        if not wild and mine is not None and mine.group:
-            others = [
-                (n, f.group) for n, f in sorted(table.items()) if f.group not in (None, mine.group)
-            ]
-            best = [n for n, group in others if group and better(mine.group, group)]
+        own = mine.group if mine else None
+        if own and not wild:
+            others = [(n, f.group) for n, f in sorted(table.items()) if f.group not in (None, own)]
+            best = [n for n, group in others if better(own, group)]
             some = best or [n for n, _ in others] or some
         return some[choice % len(some)]
-
-    def lonely(self, index: int, file: ModelFile) -> bool:
-        """Whether the process has no group of the same bus open that it could merge with this one."""
-        table = self.model.fds[index].values()
-        return not any(
-            f.group and file.group and f.group[0] == file.group[0] and f.group != file.group
-            for f in table
-        )
 
     def attempt(self, expected: Errors, call: Callable[[], object]) -> object:
         """Do it. If errors are expected, one of them must come and nothing may change."""
@@ -546,13 +545,17 @@ class FrameworkMachine(RuleBasedStateMachine):
     @rule(choice=choices, second=choices, wild=rarely)
     def merge(self, choice: int, second: int, wild: bool) -> None:
         model = self.model
-        index, process, fd = self.pick(choice, "group", wild, lambda i, f: not self.lonely(i, f))
-
-        def better(a: Key, b: Key) -> bool:
-            s, t = model.set_of(a), model.set_of(b)
-            return s is not t and a[0] == b[0] and not (t and (model.in_use(t) or t.groups[1:]))
-
-        other = self.partner(index, fd, second, wild, better)
+        fits = model.could_merge
+        index, process, fd = self.pick(
+            choice,
+            "group",
+            wild,
+            lambda i, f: (
+                not model.foreign(model.its_set(f), i)
+                and any(fits(f.group, g.group) for g in model.fds[i].values())
+            ),
+        )
+        other = self.partner(index, fd, second, wild, fits)
         errors = self.merge_errors(index, fd, other)
         self.attempt(errors, lambda: merge(process, fd, other))
         if not errors:
@@ -597,27 +600,32 @@ class FrameworkMachine(RuleBasedStateMachine):
     def unmerge(self, choice: int, second: int, wild: bool) -> None:
         model = self.model
         index, process, fd = self.pick(
-            choice, "group", wild, lambda i, f: len(model.its_set(f).groups) > 1
+            choice,
+            "group",
+            wild,
+            lambda i, f: len(model.its_set(f).groups) > 1 and model.its_set(f).owner == i,
         )
 
-        def better(a: Key, b: Key) -> bool:
-            return model.set_of(a) is model.set_of(b)
-
-        other = self.partner(index, fd, second, wild, better)
+        other = self.partner(
+            index, fd, second, wild, lambda a, b: model.set_of(a) is model.set_of(b)
+        )
         errors = self.pair_errors(index, fd, other)
-        if not errors:
-            a, b = model.fds[index][fd], model.fds[index][other]
-            group = b.group
-            assert group
-            if model.its_set(a) is not model.its_set(b):
-                errors = {EINVAL}
-            elif model.device_files(group):
-                errors = {EBUSY}
+        errors = errors or self.unmerge_errors(index, fd, other)
         self.attempt(errors, lambda: unmerge(process, fd, other))
         if not errors:
-            s = model.its_set(a)
-            model.leave(s, group)
+            leaving = model.fds[index][other]
+            assert leaving.group
+            s = model.its_set(leaving)
+            model.leave(s, leaving.group)
             model.settle(s)
+
+    def unmerge_errors(self, index: int, fd: int, other: int) -> Errors:
+        model = self.model
+        base, leaving = model.fds[index][fd], model.fds[index][other]
+        if model.its_set(base) is not model.its_set(leaving):
+            return {EINVAL}
+        assert leaving.group
+        return {EBUSY} if model.device_files(leaving.group) else set()
 
     @rule(choice=choices, wild=rarely)
     def get_iommu(self, choice: int, wild: bool) -> None:
@@ -827,29 +835,35 @@ TestFramework.settings = settings(max_examples=200, stateful_step_count=40, dead
 WEIGHTS: Final[dict[str, int]] = {
     "add": 6,
     "bind": 8,
-    "unbind": 2,
-    "unbind_by_force": 1,
-    "unplug": 2,
+    "unbind": 3,
+    "unbind_by_force": 2,
+    "unplug": 1,
     "sabotage_sometimes": 1,
-    "open_group": 10,
-    "close": 14,
-    "send": 8,
+    "open_group": 14,
+    "close": 12,
+    "send": 5,
     "fork": 1,
     "exit": 1,
-    "merge": 14,
+    "merge": 18,
     "unmerge": 5,
-    "get_iommu": 8,
-    "get_device": 12,
+    "get_iommu": 6,
+    "get_device": 8,
     "get_flags": 4,
     "map": 10,
     "unmap": 6,
 }
 
 
-def drawn(random: Random, verb: str) -> dict[str, Any]:
-    """Arguments for a rule; nothing is gated here, the weights do that."""
+def drawn(random: Random, verb: str, model: Model) -> dict[str, Any]:
+    """Arguments for a rule. Devices are brought back rather than lost: else all groups end unusable."""
+    useful = {
+        "add": [n for n in NAMES if not model.added(n)],
+        "bind": [n for n in NAMES if model.added(n) and n not in model.bound],
+        "unbind": sorted(model.gone),
+        "unbind_by_force": sorted(model.gone),
+    }.get(verb)
     space: dict[str, Any] = {
-        "name": random.choice(NAMES),
+        "name": random.choice(useful if useful and random.random() < 0.8 else NAMES),
         "attach": random.random() < 0.5,
         "really": True,
         "p": random.randrange(MAX_PROCESSES),
@@ -873,7 +887,7 @@ def test_long_lives(seed: int) -> None:
     machine.begin(missing=set(), unbound=set(), opens=[])
     verbs, weights = list(WEIGHTS), list(WEIGHTS.values())
     for verb in random.choices(verbs, weights, k=300):
-        arguments = drawn(random, verb)
+        arguments = drawn(random, verb, machine.model)
         print(verb, arguments)  # shown when it fails
         getattr(machine, verb)(**arguments)
         machine.everything_agrees()

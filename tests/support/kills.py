@@ -62,12 +62,18 @@ class Kills:
     @property
     def options(self) -> list[str]:
         """Options of ``uvfio run`` that describe the machine."""
-        return [word for group, device in self.machine.items() for word in ("-d", f"{device},group={group}")]
+        return [
+            word
+            for group, device in self.machine.items()
+            for word in ("-d", f"{device},group={group}")
+        ]
 
     def words(self, seed: int) -> list[str]:
         """The driver's command line."""
         pairs = [
-            word for group, device in self.machine.items() for word in (group, device.partition("@")[2])
+            word
+            for group, device in self.machine.items()
+            for word in (group, device.partition("@")[2])
         ]
         return [sys.executable, "-c", DRIVER, str(seed), self.churn, self.probe_lock, *pairs]
 

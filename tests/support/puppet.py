@@ -9,6 +9,7 @@ Bytes as an argument are put into the puppet's memory, with a NUL behind them. `
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import select
@@ -180,9 +181,9 @@ class Puppet:
 
     def pages(self, count: int, protection: int = PROT_READ | PROT_WRITE) -> int:
         """Private anonymous memory of its own."""
-        return self.must(
-            self._mmap, 0, count * PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
-        )
+        flags = MAP_PRIVATE | MAP_ANONYMOUS
+        at = self.must(self._mmap, 0, count * PAGE, protection, flags, -1, 0)
+        return at % (1 << self.bits)  # i386 answers are sign-extended
 
     @property
     def _mmap(self) -> str:
@@ -402,6 +403,8 @@ class Stage:
         """Kill the puppets and close the supervisor."""
         finish(self.puppet, self._process)
         self.supervisor.close()
+        del self.supervisor, self.reactor
+        gc.collect()  # a machine holds itself, and with it the memory of its devices
         if self.listener >= 0:
             os.close(self.listener)
         signal.signal(signal.SIGIO, self._sigio)

@@ -148,7 +148,10 @@ class Uvfio:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.end()
 
@@ -323,7 +326,12 @@ class Uvfio:
     def _report(self) -> str:
         processes = self._describe([self.pid, *self.processes()])
         return "\n".join(
-            [f"-- stdout\n{self.text('stdout')}", f"-- stderr\n{self.text('stderr')}", "--", processes]
+            [
+                f"-- stdout\n{self.text('stdout')}",
+                f"-- stderr\n{self.text('stderr')}",
+                "--",
+                processes,
+            ]
         )
 
 

@@ -22,6 +22,7 @@ NUMBERS = {
     "Busy": errno.EBUSY,
     "Cancelled": errno.EINTR,
     "ConfigError": errno.EINVAL,
+    "DecodingOff": errno.EIO,
     "DmaFault": errno.EFAULT,
     "Gone": errno.ENODEV,
     "InvalidArgument": errno.EINVAL,
@@ -30,14 +31,17 @@ NUMBERS = {
     "NoSpace": errno.ENOSPC,
     "NoSuchDevice": errno.ENODEV,
     "NoSuchGroup": errno.ENODEV,
+    "NotMapped": errno.ENOENT,
     "NotOwner": errno.EPERM,
     "NotViable": errno.EBUSY,
     "Overlap": errno.EEXIST,
     "TooManyFiles": errno.EMFILE,
+    "TooManyMappings": errno.ENOMEM,
     "UnknownCommand": errno.ENOTTY,
     "UnsafeInterrupts": errno.EPERM,
     "Unsupported": errno.EINVAL,
     "VfioError": errno.EINVAL,
+    "WrapsAround": errno.EINVAL,
 }
 
 

@@ -13,7 +13,11 @@ from uvfio.cli.pciids import PciIds
 from uvfio.cli.usage import DEVICE_HELP, add_json, add_machine, machine_spec, parser
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from uvfio.machine.machine import Machine
+
+    Facts = Sequence[tuple[str, str | Sequence[str]]]
 
 __all__ = ["list_", "show", "tree"]
 
@@ -62,25 +66,36 @@ def tree(words: list[str]) -> int:
 
 
 def picture(about: dict[str, Any]) -> output.Branch:
-    """What ``Machine.describe`` returned, as a tree of groups and devices."""
+    """What ``Machine.describe`` returned, as a tree of IOMMUs, groups and devices."""
+    iommus = [
+        output.Branch(
+            f"{iommu['name']}: {_iommu(iommu)}",
+            [
+                _picture_of_group(group, about)
+                for group in about["groups"]
+                if (group["iommu"] or about["iommu"]["name"]) == iommu["name"]
+            ],
+        )
+        for iommu in about["iommus"]
+    ]
+    return iommus[0] if len(iommus) == 1 else output.Branch("machine", iommus)
+
+
+def _picture_of_group(group: dict[str, Any], about: dict[str, Any]) -> output.Branch:
     names = PciIds()
-    devices = {dev["address"]: dev for dev in about["devices"]}
+    devices = [
+        dev
+        for dev in about["devices"]
+        if dev["bus"] == group["bus"] and dev["address"] in group["devices"]
+    ]
     return output.Branch(
-        f"{about['iommu']['name']}: {_iommu(about['iommu'])}",
+        f"group {group['number']}: {group['node']}, {_state(group)}",
         [
             output.Branch(
-                f"group {group['number']}: {group['node']}, {_state(group)}",
-                [
-                    output.Branch(
-                        f"{address}  {_id(devices[address])}  {devices[address]['model']}, "
-                        f"driver {devices[address]['driver'] or 'none'}"
-                        + _in_brackets(_name(devices[address], names))
-                    )
-                    for address in group["devices"]
-                    if address in devices
-                ],
+                f"{dev['address']}  {_id(dev)}  {dev['model']}, driver {dev['driver'] or 'none'}"
+                + _in_brackets(_name(dev, names))
             )
-            for group in about["groups"]
+            for dev in devices
         ],
     )
 
@@ -91,32 +106,60 @@ def show(words: list[str]) -> int:
     slot = machine.slot(args.address)
     about = machine.describe()
     dev = next(d for d in about["devices"] if d["address"] == slot.address)
-    group = next(g for g in about["groups"] if g["number"] == dev["group"])
+    group = next(
+        g for g in about["groups"] if (g["bus"], g["number"]) == (dev["bus"], dev["group"])
+    )
+    iommu = next(unit for unit in about["iommus"] if unit["name"] == dev["iommu"])
     if args.json:
-        output.print_json({"device": dev, "group": group, "iommu": about["iommu"]})
+        output.print_json({"device": dev, "group": group, "iommu": iommu})
         return 0
     names = PciIds()
     options = ", ".join(f"{key}={value}" for key, value in dev["options"].items())
+    before, after = _function(dev, names) if dev["bus"] == "pci" else _platform_device(dev)
     output.facts(
         f"{dev['address']}  {dev['model']}" + _in_brackets(_name(dev, names)),
         [
-            ("id", _id(dev) + _in_brackets(_name(dev, names))),
-            ("subsystem", _subsystem(dev, names)),
-            ("class", dev["class"] + _in_brackets(names.class_(dev["class"]))),
-            ("revision", f"{dev['revision']:02x}"),
+            *before,
             ("options", options),
             ("driver", dev["driver"] or "none"),
             ("group", f"{group['number']}: {group['node']}, {_state(group)}"),
             ("with", [other for other in group["devices"] if other != dev["address"]]),
-            ("iommu", f"{dev['iommu']}: {_iommu(about['iommu'])}" if dev["iommu"] else "none"),
-            ("config", f"{dev['config_size']} bytes"),
-            ("regions", [_region(resource) for resource in dev["resources"]]),
-            ("capabilities", [_capability(cap) for cap in dev["capabilities"]]),
-            ("interrupts", _interrupts(dev["interrupts"]) or "none"),
+            ("iommu", f"{iommu['name']}: {_iommu(iommu)}"),
+            *after,
             ("reset", ", ".join(dev["reset_methods"]) or "none"),
         ],
     )
     return 0
+
+
+def _function(dev: dict[str, Any], names: PciIds) -> tuple[Facts, Facts]:
+    """What only a PCI function has: who it is, and what it has."""
+    return [
+        ("id", _id(dev) + _in_brackets(_name(dev, names))),
+        ("subsystem", _subsystem(dev, names)),
+        ("class", dev["class"] + _in_brackets(names.class_(dev["class"]))),
+        ("revision", f"{dev['revision']:02x}"),
+    ], [
+        ("config", f"{dev['config_size']} bytes"),
+        ("regions", [_region(resource) for resource in dev["resources"]]),
+        ("capabilities", [_capability(cap) for cap in dev["capabilities"]]),
+        ("interrupts", _interrupts(dev["interrupts"]) or "none"),
+    ]
+
+
+def _platform_device(dev: dict[str, Any]) -> tuple[Facts, Facts]:
+    """What only a platform device has."""
+    lines = [
+        f"{line['index']}: {line['number']}, {line['trigger']} ({_origin(line)})"
+        for line in dev["interrupt_lines"]
+    ]
+    return [
+        ("node", dev["node"]),
+        ("compatible", dev["compatible"]),
+    ], [
+        ("regions", [_platform_region(resource) for resource in dev["resources"]] or "none"),
+        ("interrupts", lines or "none"),
+    ]
 
 
 def _machine(
@@ -125,7 +168,9 @@ def _machine(
     options = parser(verb, what, DEVICE_HELP)
     if address:
         options.add_argument(
-            "address", metavar="ADDRESS", help="SSSS:BB:DD.F, for example 0000:06:0d.0"
+            "address",
+            metavar="ADDRESS",
+            help="0000:06:0d.0; of a platform device its name or the path of its node",
         )
     add_machine(options)
     add_json(options)
@@ -138,10 +183,13 @@ def _machine(
 
 
 def _id(dev: dict[str, Any]) -> str:
-    return f"{dev['vendor']}:{dev['device']}"
+    """What drivers recognise the device by."""
+    return f"{dev['vendor']}:{dev['device']}" if dev["bus"] == "pci" else dev["compatible"][0]
 
 
 def _name(dev: dict[str, Any], names: PciIds) -> str:
+    if dev["bus"] != "pci":
+        return str(dev["node"])
     vendor = names.vendor(dev["vendor"])
     device = names.device(dev["vendor"], dev["device"])
     return f"{vendor} {device}".strip() or names.class_(dev["class"])
@@ -188,6 +236,16 @@ def _region(resource: dict[str, Any]) -> str:
         kind += ", can be mapped"
     where = f"at {resource['start']:#x}" if resource["start"] else "without an address"
     return f"{name}: {output.size(resource['size'])} {where} ({kind})"
+
+
+def _platform_region(resource: dict[str, Any]) -> str:
+    kind = resource["kind"] + (", can be mapped" if resource["mappable"] else "")
+    where = f"{output.size(resource['size'])} at {resource['start']:#x}"
+    return f"{resource['index']}: {where} ({kind}; {_origin(resource)})"
+
+
+def _origin(resource: dict[str, Any]) -> str:
+    return f"{resource['node']} {resource['property']}[{resource['entry']}]"
 
 
 def _capability(cap: dict[str, Any]) -> str:

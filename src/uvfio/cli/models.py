@@ -14,6 +14,7 @@ from uvfio.cli.usage import add_json, parser
 
 if TYPE_CHECKING:
     from uvfio.models.pci import PciModel
+    from uvfio.models.platform import PlatformModel
 
 __all__ = ["models"]
 
@@ -43,26 +44,39 @@ def models(words: list[str]) -> int:
         output.print_json([{"name": name, **about} for name, about in found.items()])
         return 0
     output.table(
-        ("MODEL", "ID", "WHAT"),
+        ("MODEL", "ID", "BUS", "WHAT"),
         [
-            (name, f"{about['vendor']}:{about['device']}", str(about["summary"]))
+            (name, _id(about), str(about["bus"]), str(about["summary"]))
             for name, about in found.items()
         ],
     )
     return 0
 
 
-def _show(name: str, model: type[PciModel]) -> None:
+def _show(name: str, model: type[PciModel | PlatformModel]) -> None:
     about: dict[str, Any] = model.describe()
+    own: list[tuple[str, str | list[str]]]
+    if about["bus"] == "pci":
+        own = [
+            ("id", _id(about)),
+            ("class", about["class_code"]),
+            ("revision", f"{about['revision']:02x}"),
+            ("BARs", [_region(bar) for bar in about["bars"]]),
+            ("capabilities", ", ".join(about["capabilities"])),
+        ]
+    else:
+        own = [
+            ("compatible", about["compatible"]),
+            ("regions", [_region(region) for region in about["regions"]] or "none"),
+            ("interrupts", [_line(line) for line in about["interrupts"]] or "none"),
+            ("reset", "yes" if about["resettable"] else "none"),
+        ]
     output.facts(
         f"{name}: {about['summary']}",
         [
-            ("id", f"{about['vendor']}:{about['device']}"),
-            ("class", about["class_code"]),
-            ("revision", f"{about['revision']:02x}"),
+            ("bus", about["bus"]),
+            *own,
             ("Python", about["class"]),
-            ("BARs", [_bar(bar) for bar in about["bars"]]),
-            ("capabilities", ", ".join(about["capabilities"])),
             ("options", [_option(option) for option in about["options"]] or "none"),
         ],
     )
@@ -71,9 +85,23 @@ def _show(name: str, model: type[PciModel]) -> None:
         print(f"\n{doc}")
 
 
-def _bar(bar: dict[str, Any]) -> str:
+def _id(about: dict[str, Any]) -> str:
+    """What drivers recognise the device by."""
+    if about["bus"] == "pci":
+        return f"{about['vendor']}:{about['device']}"
+    return str(about["compatible"][0])
+
+
+def _line(line: dict[str, Any]) -> str:
+    below = f", from node {line['node']}" if line["node"] else ""
+    return f"{line['index']}: {line['name']} ({line['trigger']}{below})"
+
+
+def _region(bar: dict[str, Any]) -> str:
     parts = [bar["kind"]]
-    if bar["prefetchable"]:
+    if bar.get("node"):
+        parts.append(f"from node {bar['node']}")
+    if bar.get("prefetchable"):
         parts.append("prefetchable")
     if bar["mappable"]:
         parts.append("can be mapped")
@@ -88,7 +116,7 @@ def _option(option: dict[str, Any]) -> str:
     return f"{option['name']}={shown} ({option['type']}): {option['help']}"
 
 
-def _doc(model: type[PciModel]) -> str:
+def _doc(model: type[PciModel | PlatformModel]) -> str:
     import inspect
 
     text = inspect.getdoc(sys.modules[model.__module__])

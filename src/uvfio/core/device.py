@@ -218,6 +218,7 @@ class Device:
     ``lock`` serialises the driver's callbacks for this device (open, close, reset, release), so that a
     slow reset does not hold up the framework; it is taken before the framework's lock, never inside it.
     ``taint`` says why the device makes its group unusable although it looks bound, or is empty.
+    ``host_driver`` is the driver of the host that has the device, or empty.
     """
 
     __slots__ = (
@@ -228,6 +229,7 @@ class Device:
         "driver",
         "gone",
         "group",
+        "host_driver",
         "lock",
         "opens",
         "requests",
@@ -248,6 +250,7 @@ class Device:
         self.departing = 0
         self.requests = 0
         self.taint = ""
+        self.host_driver = ""
 
     @property
     def name(self) -> str:

@@ -11,9 +11,9 @@ An access is all or nothing as far as translation goes: before a byte moves, the
 mapped for that direction. Should the program's memory itself vanish (munmap after MAP_DMA), the access
 faults at that point.
 
-The map is page granular (4096 bytes). Two kinds of rules exist for it and both live here: ``map_range``
-with ``coalesce`` and ``unmap_range`` follow the 2011 driver, which merges neighbours and cuts mappings
-anywhere. A domain has its own lock, taken after the framework's and never before it.
+The map is page granular (4096 bytes). What may be mapped and unmapped is a matter of the ABI: ``map_range``
+and ``unmap_range`` follow the 2011 driver, which merges neighbours and cuts mappings anywhere;
+``core/mapping.py`` has today's rules, over the same map, limits and accounting. A domain has its own lock, taken after the framework's and never before it.
 
 A domain does not know groups, owners or files. Locked memory is charged to the ``Mm`` that maps.
 """
@@ -27,17 +27,31 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from uvfio.core.iova import IovaMap, Mapping
-from uvfio.errors import BadAddress, DmaFault, Gone, InvalidArgument, LimitExceeded, Overlap
+from uvfio.errors import (
+    BadAddress,
+    DmaFault,
+    Gone,
+    InvalidArgument,
+    Overlap,
+    TooManyMappings,
+    WrapsAround,
+)
 
 if TYPE_CHECKING:
     from uvfio.core.device import BusDevice
     from uvfio.core.seams import Mm
 
-__all__ = ["PAGE_SIZE", "DmaCounters", "Domain", "Fault", "IommuUnit"]
+__all__ = ["ADDRESS_MAX", "PAGE_SIZE", "DmaCounters", "Domain", "Fault", "IommuUnit", "check_wrap"]
 
 PAGE_SIZE = 4096
 FAULTS_KEPT = 256
 ADDRESS_MAX = (1 << 64) - 1
+
+
+def check_wrap(name: str, start: int, size: int) -> None:
+    """WrapsAround unless ``size`` bytes from ``start`` are within 64-bit addresses."""
+    if start < 0 or start + size - 1 > ADDRESS_MAX:
+        raise WrapsAround(f"{name} {start:#x}+{size:#x} wraps around 2**64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +140,12 @@ class Domain:
         return min((unit.address_bits for unit in self.units), default=64)
 
     @property
+    def page_sizes(self) -> tuple[int, ...]:
+        """What every IOMMU in front of the devices can map at once, smallest first."""
+        sizes = [set(unit.page_sizes) for unit in self.units]
+        return tuple(sorted(set.intersection(*sizes))) if sizes else (PAGE_SIZE,)
+
+    @property
     def reserved(self) -> tuple[tuple[int, int], ...]:
         """Inclusive ranges that cannot be mapped."""
         return tuple(sorted({r for unit in self.units for r in unit.reserved}))
@@ -158,22 +178,16 @@ class Domain:
         self._check_range(iova, size, vaddr)
         last = iova + size - 1
         with self.lock:
-            if self.closed:
-                raise Gone(f"the iommu context is closed; iova {iova:#x} cannot be mapped")
-            self._check_window(iova, last)
-            other = self.mappings.first_overlap(iova, last)
-            if other:
-                raise Overlap(
-                    f"iova {iova:#x}+{size:#x} overlaps mapping {other.first:#x}+{other.size:#x}",
-                    "unmap it first",
-                )
+            self.check_open(iova)
+            self.check_window(iova, last)
+            self.check_overlap(iova, last)
             below, above = self._neighbours(iova, last, vaddr, writable, mm)
             pages = size // PAGE_SIZE
             mm.charge(pages, limit)
             try:
                 charged = mm.memory.pin(vaddr, size, writable) > 0
                 joined = [m for m in (below, above) if m is not None and m.charged == charged]
-                self._check_entries(len(self.mappings) + 1 - len(joined))
+                self.check_entries(len(self.mappings) + 1 - len(joined))
             except BaseException:
                 mm.uncharge(pages)
                 raise
@@ -206,7 +220,7 @@ class Domain:
         with self.lock:
             found = self.mappings.overlapping(iova, last)
             if len(found) == 1 and found[0].first < iova and found[0].last > last:
-                self._check_entries(len(self.mappings) + 1)
+                self.check_entries(len(self.mappings) + 1)
             done = 0
             for m in found:
                 self.mappings.remove(m)
@@ -225,6 +239,16 @@ class Domain:
                     m.mm.uncharge((high - low + 1) // PAGE_SIZE)
             self._recent = None
             return done
+
+    def drop(self, mappings: list[Mapping]) -> int:
+        """Forget whole mappings and uncharge them; returns how many bytes they were."""
+        with self.lock:
+            for m in mappings:
+                self.mappings.remove(m)
+                if m.charged:
+                    m.mm.uncharge(m.size // PAGE_SIZE)
+            self._recent = None
+            return sum(m.size for m in mappings)
 
     def unmap_all(self) -> None:
         """Forget every mapping and uncharge it."""
@@ -251,11 +275,25 @@ class Domain:
                 )
         if size < 0 or (size == 0 and not allow_empty):
             raise InvalidArgument(f"size is {size}")
-        for name, value in (("iova", iova), ("vaddr", vaddr)):
-            if value < 0 or value + size - 1 > ADDRESS_MAX:
-                raise InvalidArgument(f"{name} {value:#x}+{size:#x} wraps around 2**64")
+        check_wrap("iova", iova, size)
+        check_wrap("vaddr", vaddr, size)
 
-    def _check_window(self, first: int, last: int) -> None:
+    def check_open(self, iova: int) -> None:
+        """Gone once the domain is closed."""
+        if self.closed:
+            raise Gone(f"the iommu context is closed; iova {iova:#x} cannot be mapped")
+
+    def check_overlap(self, first: int, last: int) -> None:
+        """Overlap if anything is mapped in the range."""
+        other = self.mappings.first_overlap(first, last)
+        if other:
+            raise Overlap(
+                f"iova {first:#x}+{last + 1 - first:#x} overlaps mapping {other.first:#x}+{other.size:#x}",
+                "unmap it first",
+            )
+
+    def check_window(self, first: int, last: int) -> None:
+        """InvalidArgument for what the IOMMU cannot address or must not translate."""
         if last >> self.address_bits:
             raise InvalidArgument(
                 f"iova {first:#x}-{last:#x} exceeds the IOMMU's {self.address_bits} address bits"
@@ -266,9 +304,10 @@ class Domain:
                     f"iova {first:#x}-{last:#x} touches the reserved range {low:#x}-{high:#x}"
                 )
 
-    def _check_entries(self, count: int) -> None:
+    def check_entries(self, count: int) -> None:
+        """TooManyMappings if there would be ``count`` and that is over the limit."""
         if count > self.entry_limit:
-            raise LimitExceeded(
+            raise TooManyMappings(
                 f"there would be {count} mappings, {self.entry_limit} are allowed",
                 "raise dma_entry_limit in the machine file",
             )
@@ -340,7 +379,7 @@ class Domain:
         """
         with self.lock:
             pieces = self._translate(requester, iova, size, write=True)
-            if len(pieces) != 1:
+            if len(pieces) != 1 or not pieces[0][0].readable:
                 return None
             m, at, n = pieces[0]
             return m.mm.memory.view(m.vaddr + (at - m.first), n)
@@ -376,9 +415,11 @@ class Domain:
                 raise self.fault(requester, at, end - at, write, "not mapped")
             if write and not m.writable:
                 raise self.fault(requester, at, end - at, write, "mapped read-only")
+            if not write and not m.readable:
+                raise self.fault(requester, at, end - at, write, "mapped write-only")
             n = min(m.last + 1, end) - at
             pieces.append((m, at, n))
             at += n
-        if len(pieces) == 1:
+        if len(pieces) == 1 and pieces[0][0].readable:
             self._recent = pieces[0][0]
         return pieces

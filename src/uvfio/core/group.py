@@ -24,19 +24,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Group", "OpenGroup"]
 
+HARMLESS = frozenset({"", "pci-stub", "pcieport"})  # leave their devices' DMA to whoever asks for it
+
 
 class OpenGroup:
     """One open group file: which group, whose address space opened it.
 
     ``joined``: a merge was made through this file, so the group stays in its set while it is open.
+    ``exclusive``: nobody else may open the group; ``orphan``: its group has lost its last VFIO device (both of
+    today's ABI, see ``core/container.py``).
     """
 
-    __slots__ = ("group", "joined", "mm")
+    __slots__ = ("exclusive", "group", "joined", "mm", "orphan")
 
-    def __init__(self, group: Group, mm: Mm) -> None:
+    def __init__(self, group: Group, mm: Mm, exclusive: bool = False) -> None:
         self.group = group
         self.mm = mm
         self.joined = False
+        self.exclusive = exclusive
+        self.orphan = False
 
 
 class Group:
@@ -90,6 +96,11 @@ class Group:
                     f"group {self} is not viable: {device.name} is not bound to a VFIO driver",
                     f"bind {device.name} to {device.driver.name}",
                 )
+
+    @property
+    def foreigner(self) -> Device | None:
+        """A device whose DMA belongs to a driver of the host. Drivers that use no DMA do not count."""
+        return next((d for d in self.devices if d.host_driver not in HARMLESS), None)
 
     def held_by(self, owner: Mm | None) -> bool:
         """Whether the owner of the context holds this group open, or merged it through an open file."""

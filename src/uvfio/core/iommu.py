@@ -9,6 +9,8 @@ Life of the 2011 kind (``Lifetime.WITH_USERS``)::
 Invariants, kept by the framework (``settle``): a domain exists exactly while an iommu file or a device
 file is open; a set of several groups has an owner; each group points back to its context.
 
+A container (``Lifetime.WITH_HANDLE``, ``core/container.py``) is made by its handle; groups come and go.
+
 ``attach_group`` and ``detach_group`` are the two structural operations (review rows 9 and 10); MERGE and
 UNMERGE of the 2011 ABI and SET/UNSET_CONTAINER of mainline are faces of them. Changes happen under the
 framework's lock, mappings under the domain's.
@@ -122,6 +124,13 @@ class Iommu:
         self.check_viable()
         if self.domain is not None:
             raise InvalidArgument(f"{self._names()}: the iommu is open already")
+        self._make_domain()
+        self.owner = mm
+        assert self.domain is not None
+        return self.domain
+
+    def _make_domain(self) -> None:
+        """A domain with every device attached, or nothing: NoMemory, attach errors, UnsafeInterrupts."""
         if any(device.dev.unit is None for group in self.groups for device in group.devices):
             raise NoMemory(f"{self._names()}: no IOMMU serves its bus")
         domain = self.domain = self._new_domain()
@@ -136,8 +145,6 @@ class Iommu:
         except Exception:
             self.close()
             raise
-        self.owner = mm
-        return domain
 
     def close(self) -> None:
         """Detach the devices and drop domain and mappings; the owner stays (see ``release_owner``)."""

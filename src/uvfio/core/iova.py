@@ -25,13 +25,21 @@ CHUNK = 512
 class Mapping:
     """``[first, last]`` of the I/O address space leads to ``vaddr`` of ``mm``.
 
-    ``charged``: its pages count against the owner's locked memory (device memory does not).
+    ``charged``: its pages count against the owner's locked memory (device memory does not). ``stale``: the
+    program has announced that ``vaddr`` will be another one; accesses go on meanwhile.
     """
 
-    __slots__ = ("charged", "first", "last", "mm", "vaddr", "writable")
+    __slots__ = ("charged", "first", "last", "mm", "readable", "stale", "vaddr", "writable")
 
     def __init__(
-        self, first: int, last: int, vaddr: int, writable: bool, mm: Mm, charged: bool = True
+        self,
+        first: int,
+        last: int,
+        vaddr: int,
+        writable: bool,
+        mm: Mm,
+        charged: bool = True,
+        readable: bool = True,
     ) -> None:
         self.first = first
         self.last = last
@@ -39,13 +47,15 @@ class Mapping:
         self.writable = writable
         self.mm = mm
         self.charged = charged
+        self.readable = readable
+        self.stale = False
 
     @property
     def size(self) -> int:
         return self.last - self.first + 1
 
     def __repr__(self) -> str:
-        mode = "rw" if self.writable else "r"
+        mode = "r" * self.readable + "w" * self.writable
         return f"<Mapping {self.first:#x}+{self.size:#x} -> {self.vaddr:#x} {mode}>"
 
 

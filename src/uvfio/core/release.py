@@ -18,6 +18,7 @@ from threading import Condition, RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from uvfio.core.iommu import Lifetime
 from uvfio.errors import Busy, Cancelled, InvalidArgument
 
 if TYPE_CHECKING:
@@ -41,14 +42,20 @@ class ReleaseMixin:
         def lookup(self, dev: BusDevice) -> Device | None: ...
         def notify(self, kind: str, **facts: Any) -> None: ...
         def _leave(self, iommu: Iommu, group: Group) -> None: ...
+        def _orphan(self, group: Group) -> None: ...
         def _settle(self, iommu: Iommu) -> None: ...
         def close_device(self, opened: OpenDevice) -> None: ...
         def _remove_device(self, device: Device) -> None: ...
 
     def removable(self, device: Device) -> bool:
-        """Whether the device's context is idle (vfio_device_removeable)."""
+        """Whether the device's context is idle (vfio_device_removeable); today: whether it is not open."""
         with self.lock:
-            return device.iommu is None or not device.iommu.in_use
+            iommu = device.iommu
+            if iommu is None:
+                return True
+            if iommu.lifetime is Lifetime.WITH_HANDLE:
+                return not device.in_use
+            return not iommu.in_use
 
     def unbind_device(
         self,
@@ -87,6 +94,7 @@ class ReleaseMixin:
                     raise InvalidArgument(f"{dev.name} was unbound by somebody else")
                 device.data = None
                 device.requests = 0
+                self._orphan(device.group)
                 if device.gone:
                     self._remove_device(device)
                 return data
@@ -129,18 +137,21 @@ class ReleaseMixin:
 
     def _revoke(self, device: Device) -> None:
         """Take the device's group away from its users; members that merged with it are not disturbed.
+        From a container the device alone is taken: its group stays.
 
         What the users have open is closed for them: an open or close in progress is waited for.
         """
         with self.lock:
             group = device.group
             self.notify("revoke", device=device.name, group=str(group))
-            opens = [opened for member in group.devices for opened in member.opens]
+            alone = group.iommu is not None and group.iommu.lifetime is Lifetime.WITH_HANDLE
+            members = [device] if alone else group.devices
+            opens = [opened for member in members for opened in member.opens]
         for opened in opens:
             self.close_device(opened)
         with self.lock:
             iommu = group.iommu
-            if iommu is None:
+            if iommu is None or alone:
                 return
             if len(iommu.groups) > 1:
                 self._leave(iommu, group)

@@ -14,7 +14,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from uvfio.core.device import DeviceKind
+from uvfio.core.device import DeviceKind, DeviceTree
 from uvfio.core.irq import ReportedEvent
 from uvfio.errors import (
     Gone,
@@ -358,9 +358,35 @@ class DeviceFile(RfcFile):
         self._device().reset()
         return 0
 
-    def no_device_tree(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_GET_DTPATH, GET_DTINDEX: only devices with flag DT have them."""
-        raise UnknownCommand(f"{self.opened.device.name} does not come from a device tree")
+    def get_dtpath(self, task: Task, arg: int) -> int:
+        """VFIO_DEVICE_GET_DTPATH: the device tree node of a region or interrupt; ``fops/rfc_dt.py`` has the rules."""
+        device = self._device_tree()
+
+        from uvfio.fops.rfc_dt import get_dtpath
+
+        return get_dtpath(device, task.memory, arg, rfc.DTPATH)
+
+    def get_dtpath_32(self, task: Task, arg: int) -> int:
+        """The same for a 32-bit program."""
+        device = self._device_tree()
+
+        from uvfio.fops.rfc_dt import get_dtpath
+
+        return get_dtpath(device, task.memory, arg, rfc.DTPATH_32)
+
+    def get_dtindex(self, task: Task, arg: int) -> int:
+        """VFIO_DEVICE_GET_DTINDEX: the property of that node, and the entry."""
+        device = self._device_tree()
+
+        from uvfio.fops.rfc_dt import get_dtindex
+
+        return get_dtindex(device, task.memory, arg)
+
+    def _device_tree(self) -> DeviceTree:
+        data = self._device()
+        if not isinstance(data, DeviceTree):
+            raise UnknownCommand(f"{self.opened.device.name} does not come from a device tree")
+        return data
 
     def _device(self) -> BoundDevice:
         data = self.opened.data
@@ -381,9 +407,9 @@ class DeviceFile(RfcFile):
         rfc.VFIO_DEVICE_UNMASK_IRQ: unmask_irq,
         rfc.VFIO_DEVICE_SET_UNMASK_IRQ_EVENTFD: set_unmask_irq_eventfd,
         rfc.VFIO_DEVICE_RESET: reset,
-        rfc.VFIO_DEVICE_GET_DTPATH: no_device_tree,
-        rfc.VFIO_DEVICE_GET_DTPATH_32: no_device_tree,
-        rfc.VFIO_DEVICE_GET_DTINDEX: no_device_tree,
+        rfc.VFIO_DEVICE_GET_DTPATH: get_dtpath,
+        rfc.VFIO_DEVICE_GET_DTPATH_32: get_dtpath_32,
+        rfc.VFIO_DEVICE_GET_DTINDEX: get_dtindex,
     }
 
 

@@ -3,6 +3,9 @@
 The shape is a promise: keys are added, never renamed or removed. Numbers are integers; the numbers that
 people know as four hexadecimal digits (vendor, device) and the class code are strings of exactly those
 digits. Addresses are canonical.
+
+A device's ``bus`` says which other keys it has: "pci" those of a function, "platform" ``node``, ``compatible`` and
+``interrupt_lines``. ``iommu`` is the machine's first IOMMU, ``iommus`` all of them.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from uvfio.machine.facts import Resource, capabilities, identity, interrupts, resources
+from uvfio.models.pci import PciModel
 
 if TYPE_CHECKING:
+    from uvfio.core.domain import IommuUnit
     from uvfio.core.group import Group
     from uvfio.machine.machine import Machine, Slot
 
@@ -19,27 +24,43 @@ __all__ = ["describe", "describe_device"]
 
 
 def describe(machine: Machine) -> dict[str, Any]:
-    """The whole machine: ``iommu``, ``groups``, ``devices``."""
+    """The whole machine: ``iommu``, ``iommus``, ``groups``, ``devices``."""
     groups = sorted(machine.framework.groups, key=lambda group: (group.bus, group.number))
+    iommus = [_iommu(machine, unit) for unit in (machine.unit, *machine.units.values())]
     return {
-        "iommu": _iommu(machine),
+        "iommu": iommus[0],
+        "iommus": iommus,
         "groups": [_group(group) for group in groups],
         "devices": [describe_device(machine, slot) for slot in machine.slots],
     }
 
 
 def describe_device(machine: Machine, slot: Slot) -> dict[str, Any]:
-    """One device, with what its configuration space says."""
-    function = slot.function
-    who = identity(function)
-    return {
+    """One device: what is true on any bus, then what its configuration space or device tree says."""
+    device, record = slot.device, machine.record(slot.address)
+    about: dict[str, Any] = {
         "address": slot.address,
+        "bus": device.bus,
         "model": slot.spec.model,
         "options": dict(slot.spec.options),
-        "group": function.group,
+        "group": device.group,
         "driver": None if slot.driver == "none" else slot.driver,
-        "bound": machine.record(slot.address).bound,
-        "open_files": len(machine.record(slot.address).opens),
+        "bound": record.bound,
+        "open_files": len(record.opens),
+    }
+    if isinstance(device, PciModel):
+        about |= _function(device)
+    else:
+        from uvfio.machine import platform_facts
+
+        about |= platform_facts.describe(device)
+    about["iommu"] = None if device.unit is None else device.unit.name
+    return about
+
+
+def _function(function: PciModel) -> dict[str, Any]:
+    who = identity(function)
+    return {
         "vendor": f"{who.vendor:04x}",
         "device": f"{who.device:04x}",
         "subsystem_vendor": f"{who.subsystem_vendor:04x}",
@@ -54,7 +75,6 @@ def describe_device(machine: Machine, slot: Slot) -> dict[str, Any]:
         ],
         "interrupts": interrupts(function),
         "reset_methods": list(function.reset_methods),
-        "iommu": None if function.unit is None else function.unit.name,
     }
 
 
@@ -85,6 +105,7 @@ def _group(group: Group) -> dict[str, Any]:
             if other is not group
         ),
         "devices": sorted(device.name for device in group.devices),
+        "iommu": next((device.dev.unit.name for device in group.devices if device.dev.unit), None),
     }
 
 
@@ -96,15 +117,14 @@ def _reason(group: Group) -> str | None:
     return None
 
 
-def _iommu(machine: Machine) -> dict[str, Any]:
-    spec = machine.iommu
+def _iommu(machine: Machine, unit: IommuUnit) -> dict[str, Any]:
     return {
-        "name": machine.unit.name,
-        "interrupt_remapping": spec.interrupt_remapping,
-        "coherent": spec.coherent,
-        "page_sizes": list(spec.page_sizes),
-        "address_bits": spec.address_bits,
-        "reserved": [list(bounds) for bounds in spec.reserved],
-        "dma_entry_limit": spec.dma_entry_limit,
-        "allow_unsafe_interrupts": spec.allow_unsafe_interrupts,
+        "name": unit.name,
+        "interrupt_remapping": unit.interrupt_remapping,
+        "coherent": unit.coherent,
+        "page_sizes": list(unit.page_sizes),
+        "address_bits": unit.address_bits,
+        "reserved": [list(bounds) for bounds in unit.reserved],
+        "dma_entry_limit": machine.iommu.dma_entry_limit,
+        "allow_unsafe_interrupts": machine.iommu.allow_unsafe_interrupts,
     }

@@ -1,15 +1,19 @@
-"""``Machine``: the living host. It owns the framework, the IOMMU, the vfio-pci driver and the functions.
+"""``Machine``: the living host. It owns the framework, the IOMMUs, the VFIO bus drivers and the devices.
 
 Building a machine is plugging its devices one after the other; plugging one later is the same thing.
-A function is added to the framework whoever drives it, because whether its group may be used depends
+A device is added to the framework whoever drives it, because whether its group may be used depends
 on exactly that:
 
-- driver "vfio-pci": bound to VFIO;
+- driver "vfio-pci" (on the platform bus "vfio-platform"): bound to VFIO;
 - driver "none": nobody drives it, so its group is not viable;
 - any other name: a driver of the host has it, so its group is not viable either.
 
-Invariants: a refused plug, bind or unbind changes nothing. A function is known here exactly while it sits
-in its slot: pulling it out forgets it at once, even where the framework still waits for its users.
+There are two buses: PCI, and the platform bus, whose devices a device tree describes. What concerns the latter
+is in ``machine/platform.py``, imported when the first of them is plugged in.
+
+Invariants: a refused plug, bind or unbind changes nothing. A device is known here exactly while it sits in
+its slot: pulling it out forgets it at once, even where the framework still waits for its users. The devices of
+a group are behind one IOMMU. A function has a bus reset exactly while it is alone behind a bridge.
 
 Structural calls come from one thread at a time (the one that serves the machine); ``unbind`` may wait in a
 thread of its own. A machine knows no files and no door: what programs see of it is ``machine/tree.py``.
@@ -22,15 +26,17 @@ from typing import TYPE_CHECKING, Any
 from uvfio.core.domain import IommuUnit
 from uvfio.core.framework import Framework
 from uvfio.drivers.pci.driver import VfioPciDriver
-from uvfio.errors import Busy, InvalidArgument, NoSuchDevice
+from uvfio.errors import Busy, ConfigError, InvalidArgument, NoSuchDevice
 from uvfio.machine.firmware import Firmware
 from uvfio.machine.local_seams import ByteStore, ManualClock
 from uvfio.machine.spec import (
-    DEFAULT_DRIVER,
     NO_DRIVER,
+    UNIT_NAME,
+    VFIO_DRIVERS,
     DeviceSpec,
     IommuSpec,
     MachineSpec,
+    check_iommu,
     default_machine,
     parse_address,
     parse_device,
@@ -40,29 +46,43 @@ from uvfio.models import catalogue
 from uvfio.models.pci import PciModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
-    from uvfio.core.device import BusDevice, Device
+    from uvfio.core.device import BoundDevice, BusDevice, Device
     from uvfio.core.seams import Clock, Store
+    from uvfio.machine.platform import PlatformBus
+    from uvfio.models.platform import PlatformModel
 
 __all__ = ["Machine", "Slot"]
 
 
 class Slot:
-    """A function in its slot: how it was described, the silicon, and who drives it."""
+    """A device in its slot: how it was described, the silicon, and who drives it."""
 
-    __slots__ = ("driver", "function", "revoked", "spec")
+    __slots__ = ("device", "driver", "revoked", "spec")
 
-    def __init__(self, spec: DeviceSpec, function: PciModel) -> None:
+    def __init__(self, spec: DeviceSpec, device: PciModel | PlatformModel) -> None:
         self.spec = spec
-        self.function = function
+        self.device = device
         self.driver = NO_DRIVER
         self.revoked = False
 
     @property
     def address(self) -> str:
-        """0000:06:0d.0"""
-        return self.function.name
+        """0000:06:0d.0, or what Linux calls a platform device: 10010000.timer"""
+        return self.device.name
+
+    @property
+    def function(self) -> PciModel:
+        """The silicon of a PCI function. NoSuchDevice if this is a platform device."""
+        if not isinstance(self.device, PciModel):
+            raise NoSuchDevice(f"{self.address} is no PCI function")
+        return self.device
+
+    @property
+    def vfio_driver(self) -> str:
+        """The name of the VFIO driver for the device's bus."""
+        return VFIO_DRIVERS[self.device.bus]
 
 
 class Machine:
@@ -70,6 +90,7 @@ class Machine:
 
     ``Machine()`` is the default machine, ``Machine(spec)`` the one described, and ``Machine(iommu=...,
     devices=[...])`` describes it in place; a device may be a ``DeviceSpec`` or a string as for ``-d``.
+    ``iommus`` are further IOMMUs by name, for devices that choose one.
     ``clock`` and ``store`` come from the door; in-process defaults keep memory in bytearrays and stand
     still until ``machine.clock.advance(seconds)``. ``observer`` is the framework's.
     """
@@ -80,29 +101,26 @@ class Machine:
         *,
         iommu: IommuSpec | None = None,
         devices: Iterable[DeviceSpec | str] | None = None,
+        iommus: Mapping[str, IommuSpec] | None = None,
         clock: Clock | None = None,
         store: Store | None = None,
         observer: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> None:
-        if spec is not None and (iommu is not None or devices is not None):
+        in_place = iommu is not None or devices is not None or iommus is not None
+        if spec is not None and in_place:
             raise InvalidArgument(
                 "a machine is described either by spec or by iommu and devices, not by both"
             )
-        if spec is None and iommu is None and devices is None:
+        if spec is None and not in_place:
             spec = default_machine()
         elif spec is None:
             described = (parse_device(d) if isinstance(d, str) else d for d in devices or ())
-            spec = MachineSpec(iommu or IommuSpec(), tuple(described))
+            spec = MachineSpec(iommu or IommuSpec(), tuple(described), iommus or {})
         self.clock: Clock = clock if clock is not None else ManualClock()
         self.store: Store = store if store is not None else ByteStore()
         self.iommu = spec.iommu
-        self.unit = IommuUnit(
-            interrupt_remapping=spec.iommu.interrupt_remapping,
-            coherent=spec.iommu.coherent,
-            page_sizes=spec.iommu.page_sizes,
-            address_bits=spec.iommu.address_bits,
-            reserved=spec.iommu.reserved,
-        )
+        self.unit = _unit(UNIT_NAME, spec.iommu)
+        self.units = {name: _unit(name, unit) for name, unit in spec.iommus.items()}
         self.framework = Framework(
             allow_unsafe_interrupts=spec.iommu.allow_unsafe_interrupts,
             dma_entry_limit=spec.iommu.dma_entry_limit,
@@ -110,11 +128,11 @@ class Machine:
         )
         self.driver = VfioPciDriver(on_claim=self._claim)
         self._firmware = Firmware()
+        self._platform: PlatformBus | None = None
         self._slots: dict[str, Slot] = {}
-        crowded = _buses(dev.address for dev in spec.devices)
         try:
             for dev in spec.devices:
-                self._plug(dev, crowded)
+                self._plug(dev)
         except BaseException:
             self.close()
             raise
@@ -132,22 +150,32 @@ class Machine:
         return tuple(self._slots[address] for address in sorted(self._slots))
 
     def slot(self, address: str) -> Slot:
-        """The slot at ``address`` (any spelling), or NoSuchDevice."""
-        name = parse_address(address)
+        """The slot at ``address``, or NoSuchDevice: a PCI address in any spelling, a node's path, or a name."""
+        name = address if address in self._slots else self._canonical(address)
         found = self._slots.get(name)
         if found is None:
             have = ", ".join(sorted(self._slots)) or "none"
             raise NoSuchDevice(f"the machine has no device {name}", f"its devices: {have}")
         return found
 
+    def _canonical(self, address: str) -> str:
+        if address[:1] != "/":
+            return parse_address(address)
+        paths = {slot.spec.address: name for name, slot in self._slots.items()}
+        return paths.get(address, address)
+
     def function(self, address: str) -> PciModel:
-        """The silicon at ``address``, or NoSuchDevice."""
+        """The silicon of the PCI function at ``address``, or NoSuchDevice."""
         return self.slot(address).function
+
+    def device(self, address: str) -> PciModel | PlatformModel:
+        """The silicon at ``address``, on whatever bus, or NoSuchDevice."""
+        return self.slot(address).device
 
     def record(self, address: str) -> Device:
         """The framework's record of the device at ``address``, or NoSuchDevice."""
-        device = self.framework.lookup(self.slot(address).function)
-        assert device is not None, "a function in its slot is known to the framework"
+        device = self.framework.lookup(self.slot(address).device)
+        assert device is not None, "a device in its slot is known to the framework"
         return device
 
     # -- hot plug --------------------------------------------------------------------------------
@@ -156,68 +184,141 @@ class Machine:
         """Add a device. ConfigError, or what its model or the framework refuse; then nothing changed."""
         if isinstance(spec, str):
             spec = parse_device(spec)
+        check_iommu(spec, self.units)
+        taken = [str(slot.spec.address) for slot in self._slots.values()]
         groups = (group.number for group in self.framework.groups)
-        (spec,) = place([spec], taken=tuple(self._slots), groups=groups)
-        return self._plug(spec, _buses([*self._slots, spec.address]))
+        (spec,) = place([spec], taken=taken, groups=groups)
+        return self._plug(spec)
 
-    def _plug(self, spec: DeviceSpec, crowded: set[str]) -> Slot:
-        address = spec.address
-        assert address is not None
-        assert spec.group is not None
-        model = catalogue.find(spec.model)
-        bus = address.rpartition(":")[0]
+    def _plug(self, spec: DeviceSpec) -> Slot:
+        slot = Slot(spec, self._make(spec))
+        device = slot.device
         try:
-            function = model(
-                address,
-                group=spec.group,
-                unit=self.unit,
-                clock=self.clock,
-                store=self.store,
-                options=spec.options,
-                bus_reset=not bus.endswith(":00") and bus not in crowded,
-            )
-        except BaseException:
-            self.store.release(address)
-            raise
-        slot = Slot(spec, function)
-        try:
-            self._firmware.set_up(function)
-            record = self.framework.add_device(function, self.driver)
+            if isinstance(device, PciModel):
+                self._firmware.set_up(device)
+                record = self.framework.add_device(device, self.driver)
+            else:
+                record = self.framework.add_device(device, self._platform_bus().driver)
             if record.taint:
                 raise Busy(record.taint)
             if record.bound:  # claimed: its group is in use
-                slot.driver = DEFAULT_DRIVER
+                slot.driver = slot.vfio_driver
             else:
                 self._give(slot, spec.driver)
         except BaseException:
             self._forget(slot)
             raise
-        self._slots[address] = slot
+        self._slots[slot.address] = slot
+        self._settle_bus(slot)
         return slot
+
+    def _make(self, spec: DeviceSpec) -> PciModel | PlatformModel:
+        """The silicon that ``spec`` describes; nothing is left of it if it cannot be made."""
+        address = spec.address
+        assert address is not None
+        unit = self._unit_for(spec)
+        model = catalogue.find(spec.model)
+        if issubclass(model, PciModel):
+            if spec.bus != "pci":
+                raise ConfigError(
+                    f"{spec.source}: model {spec.model!r} is a PCI function, {address} a node",
+                    "its address is SSSS:BB:DD.F",
+                )
+            try:
+                return model(
+                    address,
+                    group=spec.group,
+                    unit=unit,
+                    clock=self.clock,
+                    store=self.store,
+                    options=spec.options,
+                    bus_reset=_has_bridge(address) and not self._on_bus(address),
+                )
+            except BaseException:
+                self.store.release(address)
+                raise
+        if spec.bus != "platform":
+            raise ConfigError(
+                f"{spec.source}: model {spec.model!r} is a platform device and needs a node",
+                f"its address is a path: {spec.model}@/soc/device@10010000",
+            )
+        others = [slot.device for slot in self._slots.values()]
+        return self._platform_bus().make(
+            spec,
+            model,
+            beside=[device for device in others if not isinstance(device, PciModel)],
+            unit=unit,
+            clock=self.clock,
+            store=self.store,
+        )
+
+    def _unit_for(self, spec: DeviceSpec) -> IommuUnit:
+        """The IOMMU in front of the device. ConfigError if its group is behind another one."""
+        unit = self.unit if spec.iommu is None else self.units[spec.iommu]
+        for group in self.framework.groups:
+            if (group.bus, group.number) == (spec.bus, spec.group):
+                for device in group.devices:
+                    behind = device.dev.unit
+                    if behind is not unit and behind is not None:
+                        raise ConfigError(
+                            f"{spec.source}: iommu {unit.name!r} does not fit: group {spec.group} is "
+                            f"behind {behind.name} ({device.name})",
+                            "a group has one IOMMU",
+                        )
+        return unit
+
+    def _platform_bus(self) -> PlatformBus:
+        if self._platform is None:
+            from uvfio.machine.platform import PlatformBus
+
+            self._platform = PlatformBus(self._claim)
+        return self._platform
+
+    def _on_bus(self, address: str) -> list[Slot]:
+        """The functions on the PCI bus of ``address``."""
+        bus = address.rpartition(":")[0]
+        return [
+            slot
+            for slot in self._slots.values()
+            if isinstance(slot.device, PciModel) and slot.address.rpartition(":")[0] == bus
+        ]
+
+    def _settle_bus(self, slot: Slot) -> None:
+        """A device came or went: resetting the bus resets a function that is alone there, and no other."""
+        if isinstance(slot.device, PciModel) and _has_bridge(slot.address):
+            there = self._on_bus(slot.address)
+            for neighbour in there:
+                neighbour.function.bus_reset = len(there) == 1
 
     def unplug(self, address: str) -> None:
         """Pull a device out, whoever uses it: its open files answer Gone from then on."""
         slot = self.slot(address)
         del self._slots[slot.address]
+        self._settle_bus(slot)
         self._forget(slot)
 
     def _forget(self, slot: Slot) -> None:
-        function = slot.function
-        record = self.framework.lookup(function)
+        device = slot.device
+        record = self.framework.lookup(device)
         if record is not None:
-            self.framework.del_device(function)
+            self.framework.del_device(device)
             if record.bound:
-                self.framework.unbind_device(function, revoke=True)
-        function.unplug()
-        self._firmware.forget(function.name)
-        self.store.release(function.name)
+                self.framework.unbind_device(device, revoke=True)
+        device.unplug()
+        self._firmware.forget(device.name)
+        self.store.release(device.name)
 
     # -- drivers ---------------------------------------------------------------------------------
 
     def bind(self, address: str, driver: str | None = None) -> None:
-        """Give the device to ``driver`` (default: vfio-pci). Busy while another driver has it."""
+        """Give the device to ``driver`` (default: VFIO's for its bus). Busy while another driver has it."""
         slot = self.slot(address)
-        wanted = DEFAULT_DRIVER if driver is None else driver
+        wanted = slot.vfio_driver if driver is None else driver
+        if wanted != slot.vfio_driver and wanted in VFIO_DRIVERS.values():
+            raise InvalidArgument(
+                f"{wanted} does not take {slot.address}, which is on the {slot.device.bus} bus",
+                f"{slot.vfio_driver} does",
+            )
         if wanted == NO_DRIVER:
             raise InvalidArgument(
                 "none is not a driver", f"to take the driver away: unbind {slot.address}"
@@ -225,7 +326,7 @@ class Machine:
         if slot.driver != NO_DRIVER:
             raise Busy(f"{slot.address} is bound to {slot.driver}", "unbind it first")
         if slot.revoked:
-            slot.function.renew_memory()  # who had it before may still have it mapped
+            slot.device.renew_memory()  # who had it before may still have it mapped
             slot.revoked = False
         self._give(slot, wanted)
 
@@ -242,9 +343,9 @@ class Machine:
         slot = self.slot(address)
         if slot.driver == NO_DRIVER:
             raise InvalidArgument(f"{slot.address} is not bound to a driver")
-        if slot.driver == DEFAULT_DRIVER:
+        if slot.driver == slot.vfio_driver:
             self.framework.unbind_device(
-                slot.function,
+                slot.device,
                 timeout=timeout,
                 revoke=revoke,
                 interval=interval,
@@ -254,16 +355,21 @@ class Machine:
         slot.revoked = slot.revoked or revoke
 
     def _give(self, slot: Slot, driver: str) -> None:
-        if driver == DEFAULT_DRIVER:
-            self.framework.bind_device(slot.function, self.driver.probe(slot.function))
+        if driver == slot.vfio_driver:
+            self.framework.bind_device(slot.device, self._probe(slot.device))
         elif driver != NO_DRIVER:
-            self.framework.check_foreign_bind(slot.function)
+            self.framework.check_foreign_bind(slot.device)
         slot.driver = driver
 
     def _claim(self, dev: BusDevice) -> None:
-        """The group of a function just plugged in is in use: only VFIO may have it."""
-        assert isinstance(dev, PciModel)
-        self.framework.bind_device(dev, self.driver.probe(dev))
+        """The group of a device just plugged in is in use: only VFIO may have it."""
+        self.framework.bind_device(dev, self._probe(dev))
+
+    def _probe(self, dev: BusDevice) -> BoundDevice:
+        """What the VFIO driver of its bus makes of the device."""
+        if isinstance(dev, PciModel):
+            return self.driver.probe(dev)
+        return self._platform_bus().probe(dev)
 
     # -- for people and programs that read -------------------------------------------------------
 
@@ -274,11 +380,17 @@ class Machine:
         return describe(self)
 
 
-def _buses(addresses: Iterable[str | None]) -> set[str]:
-    """The buses with more than one function on them."""
-    seen: set[str] = set()
-    crowded: set[str] = set()
-    for address in addresses:
-        bus = (address or "").rpartition(":")[0]
-        (crowded if bus in seen else seen).add(bus)
-    return crowded
+def _has_bridge(address: str) -> bool:
+    """Whether the bus of a PCI address is behind a bridge that can reset it: all but the first of a segment."""
+    return not address.rpartition(":")[0].endswith(":00")
+
+
+def _unit(name: str, spec: IommuSpec) -> IommuUnit:
+    return IommuUnit(
+        name=name,
+        interrupt_remapping=spec.interrupt_remapping,
+        coherent=spec.coherent,
+        page_sizes=spec.page_sizes,
+        address_bits=spec.address_bits,
+        reserved=spec.reserved,
+    )

@@ -1,14 +1,17 @@
-"""What a machine is made of, as data: the IOMMU's properties and a list of devices.
+"""What a machine is made of, as data: the IOMMUs' properties and a list of devices.
 
 Three notations lead here: the default machine, ``-d`` strings (parsed in this module) and machine files
 (``cli/machinefile.py``). Whatever the notation, the values are checked here, once, and a mistake is a
 ``ConfigError`` that names the place, the key and the value.
 
 Invariants: a ``MachineSpec`` is complete and consistent. Every device has an address in canonical form
-and a group; no two devices share an address. Nothing here knows whether a model exists or which options
-it takes: that is found out when the machine is built.
+and a group; no two devices share an address; an IOMMU that a device names exists. Nothing here knows whether
+a model exists or which options it takes: that is found out when the machine is built.
 
-Standard library only, and little of it: this module is on the way of every ``uvfio run``.
+The address says the bus: SSSS:BB:DD.F is a PCI function, the full path of a device tree node a platform device.
+
+Standard library only, and little of it: this module is on the way of every ``uvfio run``. What concerns device
+trees is in ``machine/device_tree.py``, imported when an address is a path.
 """
 
 from __future__ import annotations
@@ -21,12 +24,18 @@ from uvfio.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from uvfio.drivers.platform.hardware import Resources
+
 __all__ = [
     "DEFAULT_DRIVER",
     "NO_DRIVER",
+    "PLATFORM_DRIVER",
+    "UNIT_NAME",
+    "VFIO_DRIVERS",
     "DeviceSpec",
     "IommuSpec",
     "MachineSpec",
+    "check_iommu",
     "default_machine",
     "parse_address",
     "parse_device",
@@ -36,19 +45,24 @@ __all__ = [
 ]
 
 DEFAULT_DRIVER = "vfio-pci"
+PLATFORM_DRIVER = "vfio-platform"
+VFIO_DRIVERS = {"pci": DEFAULT_DRIVER, "platform": PLATFORM_DRIVER}
 NO_DRIVER = "none"
 
+UNIT_NAME = "iommu0"  # of the machine's first IOMMU
 MAX_GROUP = 2**31 - 1  # programs read the number with %d
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _HEX = frozenset("0123456789abcdefABCDEF")
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+_UNSAID = "\0"  # no driver is named: the VFIO driver of the bus
 
 
 @dataclass(frozen=True, slots=True)
 class IommuSpec:
-    """The machine's one IOMMU, and the limits of the VFIO in front of it.
+    """An IOMMU, and the limits of the VFIO in front of it.
 
-    ``reserved`` are inclusive ranges that no mapping may touch. ``source`` is where it was written.
+    ``reserved`` are inclusive ranges that no mapping may touch. ``source`` is where it was written. Of a
+    machine's further IOMMUs the last two properties do not count: they are VFIO's, which is one.
     """
 
     interrupt_remapping: bool = True
@@ -88,8 +102,11 @@ class IommuSpec:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """One PCI function. ``address`` and ``group`` may be None until ``place`` has chosen them.
+    """One device. ``address`` and ``group`` may be None until ``place`` has chosen them.
 
+    An ``address`` that begins with "/" is the path of a device tree node, and the device a platform device;
+    ``resources`` are what the tree gives it (None: what its model asks for, from the unit address on).
+    ``driver``: by default the VFIO driver of its bus. ``iommu``: one of the machine's named IOMMUs.
     ``options`` belong to the model: strings from ``-d``, typed values from a machine file.
     ``source`` is where it was written, for errors; two specs that differ in it only are equal.
     """
@@ -97,9 +114,16 @@ class DeviceSpec:
     model: str
     address: str | None = None
     group: int | None = None
-    driver: str = DEFAULT_DRIVER
+    driver: str = _UNSAID
     options: Mapping[str, object] = field(default_factory=dict)
     source: str = field(default="", compare=False)
+    iommu: str | None = None
+    resources: Resources | None = None
+
+    @property
+    def bus(self) -> str:
+        """ "pci" or "platform"."""
+        return "platform" if self.address is not None and self.address[:1] == "/" else "pci"
 
     def __post_init__(self) -> None:
         where = self.source or f"device {self.model!r}"
@@ -107,24 +131,52 @@ class DeviceSpec:
         if not self.model:
             hint = "`uvfio models` lists them; a class of yours is path.py:Class"
             raise _error(where, "model", "", "is empty", hint)
-        if self.address is not None:
+        if self.bus == "platform":
+            from uvfio.machine.device_tree import check_path
+
+            check_path(str(self.address), where)
+        elif self.address is not None:
             object.__setattr__(self, "address", parse_address(self.address, where))
         if self.group is not None:
             _within(where, "group", self.group, 0, MAX_GROUP)
+        own = VFIO_DRIVERS[self.bus]
+        if self.driver == _UNSAID:
+            object.__setattr__(self, "driver", own)
+        hint = f"{own}, {NO_DRIVER}, or the name of a host driver"
         if not self.driver or not _NAME.issuperset(self.driver):
-            hint = f"{DEFAULT_DRIVER}, {NO_DRIVER}, or the name of a host driver"
             raise _error(where, "driver", self.driver, "is not a driver's name", hint)
+        if self.driver != own and self.driver in VFIO_DRIVERS.values():
+            problem = f"does not take devices of the {self.bus} bus"
+            raise _error(where, "driver", self.driver, problem, hint)
 
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """A whole machine. Devices without address or group get one; two at one address are an error."""
+    """A whole machine. Devices without address or group get one; two at one address are an error.
+
+    ``iommus`` are IOMMUs besides ``iommu``, by the name that devices choose them with.
+    """
 
     iommu: IommuSpec = field(default_factory=IommuSpec)
     devices: tuple[DeviceSpec, ...] = ()
+    iommus: Mapping[str, IommuSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, unit in self.iommus.items():
+            if not name or name == UNIT_NAME or not _NAME.issuperset(name):
+                problem = "is not a name for a further IOMMU"
+                raise _error(unit.source, "name", name, problem, "letters, digits, - and _")
+        for dev in self.devices:
+            check_iommu(dev, self.iommus)
         object.__setattr__(self, "devices", place(self.devices))
+
+
+def check_iommu(dev: DeviceSpec, names: Iterable[str]) -> None:
+    """ConfigError if ``dev`` chooses an IOMMU that is not one of ``names``."""
+    if dev.iommu is not None and dev.iommu not in names:
+        known = ", ".join(names)
+        hint = f"there are {known}" if known else f"[iommu.{dev.iommu}] in a machine file makes one"
+        raise _error(dev.source, "iommu", dev.iommu, "is not an IOMMU of the machine", hint)
 
 
 def default_machine() -> MachineSpec:
@@ -146,7 +198,7 @@ def place(
     """Give every device an address and a group of its own where it names none.
 
     Addresses are 0000:00:01.0, 0000:00:02.0 and so on, groups 0, 1 and so on: the lowest that neither
-    ``taken`` and ``groups`` nor any of the devices name.
+    ``taken`` and ``groups`` nor any of the devices name, on whatever bus.
     """
     devices = tuple(devices)
     seen: dict[str, str] = dict.fromkeys(taken, "")
@@ -159,7 +211,7 @@ def place(
             hint = "leave the address out to get a free one"
             raise _error(dev.source, "address", dev.address, there, hint)
         seen[dev.address] = dev.source
-    used_slots = {address.rpartition(".")[0] for address in seen}
+    used_slots = {address.rpartition(".")[0] for address in seen if address[0] != "/"}
     used_groups = {*groups, *(d.group for d in devices if d.group is not None)}
     slots = _free_slots(used_slots)
     number = 0
@@ -216,12 +268,10 @@ def parse_address(text: str, source: str = "") -> str:
 
 
 def parse_device(text: str) -> DeviceSpec:
-    """``MODEL[@ADDRESS][,group=N][,driver=NAME][,key=value...]``; ``,,`` stands for a comma in a value."""
+    """``MODEL[@ADDRESS][,group=N][,driver=NAME][,iommu=NAME][,key=value...]``; ``,,`` is a comma in a value."""
     source = f"-d {text!r}"
     first, *rest = _split(text)
-    model, at, address = first.rpartition("@")
-    if not at or "/" in address:  # a path may have an @ in it
-        model, address, at = first, "", ""
+    model, at, address = _split_address(first)
     if at and not address:
         raise _error(
             source, "address", "", "is empty", "write MODEL@SSSS:BB:DD.F or leave out the @"
@@ -237,7 +287,7 @@ def parse_device(text: str) -> DeviceSpec:
         if key in ("model", "address"):
             hint = "write MODEL@ADDRESS at the beginning"
             raise _error(source, key, value, "has a place of its own", hint)
-        target = known if key in ("group", "driver") else options
+        target = known if key in ("group", "driver", "iommu") else options
         if key in target:
             raise _error(source, key, value, "is given twice")
         target[key] = value
@@ -246,10 +296,23 @@ def parse_device(text: str) -> DeviceSpec:
         model=model,
         address=address if at else None,
         group=group,
-        driver=known.get("driver", DEFAULT_DRIVER),
+        driver=known.get("driver", _UNSAID),
         options=options,
         source=source,
+        iommu=known.get("iommu"),
     )
+
+
+def _split_address(text: str) -> tuple[str, str, str]:
+    """Model, "@" if there is an address, and the address. Paths of files and of nodes may have an @ in them."""
+    at = text.find("@/")
+    while at >= 0:
+        model = text[:at]
+        if "/" not in model or ":" in model:  # a name, or a class in a file: not the folder "me@"
+            return model, "@", text[at + 1 :]
+        at = text.find("@/", at + 1)
+    model, found, address = text.rpartition("@")
+    return (text, "", "") if not found or "/" in address else (model, found, address)
 
 
 def _split(text: str) -> list[str]:

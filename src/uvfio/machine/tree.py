@@ -4,14 +4,15 @@
 answers path calls from them or compares two of them (what changed after a hot plug?) is the door's
 business: nothing here does I/O.
 
-Differences from a kernel's tree, on purpose: device folders stand in /sys/bus/pci/devices themselves
+Differences from a kernel's tree, on purpose: device folders stand in /sys/bus/BUS/devices themselves
 instead of being links to /sys/devices, and every link is relative and stays within ``PREFIXES``, so that
 a tree works wherever it is written.
 
 Nodes are named tuples because a data class costs a millisecond to define, which every `uvfio run` would pay.
 
-``abi`` decides what iommu_group is: in 2011 a plain file that holds the number, in mainline a link to the
-group's folder. Group nodes belong to every group in 2011, in mainline to groups that VFIO has a device of.
+``abi`` decides what iommu_group is: in 2011 a plain file that holds the number (the name of the node, should
+another bus have had a group of that number first), in mainline a link to the group's folder. Group nodes belong
+to every group in 2011, in mainline to groups that VFIO has a device of.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from uvfio.machine.facts import ROM_RESOURCE, config_space, identity, resources
+from uvfio.models.pci import PciModel
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
@@ -27,12 +29,19 @@ if TYPE_CHECKING:
 
 __all__ = ["MAJOR", "PREFIXES", "CharDev", "Directory", "Link", "Node", "Text", "nodes"]
 
-PREFIXES = (b"/dev/vfio", b"/sys/bus/pci", b"/sys/kernel/iommu_groups", b"/sys/class/vfio")
+PREFIXES = (
+    b"/dev/vfio",
+    b"/sys/bus/pci",
+    b"/sys/bus/platform",
+    b"/sys/kernel/iommu_groups",
+    b"/sys/class/vfio",
+)
 """Everything at and below these belongs to the machine; the host's own is hidden."""
 
 MAJOR = 511  # the top of the kernel's dynamic range
 
 _PCI = "/sys/bus/pci"
+_PLATFORM = "/sys/bus/platform"
 _UP = "../../../.."  # from the folder of a device, of a driver, or of a group's devices to /sys
 _RESOURCE_LINES = 13  # 6 BARs, the ROM, 6 of SR-IOV
 
@@ -74,13 +83,16 @@ def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
     tree: dict[str, Node] = {prefix.decode(): Directory() for prefix in PREFIXES}
     for folder in (f"{_PCI}/devices", f"{_PCI}/drivers", f"{_PCI}/drivers/{machine.driver.name}"):
         tree[folder] = Directory()
+    for folder in (f"{_PLATFORM}/devices", f"{_PLATFORM}/drivers"):
+        tree[folder] = Directory()
     for group in machine.framework.groups:
         if abi == "2011" or any(device.bound for device in group.devices):
             _add_node(tree, group)
         _add_group(tree, group)
     for slot in machine.slots:
-        folder = machine.record(slot.address).group.node_name
-        _add_device(tree, slot, folder if abi != "2011" else None)
+        name = machine.record(slot.address).group.node_name
+        link = Link(f"{_UP}/kernel/iommu_groups/{name}")
+        _add_device(tree, slot, _text(name) if abi == "2011" else link)
     return tree
 
 
@@ -105,9 +117,19 @@ def _add_group(tree: dict[str, Node], group: Group) -> None:
         tree[f"{folder}/devices/{device.name}"] = Link(target)
 
 
-def _add_device(tree: dict[str, Node], slot: Slot, group_folder: str | None) -> None:
+def _add_device(tree: dict[str, Node], slot: Slot, group: Node) -> None:
+    """``group`` is what iommu_group is."""
+    if isinstance(slot.device, PciModel):
+        _add_function(tree, slot, slot.device, group)
+        return
+
+    from uvfio.machine.platform_facts import add_device
+
+    add_device(tree, slot.device, None if slot.driver == "none" else slot.driver, group)
+
+
+def _add_function(tree: dict[str, Node], slot: Slot, function: PciModel, group: Node) -> None:
     folder = f"{_PCI}/devices/{slot.address}"
-    function = slot.function
     who = identity(function)
     pin = function.config_read(pci.PCI_INTERRUPT_PIN, 1)
     line = function.config_read(pci.PCI_INTERRUPT_LINE, 1) if pin else 0
@@ -125,7 +147,7 @@ def _add_device(tree: dict[str, Node], slot: Slot, group_folder: str | None) -> 
     tree[f"{folder}/enable"] = _text(str(int(decodes != 0)), 0o644)
     tree[f"{folder}/numa_node"] = _text("-1", 0o644)
     tree[f"{folder}/modalias"] = _text(who.modalias)
-    tree[f"{folder}/resource"] = _text(_resource_lines(slot))
+    tree[f"{folder}/resource"] = _text(_resource_lines(function))
     tree[f"{folder}/config"] = Text(config_space(function), 0o644)
     uevent = [
         f"PCI_CLASS={who.class_code:X}",
@@ -142,15 +164,12 @@ def _add_device(tree: dict[str, Node], slot: Slot, group_folder: str | None) -> 
         back = Link(f"{_UP}/bus/pci/devices/{slot.address}")
         tree[f"{_PCI}/drivers/{slot.driver}/{slot.address}"] = back
     tree[f"{folder}/uevent"] = _text("\n".join(uevent), 0o644)
-    if group_folder:
-        tree[f"{folder}/iommu_group"] = Link(f"{_UP}/kernel/iommu_groups/{group_folder}")
-    else:
-        tree[f"{folder}/iommu_group"] = _text(str(function.group))
+    tree[f"{folder}/iommu_group"] = group
 
 
-def _resource_lines(slot: Slot) -> str:
+def _resource_lines(function: PciModel) -> str:
     lines = ["0x0000000000000000 0x0000000000000000 0x0000000000000000"] * _RESOURCE_LINES
-    for resource in resources(slot.function):
+    for resource in resources(function):
         assert resource.number <= ROM_RESOURCE
         end = resource.start + resource.size - 1
         lines[resource.number] = f"{resource.start:#018x} {end:#018x} {resource.flags:#018x}"

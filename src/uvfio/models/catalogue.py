@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from uvfio.models.pci import PciModel
+    from uvfio.models.platform import PlatformModel
 
 __all__ = ["ENTRY_POINTS", "builtin", "find", "names"]
 
@@ -27,6 +28,7 @@ ENTRY_POINTS = "uvfio.models"
 _BUILTIN = {
     "edu": "uvfio.models.edu:Edu",
     "exerciser": "uvfio.models.exerciser:Exerciser",
+    "timer": "uvfio.models.timer:Timer",
 }
 
 
@@ -35,12 +37,12 @@ def names() -> tuple[str, ...]:
     return tuple(_BUILTIN)
 
 
-def builtin() -> dict[str, type[PciModel]]:
+def builtin() -> dict[str, type[PciModel | PlatformModel]]:
     """The built-in models by name, all imported."""
     return {name: find(name) for name in _BUILTIN}
 
 
-def find(spec: str) -> type[PciModel]:
+def find(spec: str) -> type[PciModel | PlatformModel]:
     """The model that ``spec`` names. ConfigError if there is none, or it cannot be loaded."""
     target = _BUILTIN.get(spec, spec)
     place, colon, name = target.rpartition(":")
@@ -89,7 +91,7 @@ def _file(place: str, spec: str) -> ModuleType:
     return module
 
 
-def _entry_point(spec: str) -> type[PciModel]:
+def _entry_point(spec: str) -> type[PciModel | PlatformModel]:
     from importlib.metadata import entry_points
 
     points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
@@ -108,7 +110,7 @@ def _entry_point(spec: str) -> type[PciModel]:
     raise ConfigError(f"model {spec!r} is not known", suggest(spec, known) or listed)
 
 
-def _model(module: ModuleType, name: str, spec: str) -> type[PciModel]:
+def _model(module: ModuleType, name: str, spec: str) -> type[PciModel | PlatformModel]:
     from uvfio.models.option import suggest
 
     if not hasattr(module, name):
@@ -117,12 +119,23 @@ def _model(module: ModuleType, name: str, spec: str) -> type[PciModel]:
     return _checked(getattr(module, name), spec)
 
 
-def _checked(found: object, spec: str) -> type[PciModel]:
+def _checked(found: object, spec: str) -> type[PciModel | PlatformModel]:
+    import sys
+
     from uvfio.models.pci import PciModel
 
-    if not (isinstance(found, type) and issubclass(found, PciModel)):
-        raise ConfigError(f"model {spec!r} is no subclass of uvfio.models.pci.PciModel")
-    return found
+    if isinstance(found, type):
+        if issubclass(found, PciModel):
+            return found
+        if "uvfio.models.platform" in sys.modules:  # or it cannot be a subclass of what is in there
+            from uvfio.models.platform import PlatformModel
+
+            if issubclass(found, PlatformModel):
+                return found
+    raise ConfigError(
+        f"model {spec!r} is no subclass of uvfio.models.pci.PciModel",
+        "nor of uvfio.models.platform.PlatformModel",
+    )
 
 
 def _failed(spec: str, error: Exception) -> ConfigError:

@@ -1,10 +1,14 @@
-"""A function's way to memory: ``Dma``, the ``self.dma`` of a model.
+"""A device's way to memory: the ``self.dma`` of a model.
 
-Addresses are I/O virtual addresses; the domain that the function is attached to translates them. The gate
-in front of it is the silicon's: with bus mastering off, or in D3hot, nothing leaves the function. Every
-refusal is a ``DmaFault``; nothing was transferred then, and a domain, if there is one, has recorded it.
+Addresses are I/O virtual addresses; the domain that the device is attached to translates them. The gate in
+front of it is the silicon's:
 
-A read that faults sets Received Master Abort in the status register: its completion says so. A write is
+    ``PlainDma``   open while the device is attached to a domain: platform devices
+    ``Dma``        besides: bus mastering on, and not in D3hot: PCI functions
+
+Every refusal is a ``DmaFault``; nothing was transferred then, and a domain, if there is one, has recorded it.
+
+A PCI read that faults sets Received Master Abort in the status register: its completion says so. A write is
 posted and the function never hears of it, so nothing is set; the model hears of both.
 """
 
@@ -19,26 +23,19 @@ if TYPE_CHECKING:
     from uvfio.core.domain import Domain
     from uvfio.models.config import ConfigSpace
 
-__all__ = ["Dma"]
+__all__ = ["Dma", "PlainDma"]
 
 
-class Dma:
-    """Reads and writes of memory by the function ``name``."""
+class PlainDma:
+    """Reads and writes of memory by the device ``name``."""
 
-    def __init__(self, name: str, config: ConfigSpace) -> None:
+    def __init__(self, name: str) -> None:
         self.domain: Domain | None = None
-        self.asleep = False
         self._name = name
-        self._config = config
 
     def read(self, iova: int, size: int) -> bytes:
         """``size`` bytes at ``iova``. DmaFault."""
-        try:
-            return self._gate(iova, size, False).dma_read(self._name, iova, size)
-        except DmaFault:
-            status = self._config.get(pci.PCI_STATUS, 2)
-            self._config.put(pci.PCI_STATUS, 2, status | pci.PCI_STATUS_REC_MASTER_ABORT)
-            raise
+        return self._gate(iova, size, False).dma_read(self._name, iova, size)
 
     def write(self, iova: int, data: bytes) -> None:
         """All of ``data`` to ``iova``. DmaFault."""
@@ -66,6 +63,28 @@ class Dma:
             raise DmaFault(
                 f"dma fault: {self._name} {way} iova {iova:#x}+{size:#x}: attached to no domain"
             )
+        return domain
+
+
+class Dma(PlainDma):
+    """Reads and writes of memory by the PCI function ``name``."""
+
+    def __init__(self, name: str, config: ConfigSpace) -> None:
+        super().__init__(name)
+        self.asleep = False
+        self._config = config
+
+    def read(self, iova: int, size: int) -> bytes:
+        """``size`` bytes at ``iova``. DmaFault."""
+        try:
+            return super().read(iova, size)
+        except DmaFault:
+            status = self._config.get(pci.PCI_STATUS, 2)
+            self._config.put(pci.PCI_STATUS, 2, status | pci.PCI_STATUS_REC_MASTER_ABORT)
+            raise
+
+    def _gate(self, iova: int, size: int, write: bool) -> Domain:
+        domain = super()._gate(iova, size, write)
         if self.asleep:
             raise domain.fault(self._name, iova, size, write, "the function is in D3hot")
         if not self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER:

@@ -3,6 +3,9 @@
     from uvfio.models.kit import PciModel, Register, RegisterBar, RegisterMap
 
 The names live in the modules around this one, which tell their rules; nothing is defined here.
+
+Devices of the platform bus are made of registers and options as well, and of what ``uvfio.models.platform`` has
+besides: it is not part of this module, so that PCI models do not load it.
 """
 
 from __future__ import annotations

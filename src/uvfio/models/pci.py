@@ -63,6 +63,7 @@ from uvfio.models.dma import Dma
 from uvfio.models.header import define_bars, define_command, define_identity, padded_rom
 from uvfio.models.interrupt import Interrupts
 from uvfio.models.option import Option, resolve
+from uvfio.models.pending import PendingCalls
 from uvfio.models.register import RegisterMap, hooks_of
 from uvfio.uapi import pci
 
@@ -147,8 +148,9 @@ class PciModel:
         """Make and power on the function at ``address`` ("0000:06:0d.0").
 
         ``options`` are the model's own (ConfigError names a wrong one). ``bus_reset``: the function is alone
-        behind its bridge, so resetting the bus resets just it. ``store`` gives the memory of mappable BARs
-        (NoMemory, NoSpace); nothing else is taken before that succeeds.
+        behind its bridge, so resetting the bus resets just it; an attribute that whoever plugs its
+        neighbours keeps true. ``store`` gives the memory of mappable BARs (NoMemory, NoSpace); nothing
+        else is taken before that succeeds.
         """
         cls = type(self)
         if cls.vendor_id == 0xFFFF:
@@ -162,8 +164,8 @@ class PciModel:
         self._group = group
         self._unit = unit
         self._store = store
-        self._bus_reset = bus_reset
-        self._pending: set[_PendingCall] = set()
+        self.bus_reset = bus_reset
+        self._pending = PendingCalls(self)
         self._gone = False
         try:
             self._rom = padded_rom(self.build_rom())
@@ -214,10 +216,7 @@ class PciModel:
 
         0 means: when the serving loop comes around, never within this call.
         """
-        call = _PendingCall(self, callback)
-        self._pending.add(call)
-        call.timer = self.clock.call_later(seconds, call.fire)
-        return call
+        return self._pending.after(seconds, callback)
 
     # -- BusDevice -------------------------------------------------------------------------------
 
@@ -268,7 +267,7 @@ class PciModel:
             elif isinstance(cap, PowerManagement) and cap.soft_reset:
                 methods.append("pm")
         methods.sort(key=("flr", "af_flr", "pm").index)
-        return (*methods, "bus") if self._bus_reset else tuple(methods)
+        return (*methods, "bus") if self.bus_reset else tuple(methods)
 
     @property
     def intx_asserted(self) -> bool:
@@ -307,7 +306,7 @@ class PciModel:
 
     def reset(self) -> None:
         with self.lock:
-            self._cancel_all()
+            self._pending.cancel_all()
             self.config.reset()
             self.dma.asleep = False
             self._windows = self._awake if not self._gone else [_ABSENT] * 6
@@ -326,7 +325,7 @@ class PciModel:
             if self._gone:
                 return
             self._gone = True
-            self._cancel_all()
+            self._pending.cancel_all()
             self._windows = [_ABSENT] * 6
             self.dma.domain = None
             self.interrupts.sink = None
@@ -347,6 +346,7 @@ class PciModel:
         bars.sort(key=lambda bar: str(bar["index"]))
         return {
             "class": f"{cls.__module__}:{cls.__qualname__}",
+            "bus": "pci",
             "summary": (cls.__doc__ or "").strip().partition("\n")[0],
             "vendor": f"{cls.vendor_id:04x}",
             "device": f"{cls.device_id:04x}",
@@ -469,10 +469,6 @@ class PciModel:
             else:
                 self.reset()
 
-    def _cancel_all(self) -> None:
-        for call in tuple(self._pending):
-            call.cancel()
-
 
 def _describe_bar(declared: BarDeclaration) -> dict[str, object]:
     size = declared.size
@@ -486,29 +482,3 @@ def _describe_bar(declared: BarDeclaration) -> dict[str, object]:
         "mappable": declared.mappable,
         "registers": [register.describe() for register in registers.values()],
     }
-
-
-class _PendingCall:
-    """A call that ``after`` promised; a ``Timer``."""
-
-    __slots__ = ("_callback", "_model", "timer")
-
-    def __init__(self, model: PciModel, callback: Callable[[], None]) -> None:
-        self._model = model
-        self._callback = callback
-        self.timer: Timer | None = None
-
-    def cancel(self) -> None:
-        self._model._pending.discard(self)
-        if self.timer is not None:
-            self.timer.cancel()
-
-    def fire(self) -> None:
-        with self._model.lock:
-            if self not in self._model._pending:
-                return  # cancelled while the clock was about to call
-            self._model._pending.discard(self)
-            try:
-                self._callback()
-            except DmaFault:
-                pass  # recorded; the device's own business ends here

@@ -112,7 +112,8 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     devices = json.loads(out(capsys, "list", "--json"))
     assert [dev["address"] for dev in devices] == ["0000:06:0d.0", "0000:06:0d.1", "0000:07:00.0"]
     about = json.loads(out(capsys, "tree", "--json"))
-    assert set(about) == {"iommu", "groups", "devices"}
+    assert set(about) == {"iommu", "iommus", "groups", "devices"}
+    assert about["iommus"] == [about["iommu"]]
     assert about["devices"] == devices
     shown = json.loads(out(capsys, "show", "--json", "6:d.0"))
     assert shown["device"] == devices[0]

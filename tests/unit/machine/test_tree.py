@@ -130,6 +130,8 @@ def test_an_empty_machine_has_empty_folders() -> None:
         b"/sys/bus/pci/devices",
         b"/sys/bus/pci/drivers",
         b"/sys/bus/pci/drivers/vfio-pci",
+        b"/sys/bus/platform/devices",
+        b"/sys/bus/platform/drivers",
     }
 
 

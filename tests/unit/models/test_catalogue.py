@@ -13,6 +13,8 @@ from uvfio.errors import ConfigError
 from uvfio.models import catalogue
 from uvfio.models.edu import Edu
 from uvfio.models.exerciser import Exerciser
+from uvfio.models.pci import PciModel
+from uvfio.models.timer import Timer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,8 +36,8 @@ def model_file(tmp_path: Path) -> Path:
 
 
 def test_builtin() -> None:
-    assert catalogue.names() == ("edu", "exerciser")
-    assert catalogue.builtin() == {"edu": Edu, "exerciser": Exerciser}
+    assert catalogue.names() == ("edu", "exerciser", "timer")
+    assert catalogue.builtin() == {"edu": Edu, "exerciser": Exerciser, "timer": Timer}
     assert catalogue.find("edu") is Edu
 
 
@@ -45,6 +47,7 @@ def test_class_in_a_module() -> None:
 
 def test_class_in_a_file_is_loaded_once(model_file: Path) -> None:
     small = catalogue.find(f"{model_file}:Small")
+    assert issubclass(small, PciModel)
     assert small.device_id == 0x42
     assert catalogue.find(f"{model_file}:Small") is small
     assert small.describe()["summary"] == ""
@@ -69,7 +72,7 @@ def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "zzz",
             "^model 'zzz' is not known$",
-            "there are edu, exerciser; a class of yours is path.py:Class",
+            "there are edu, exerciser, timer; a class of yours is path.py:Class",
         ),
         ("", "^model '' is not known$", None),
         (
@@ -116,11 +119,21 @@ def test_module_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         catalogue.find("broken_model_module:Class")
 
 
+def test_platform_models_are_found_like_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "lamp.py"
+    path.write_text(
+        "from uvfio.models.platform import PlatformModel\n"
+        "class Lamp(PlatformModel):\n    compatible = ('acme,lamp',)\n"
+    )
+    assert catalogue.find(f"{path}:Lamp").describe()["compatible"] == ["acme,lamp"]
+
+
 def test_light_imports() -> None:
     """Finding a built-in model imports no other and nothing heavy."""
     script = (
         "import sys; from uvfio.models.catalogue import find; find('edu');"
         "print([m for m in ('importlib.metadata', 'uvfio.models.exerciser', 'logging', 'difflib',"
+        "'uvfio.models.platform', 'uvfio.models.timer',"
         "'json', 'argparse', 'os.path') if m in sys.modules and m != 'os.path'])"
     )
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, check=True)

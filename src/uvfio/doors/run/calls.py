@@ -38,6 +38,7 @@ UIO_MAXIOV = 1024
 PIECE = 1 << 20  # bytes copied at a time
 MAX_RW_COUNT = 0x7FFFF000
 INT = 0xFFFFFFFF
+MINUS_ONE = (1 << 64) - 1
 
 
 class Calls:
@@ -92,7 +93,8 @@ class Calls:
                 except OSError:
                     pass
             process.memory.write(address, data)
-            process.remember_writable(page)
+            if size:
+                process.remember_writable(page)
             return size
         done = 0
         count = min(count, MAX_RW_COUNT)
@@ -192,6 +194,13 @@ class Calls:
     def pwritev(self, request: Request) -> int | None:
         return self._vector(request, self.write_at, 8, request[9])
 
+    def preadv2(self, request: Request) -> int | None:
+        """As preadv, but offset -1 is the file position."""
+        return self.readv(request) if request[9] == MINUS_ONE else self.preadv(request)
+
+    def pwritev2(self, request: Request) -> int | None:
+        return self.writev(request) if request[9] == MINUS_ONE else self.pwritev(request)
+
     def readv_32(self, request: Request) -> int | None:
         return self._vector(request, self.read_at, 4, None)
 
@@ -203,6 +212,14 @@ class Calls:
 
     def pwritev_32(self, request: Request) -> int | None:
         return self._vector(request, self.write_at, 4, request[9] & INT | request[10] << 32)
+
+    def preadv2_32(self, request: Request) -> int | None:
+        current = request[9] & request[10] & INT == INT
+        return self.readv_32(request) if current else self.preadv_32(request)
+
+    def pwritev2_32(self, request: Request) -> int | None:
+        current = request[9] & request[10] & INT == INT
+        return self.writev_32(request) if current else self.pwritev_32(request)
 
     # -- mapping -----------------------------------------------------------------------------------
 
@@ -281,8 +298,16 @@ class Calls:
         return self._refuse(request, errno.ESPIPE, "a VFIO file has no position to set")
 
     def not_possible(self, request: Request) -> int | None:
-        """Calls that change or move the contents of a file as a whole: truncate, allocate, splice."""
+        """Calls that change the contents of a file as a whole: truncate, allocate, sync."""
         return self._refuse(request, errno.EINVAL, "not possible with a VFIO file")
+
+    def cannot_move(self, request: Request) -> int | None:
+        """sendfile: either descriptor, out and in, may be ours."""
+        return self._refuse(request, errno.EINVAL, "bytes of a VFIO file cannot be moved", 1)
+
+    def cannot_splice(self, request: Request) -> int | None:
+        """splice and copy_file_range: in is argument 0, out is argument 2."""
+        return self._refuse(request, errno.EINVAL, "bytes of a VFIO file cannot be moved", 2)
 
     def pass_on(self, request: Request) -> int | None:
         """The token answers for itself."""
@@ -306,12 +331,13 @@ class Calls:
         memory.write(request[7], pack(self.supervisor.paths.token_facts(token)))
         return 0
 
-    def _refuse(self, request: Request, number: int, why: str) -> int | None:
-        if self._find(request) is None:
+    def _refuse(self, request: Request, number: int, why: str, other: int = 0) -> int | None:
+        """Fail if argument 0, or argument ``other``, is a VFIO file."""
+        if self._find(request) is None and self._find(request, other) is None:
             return None
         raise OSError(number, why)
 
-    def _find(self, request: Request) -> tuple[Process, File] | None:
+    def _find(self, request: Request, argument: int = 0) -> tuple[Process, File] | None:
         process = self.supervisor.processes.get(request[1])
-        file = process.lookup(request[1], request[ARG] & INT)
+        file = process.lookup(request[1], request[ARG + argument] & INT)
         return None if file is None else (process, file)

@@ -19,14 +19,27 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from uvfio.doors.run import sys as sc
-from uvfio.errors import BadAddress
+from uvfio.errors import BadAddress, VfioError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ProgramMemory", "UserMemory"]
+__all__ = ["ProgramMemory", "Unreadable", "UserMemory"]
 
 ADDRESS_LIMIT = 1 << 63  # what pread's signed offset can say; user space ends below
+
+
+class Unreadable(VfioError):
+    """The process forbids others to look at it (PR_SET_DUMPABLE, unreadable executable)."""
+
+    default_errno = errno.EPERM
+
+    @classmethod
+    def because(cls, pid: int, what: str) -> Unreadable:
+        return cls(
+            f"process {pid} made itself non-dumpable (prctl PR_SET_DUMPABLE, or its executable is not "
+            f"readable): cannot {what}"
+        )
 
 
 class Area(NamedTuple):
@@ -92,7 +105,10 @@ class UserMemory:
             return False
         self._here.iov_base, self._here.iov_len = here, size
         self._there.iov_base, self._there.iov_len = there, size
-        return call(self.pid, self._here, 1, self._there, 1, 0) == size
+        moved = call(self.pid, self._here, 1, self._there, 1, 0)
+        if moved < 0 and ctypes.get_errno() == errno.EPERM:
+            raise Unreadable.because(self.pid, "reach its memory")
+        return moved == size
 
     def store(self, address: int, value: int, width: int) -> None:
         self.program.store(address, value, width)
@@ -208,6 +224,8 @@ class ProgramMemory:
                 return self._area_from_text(address)
             if error.errno in (errno.ESRCH, errno.ENOENT):
                 return None  # the program has ended
+            if error.errno == errno.EACCES:
+                raise Unreadable.because(self.pid, "see its mappings") from error
             raise
         if vma is None:
             return None

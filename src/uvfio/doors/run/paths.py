@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import os
-import posixpath
 import stat
 from typing import TYPE_CHECKING
 
@@ -71,20 +70,18 @@ class Paths:
 
     # -- which path is it? -----------------------------------------------------------------------
 
-    def interesting(self, request: Request, dirfd: int | None, address: int) -> str | None:
-        """The absolute path if it may be ours, else None. BadAddress is the kernel's to find."""
+    def interesting(
+        self, request: Request, dirfd: int | None, address: int, *, empty: bool = False
+    ) -> str | None:
+        """The absolute path if it may be ours, else None. BadAddress is the kernel's to find.
+
+        With ``empty`` an empty path means ``dirfd`` itself.
+        """
         process = self.supervisor.processes.get(request[1])
-        raw = process.read_some(address, 256)
-        end = raw.find(b"\0")
-        if end < 0:
-            if len(raw) < 256:
-                return None
-            raw = process.read_some(address, PATH_MAX)
-            end = raw.find(b"\0")
-            if end < 0:
-                return None
-        raw = raw[:end]
         self.displaced = False
+        raw = self._read_path(process, address)
+        if raw is None or not (raw or empty):
+            return None
         if raw.startswith(b"/"):
             if raw.startswith(WATCHED):
                 path = self._clean(raw)
@@ -96,6 +93,16 @@ class Paths:
         else:
             path = self._join(process, request, dirfd, raw)
         return path if self.displaced or self._is_watched(path) else None
+
+    @staticmethod
+    def _read_path(process: Process, address: int) -> bytes | None:
+        """The string at ``address``, or None if the kernel would not take it for a path."""
+        raw = process.read_some(address, 256)
+        end = raw.find(b"\0")
+        if end < 0 and len(raw) == 256:
+            raw = process.read_some(address, PATH_MAX)
+            end = raw.find(b"\0")
+        return None if end < 0 else raw[:end]
 
     @staticmethod
     def _is_watched(path: str) -> bool:
@@ -127,28 +134,54 @@ class Paths:
                 return base
         return self._clean(f"{base}/".encode("utf-8", "surrogateescape") + raw)
 
+    def _clean(self, raw: bytes) -> str:
+        """Without //, . and ..; a slash at the end, which asks for a folder, stays."""
+        parts: list[str] = []
+        for part in raw.decode("utf-8", "surrogateescape").split("/"):
+            if part == "..":
+                parts = self._resolve(parts)[:-1]
+            elif part not in ("", "."):
+                parts.append(part)
+        path = "/" + "/".join(parts)
+        return path + "/" if parts and raw.endswith((b"/", b"/.")) else path
+
+    def _resolve(self, parts: list[str]) -> list[str]:
+        """Where links of the tree lead: ``..`` is the folder above that. OSError as the kernel gives it."""
+        path = "/" + "/".join(parts)
+        if not self._is_ours(path):
+            return parts
+        return (self.tree.virtual(self.tree.find(path + "/").real) or path).split("/")[1:]
+
     @staticmethod
-    def _clean(raw: bytes) -> str:
-        return posixpath.normpath(raw.decode("utf-8", "surrogateescape")).replace("//", "/")
+    def _host(process: Process, path: str) -> str:
+        """``path`` of the host as this process may say it: what is "self" for the program is not for us."""
+        return f"/proc/{process.tgid}{path[10:]}" if path.startswith("/proc/self/") else path
 
     def _is_ours(self, path: str) -> bool:
         return any(
             path == prefix or path.startswith(prefix + "/") for prefix in self.supervisor.prefixes
         )
 
+    @staticmethod
+    def _descriptor(request: Request, path: str) -> tuple[int, int] | None:
+        """The task and the number that /proc/self/fd/N means, in any of its forms, /dev/fd/N included."""
+        match path.split("/"):
+            case ["", "dev", "fd", number]:
+                who = "self"
+            case ["", "proc", who, "fd", number] | ["", "proc", _, "task", who, "fd", number]:
+                pass
+            case _:
+                return None
+        if who in ("self", "thread-self"):
+            who = str(request[1])
+        if not (path.isascii() and who.isdigit() and number.isdigit()):
+            return None
+        return int(who), int(number)
+
     def token_of(self, request: Request, path: str) -> Token | None:
-        """The token that /proc/self/fd/N (or PID, thread-self, /dev/fd/N) means."""
-        parts = path.split("/")
-        if len(parts) == 4 and parts[1:3] == ["dev", "fd"]:
-            who, number = str(request[1]), parts[3]
-        elif len(parts) == 5 and parts[1] == "proc" and parts[3] == "fd":
-            who = str(request[1]) if parts[2] in ("self", "thread-self") else parts[2]
-            number = parts[4]
-        else:
-            return None
-        if not (who.isdigit() and number.isdigit()):
-            return None
-        return self.supervisor.processes.get(request[1]).token(int(who), int(number))
+        """The token that a path through /proc means."""
+        found = self._descriptor(request, path)
+        return None if found is None else self.supervisor.processes.get(request[1]).token(*found)
 
     # -- open ------------------------------------------------------------------------------------
 
@@ -185,10 +218,12 @@ class Paths:
             if not path.startswith("/"):
                 raise OSError(errno.ENXIO, f"{path} cannot be opened again")
         if not self._is_ours(path):
-            return self._open_elsewhere(path, flags, cloexec)
+            return self._open_elsewhere(self._host(process, path), flags, cloexec)
         found = self._find(
             path, follow=not flags & os.O_NOFOLLOW, creating=bool(flags & os.O_CREAT)
         )
+        if flags & os.O_CREAT and flags & os.O_EXCL:
+            raise OSError(errno.EEXIST, f"{path} exists")
         if found.node is None or flags & os.O_PATH:
             return self._open_real(found, flags, cloexec)
         if flags & os.O_DIRECTORY:
@@ -247,7 +282,8 @@ class Paths:
         if not self._is_ours(path):
             if not self.displaced:
                 return None
-            return Facts.of(os.stat(path, follow_symlinks=follow))
+            process = self.supervisor.processes.get(request[1])
+            return Facts.of(os.stat(self._host(process, path), follow_symlinks=follow))
         found = self._find(path, follow=follow)
         real = os.lstat(found.real)
         if found.node is None:
@@ -309,7 +345,8 @@ class Paths:
         if itself and process.read_some(request[ARG + 1], 1) in (b"\0", b""):
             token = process.token(request[1], dirfd)
             return None if token is None else self.token_facts(token)
-        path = self.interesting(request, dirfd, request[ARG + 1])
+        empty = bool(flags & AT_EMPTY_PATH)
+        path = self.interesting(request, dirfd, request[ARG + 1], empty=empty)
         return self._facts(request, path, not flags & AT_SYMLINK_NOFOLLOW)
 
     def access(self, request: Request) -> int | None:
@@ -326,7 +363,7 @@ class Paths:
     def _access(
         self, request: Request, dirfd: int | None, address: int, mode: int, flags: int
     ) -> int | None:
-        path = self.interesting(request, dirfd, address)
+        path = self.interesting(request, dirfd, address, empty=bool(flags & AT_EMPTY_PATH))
         facts = self._facts(request, path, not flags & AT_SYMLINK_NOFOLLOW)
         if facts is None or path is None:
             return None
@@ -379,7 +416,9 @@ class Paths:
         elif not self._is_ours(path):
             fd_link = self._tree_link(request, path)
             if fd_link is None:
-                return None
+                if not self.displaced:
+                    return None
+                fd_link = os.readlink(self._host(process, path))
             target = fd_link
         else:
             target = os.readlink(self._find(path, follow=False).real)
@@ -392,28 +431,62 @@ class Paths:
 
     def _tree_link(self, request: Request, path: str) -> str | None:
         """/proc/self/fd/N of a folder or file of the tree, under the name that the program knows."""
-        parts = path.split("/")
-        if len(parts) != 5 or parts[1] != "proc" or parts[3] != "fd":
+        found = self._descriptor(request, path)
+        if found is None:
             return None
-        who = str(request[1]) if parts[2] in ("self", "thread-self") else parts[2]
         try:
-            return self.tree.virtual(os.readlink(f"/proc/{who}/fd/{parts[4]}"))
+            return self.tree.virtual(os.readlink("/proc/{}/fd/{}".format(*found)))
         except OSError:
             return None
 
     def getxattr(self, request: Request) -> int | None:
+        return self._getxattr(request, True)
+
+    def lgetxattr(self, request: Request) -> int | None:
+        return self._getxattr(request, False)
+
+    def _getxattr(self, request: Request, follow: bool) -> int | None:
         path = self.interesting(request, None, request[ARG])
-        if path is None or not self._is_ours(path):
+        if path is None:
             return None
-        self._find(path)
-        raise OSError(ENODATA, f"{path} has no extended attributes")
+        if self._is_ours(path):
+            self._find(path, follow=follow)
+            raise OSError(ENODATA, f"{path} has no extended attributes")
+        if not self.displaced:
+            return None
+        process = self.supervisor.processes.get(request[1])
+        name = process.read_some(request[ARG + 1], 256).split(b"\0")[0]
+        return self._attributes(
+            request, os.getxattr(self._host(process, path), name, follow_symlinks=follow), ARG + 2
+        )
 
     def listxattr(self, request: Request) -> int | None:
+        return self._listxattr(request, True)
+
+    def llistxattr(self, request: Request) -> int | None:
+        return self._listxattr(request, False)
+
+    def _listxattr(self, request: Request, follow: bool) -> int | None:
         path = self.interesting(request, None, request[ARG])
-        if path is None or not self._is_ours(path):
+        if path is None:
             return None
-        self._find(path)
-        return 0
+        if self._is_ours(path):
+            self._find(path, follow=follow)
+            return 0
+        if not self.displaced:
+            return None
+        process = self.supervisor.processes.get(request[1])
+        names = os.listxattr(self._host(process, path), follow_symlinks=follow)
+        return self._attributes(request, b"".join(os.fsencode(n) + b"\0" for n in names), ARG + 1)
+
+    def _attributes(self, request: Request, data: bytes, at: int) -> int:
+        """Into the buffer whose address and size are arguments ``at``; size 0 asks how much there is."""
+        size = request[at + 1]
+        if size:
+            if len(data) > size:
+                raise OSError(errno.ERANGE, f"{len(data)} bytes of attributes")
+            self.supervisor.processes.get(request[1]).memory.write(request[at], data)
+        return len(data)
 
     def chdir(self, request: Request) -> int | None:
         process = self.supervisor.processes.get(request[1])
@@ -422,19 +495,28 @@ class Paths:
             real = self._find(path).real
             path = self.tree.virtual(real) or path
         elif path is None or not self.displaced:
-            process.forget_cwd()
+            raw = self._read_path(process, request[ARG])
+            if raw and not (process.virtual_cwd and self._no_folder(raw)):
+                process.forget_cwd()
             return None
         else:
-            real = path  # out of the machine's folders by a relative path
+            real = path = path.rstrip("/") or "/"  # out of the machine's folders by a relative path
         if not os.path.isdir(real):
             raise OSError(errno.ENOTDIR if os.path.lexists(real) else errno.ENOENT, path)
         process.forget_cwd()
         process.virtual_cwd = path
         return 0
 
+    @staticmethod
+    def _no_folder(path: bytes) -> bool:
+        """Whether the kernel is going to refuse to change into it."""
+        return not (os.path.isdir(path) and os.access(path, os.X_OK))
+
     def fchdir(self, request: Request) -> int | None:
         process = self.supervisor.processes.get(request[1])
-        process.forget_cwd()
+        folder = b"/proc/%d/fd/%d" % (request[1], request[ARG] & 0xFFFFFFFF)
+        if not (process.virtual_cwd and self._no_folder(folder)):
+            process.forget_cwd()
         return None
 
     def getcwd(self, request: Request) -> int | None:

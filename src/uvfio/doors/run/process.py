@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from uvfio.core.seams import Mm
 from uvfio.doors.run import sys as sc
 from uvfio.doors.run.events import EventFd
-from uvfio.doors.run.memory import ProgramMemory, UserMemory
+from uvfio.doors.run.memory import ProgramMemory, Unreadable, UserMemory
 from uvfio.errors import BadAddress, BadDescriptor, VfioError
 
 if TYPE_CHECKING:
@@ -40,12 +40,6 @@ TIDS_KEPT = 1024
 PAGES_KEPT = 4096
 
 
-class Unreadable(VfioError):
-    """The process forbids others to look at it (PR_SET_DUMPABLE, unreadable executable)."""
-
-    default_errno = errno.EPERM
-
-
 class Process:
     """One thread group under the filter."""
 
@@ -55,6 +49,7 @@ class Process:
         "_space",
         "_user",
         "cacheable",
+        "complained",
         "exec_mark",
         "exec_tid",
         "files",
@@ -79,6 +74,7 @@ class Process:
         self.files: dict[int, File] = {}
         self.cacheable = True
         self.used = False
+        self.complained = False
         self.exec_tid = 0
         self.exec_mark = b""
         self.virtual_cwd = ""
@@ -98,10 +94,7 @@ class Process:
             try:
                 space = self._space = ProgramMemory(self.tgid, self.supervisor.tokens.is_device)
             except PermissionError as error:
-                raise Unreadable(
-                    f"process {self.tgid} made itself non-dumpable (prctl PR_SET_DUMPABLE, or its "
-                    "executable is not readable): cannot read its memory"
-                ) from error
+                raise Unreadable.because(self.tgid, "read its memory") from error
             except FileNotFoundError as error:
                 raise BadAddress(f"process {self.tgid} is gone") from error
         return space
@@ -198,9 +191,7 @@ class Process:
         try:
             found = os.stat(f"/proc/{tid}/fd/{fd}")
         except PermissionError as error:
-            raise Unreadable(
-                f"process {self.tgid} made itself non-dumpable: cannot see its descriptors"
-            ) from error
+            raise Unreadable.because(self.tgid, "see its descriptors") from error
         except OSError:
             return None
         return self.supervisor.tokens.find(found.st_dev, found.st_ino)

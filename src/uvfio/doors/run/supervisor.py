@@ -35,6 +35,7 @@ from uvfio.doors.run.bpf import build_filter, reserved_range
 from uvfio.doors.run.calls import Calls
 from uvfio.doors.run.events import Reactor
 from uvfio.doors.run.launch import Launched, LaunchError, launch
+from uvfio.doors.run.memory import Unreadable
 from uvfio.doors.run.paths import Paths
 from uvfio.doors.run.process import Processes
 from uvfio.doors.run.tokens import Token, Tokens
@@ -114,6 +115,8 @@ class Supervisor:
             argv, env, build_filter(self.reserved), cleanup=lambda: remove_folder(folder)
         )
         self.listener = self.launched.listener
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # some for each program and file
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a lease of ours may be broken
         self.reactor.watch(self.listener, lambda: None, wake=False)
 
@@ -142,6 +145,8 @@ class Supervisor:
                 answer = pack(request[0], value or 0, 0, go_on if value is None else 0)
             except OSError as failure:
                 answer = pack(request[0], 0, -(failure.errno or errno.EIO), 0)
+                if isinstance(failure, Unreadable):
+                    self._report_unreadable(request, failure)
             except Exception:
                 self._report_bug(request)
                 answer = pack(request[0], 0, -errno.EIO, 0)
@@ -191,6 +196,8 @@ class Supervisor:
         try:
             token, fd = self.tokens.create(file)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise TooManyFiles("uvfio has no free descriptor", errno=errno.ENFILE) from error
             raise NoMemory(f"cannot make a file for {file.name}: {error.strerror}") from error
         number = process.free_number()
         try:
@@ -229,6 +236,15 @@ class Supervisor:
         for watcher in self.watchers:
             watcher.event(kind, facts)
 
+    def _report_unreadable(self, request: tuple[int, ...], failure: Unreadable) -> None:
+        """The program sees EPERM everywhere, so somebody should say why; once for each process."""
+        process = self.processes.get(request[1])
+        if not process.complained:
+            process.complained = True
+            sys.stderr.write(f"uvfio: {failure}\n")
+            if failure.hint:
+                sys.stderr.write(f"hint: {failure.hint}\n")
+
     def _report_bug(self, request: tuple[int, ...]) -> None:
         import traceback
 
@@ -249,8 +265,8 @@ def _table(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int, i
         "writev": calls.writev,
         "preadv": calls.preadv,
         "pwritev": calls.pwritev,
-        "preadv2": calls.preadv,
-        "pwritev2": calls.pwritev,
+        "preadv2": calls.preadv2,
+        "pwritev2": calls.pwritev2,
         "pread64": calls.pread64,
         "pwrite64": calls.pwrite64,
         "stat": paths.stat,
@@ -276,8 +292,8 @@ def _table_32(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int
         "writev": calls.writev_32,
         "preadv": calls.preadv_32,
         "pwritev": calls.pwritev_32,
-        "preadv2": calls.preadv_32,
-        "pwritev2": calls.pwritev_32,
+        "preadv2": calls.preadv2_32,
+        "pwritev2": calls.pwritev2_32,
         "pread64": calls.pread64_32,
         "pwrite64": calls.pwrite64_32,
         "_llseek": calls.lseek,
@@ -285,7 +301,7 @@ def _table_32(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int
         "ftruncate64": calls.not_possible,
         "fchown32": calls.not_permitted,
         "fstatfs64": calls.pass_on,
-        "sendfile64": calls.not_possible,
+        "sendfile64": calls.cannot_move,
         "stat": calls.pass_on,
         "lstat": calls.pass_on,
         "fstat": calls.pass_on,
@@ -307,9 +323,9 @@ def _common(paths: Paths, calls: Calls) -> dict[str, Handler]:
         "readlinkat": paths.readlinkat,
         "statfs": paths.statfs,
         "getxattr": paths.getxattr,
-        "lgetxattr": paths.getxattr,
+        "lgetxattr": paths.lgetxattr,
         "listxattr": paths.listxattr,
-        "llistxattr": paths.listxattr,
+        "llistxattr": paths.llistxattr,
         "chdir": paths.chdir,
         "fchdir": paths.fchdir,
         "getcwd": paths.getcwd,
@@ -330,9 +346,9 @@ def _common(paths: Paths, calls: Calls) -> dict[str, Handler]:
         "fallocate": calls.not_possible,
         "fsync": calls.not_possible,
         "fdatasync": calls.not_possible,
-        "sendfile": calls.not_possible,
-        "splice": calls.not_possible,
-        "copy_file_range": calls.not_possible,
+        "sendfile": calls.cannot_move,
+        "splice": calls.cannot_splice,
+        "copy_file_range": calls.cannot_splice,
         "fchmod": calls.not_permitted,
         "fchown": calls.not_permitted,
         "fstatfs": calls.pass_on,
@@ -360,7 +376,7 @@ def run(
     from uvfio.doors.run.check import scratch_directories
 
     if status_fd is not None and status_fd > 2:
-        os.set_inheritable(status_fd, False)  # ours to keep, and not the program's to hold open
+        os.set_inheritable(status_fd, False)  # ours alone; the program has 0, 1 and 2 too
     inotify = sc.inotify_init1()
     folders = scratch_directories(inotify)
     if not folders:
@@ -368,8 +384,6 @@ def run(
             "no folder can hold unlinked files with close events",
             "tried $XDG_RUNTIME_DIR, /dev/shm and /tmp; run `uvfio check`",
         )
-    if status_fd is not None:
-        os.set_inheritable(status_fd, False)  # ours alone
     supervisor = Supervisor(spec, folders[0], abi=abi, inotify=inotify)
     counted = None
     try:

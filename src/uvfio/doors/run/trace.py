@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from uvfio.doors.run.paths import ARG, Request
 from uvfio.errors import VfioError
 from uvfio.uapi import rfc
+from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,10 @@ def decode_argument(request: int, read: Callable[[int, int], bytes], address: in
         if kind == "none":
             return ""
         if kind == "char*":
-            return '"' + read(address, 64).split(b"\0")[0].decode("utf-8", "replace") + '"'
+            raw = read(address, min(64, 4096 - address % 4096))  # memory may end behind the page
+            if b"\0" not in raw and len(raw) < 64:
+                raw += read(address + len(raw), 64 - len(raw))
+            return '"' + raw.split(b"\0")[0].decode("utf-8", "replace") + '"'
         if kind == "u64*":
             value = rfc.U64.unpack(read(address, 8))[0]
             return f"[{flags_text(value, rfc.FLAG_NAMES.get(known.name, {}))}]"
@@ -108,8 +112,6 @@ class Trace:
             "open": self._open,
             "openat2": self._open,
         }
-        from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
-
         for arch, numbers in ((AUDIT_ARCH_X86_64, X86_64), (AUDIT_ARCH_I386, I386)):
             for name, method in describe.items():
                 key = (numbers.get(name, -1), arch)
@@ -163,7 +165,7 @@ class Trace:
             text += "mapped"
         else:
             text += f"{value:#x}" if name.startswith("mmap") else str(value)
-        self.out.write(text + "\n")
+        self._line(text)
 
     def _find(self, request: Request) -> tuple[Process, File] | None:
         try:
@@ -210,15 +212,18 @@ class Trace:
             raw = process.read_some(request[7], min(size, SHOWN))
             data = _data_text(raw) + ("..." if size > SHOWN else "")
         offset = request[9]
+        if request[4] == AUDIT_ARCH_I386:
+            offset = offset & INT | (request[10] & INT) << 32
         where = f"region {offset >> 40} + {offset & ((1 << 40) - 1):#x}"
-        if not name.startswith("p"):
+        positioned = name.startswith("p")
+        if not positioned:
             where = "position"
         shown = data or f"{request[7]:#x}"
         return {
             "call": name,
             "fd": request[6] & INT,
             "file": file.name,
-            "offset": offset,
+            **({"offset": offset} if positioned else {}),
             "data": data,
             "text": f"{name}({request[6] & INT}<{file.name}>, {shown}, {request[8]}, {where})",
         }
@@ -257,7 +262,7 @@ class Trace:
         if self.as_json:
             self._json({"event": "released", "file": file.name})
         else:
-            self.out.write(f"released {file.name}\n")
+            self._line(f"released {file.name}")
 
     def event(self, kind: str, facts: dict[str, Any]) -> None:
         """Something happened to a device or a group."""
@@ -272,12 +277,21 @@ class Trace:
             text = f"irq {facts['device']} {facts['irq']}{vector}"
         else:
             text = f"{kind} " + " ".join(f"{key}={value}" for key, value in facts.items())
-        self.out.write(text + "\n")
+        self._line(text)
 
     def _json(self, facts: dict[str, Any]) -> None:
         import json
 
-        self.out.write(json.dumps(facts) + "\n")
+        self._line(json.dumps(facts))
+
+    def _line(self, text: str) -> None:
+        """One line, whatever a program put into a path. What it sees does not depend on who reads this."""
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        try:
+            self.out.write(text + "\n")
+        except OSError:
+            return  # nobody reads it any more, or the disk is full
 
 
 def _data_text(raw: bytes) -> str:

@@ -3,7 +3,7 @@
     level   core.irq.LevelInterrupt   masked when it fires, unmasked by UNMASK_IRQ or the unmask event of its index
     edge    core.irq.EdgeVectors      never masked; an edge that comes while no event is set is lost
 
-The rules are those of INTx (spec of the 2011 vfio-pci driver), per index: an index takes 0 or 1 events, a
+The rules are those of INTx in vfio-pci, per index: an index takes 0 or 1 events, a
 call that is accepted drops the event that is set, whatever follows. Indexes do not exclude each other. A
 level interrupt is masked in this object alone, which is what disabling a line at the host's interrupt
 controller amounts to: the device itself has no switch.

@@ -1,0 +1,303 @@
+"""The loop and its table of handlers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from support.puppet import AT_FDCWD, PAGE, Stage, machine_of, open_descriptors
+from uvfio.doors.run import bpf
+from uvfio.doors.run import supervisor as module
+from uvfio.doors.run import sys as sc
+from uvfio.doors.run.launch import LaunchError
+from uvfio.doors.run.supervisor import Supervisor
+from uvfio.errors import NoMemory, TooManyFiles, VfioError
+from uvfio.uapi import rfc
+from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
+
+NODE = b"/dev/vfio/241"
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    before = open_descriptors()
+    with Stage() as stage:
+        yield stage
+    assert open_descriptors() == before
+
+
+def replace(stage: Stage, name: str, handler: Callable[[tuple[int, ...]], int | None]) -> None:
+    stage.supervisor.handlers[X86_64[name], AUDIT_ARCH_X86_64] = handler
+
+
+def wait_for_end(pidfd: int) -> None:
+    select.select([pidfd], [], [], 30)
+    os.close(pidfd)
+
+
+# -- the table -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arch", "numbers", "own"),
+    [(AUDIT_ARCH_X86_64, X86_64, bpf._X86_64), (AUDIT_ARCH_I386, I386, bpf._I386)],
+    ids=["x86_64", "i386"],
+)
+def test_what_is_notified_has_a_handler(
+    stage: Stage, arch: int, numbers: dict[str, int], own: dict[str, str]
+) -> None:
+    """And nothing else has one."""
+    names = {number: name for name, number in numbers.items()}
+    notified = {names[number] for number in bpf._targets(numbers, bpf._BOTH, own)}
+    handled = {names[number] for number, which in stage.supervisor.handlers if which == arch}
+    assert notified == handled
+
+
+def test_arguments_of_32_bits_have_their_own_handlers(stage: Stage) -> None:
+    """Calls whose arguments or structures differ between the two must not share one."""
+    table = stage.supervisor.handlers
+    for name in (
+        "readv",
+        "writev",
+        "preadv",
+        "pwritev",
+        "preadv2",
+        "pwritev2",
+        "pread64",
+        "pwrite64",
+        "statfs",
+    ):
+        one, other = table[X86_64[name], AUDIT_ARCH_X86_64], table[I386[name], AUDIT_ARCH_I386]
+        assert one != other, name
+
+
+# -- answers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("failure", "number"),
+    [
+        (OSError(errno.EBUSY, "busy"), errno.EBUSY),
+        (NoMemory("none"), errno.ENOMEM),
+        (VfioError("of its own", errno=errno.ENODEV), errno.ENODEV),
+        (OSError("no number"), errno.EIO),
+    ],
+)
+def test_a_failure_is_an_errno(stage: Stage, failure: OSError, number: int) -> None:
+    def fail(request: tuple[int, ...]) -> None:
+        raise failure
+
+    replace(stage, "access", fail)
+    assert stage.puppet.call("access", b"/", 0) == -number
+
+
+def test_values(stage: Stage) -> None:
+    answers: list[int | None] = [0, 5, (1 << 47) - 1, None]
+    replace(stage, "getcwd", lambda request: answers.pop(0))
+    at = stage.puppet.buffer(PAGE)
+    for expected in (0, 5, (1 << 47) - 1):
+        assert stage.puppet.call("getcwd", at, PAGE) == expected
+    assert stage.puppet.call("getcwd", at, PAGE) == len(os.getcwdb()) + 1  # the kernel's answer
+
+
+def test_a_bug_is_the_programs_eio(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said aloud, and the loop goes on."""
+
+    def broken(request: tuple[int, ...]) -> int:
+        raise ZeroDivisionError("a mistake")
+
+    puppet = stage.puppet
+    original = stage.supervisor.handlers[X86_64["access"], AUDIT_ARCH_X86_64]
+    replace(stage, "access", broken)
+    assert puppet.call("access", NODE, 0) == -errno.EIO
+    said = capsys.readouterr().err
+    assert f"uvfio: internal error in system call {X86_64['access']} of task {puppet.pid}" in said
+    assert "ZeroDivisionError: a mistake" in said
+    replace(stage, "access", original)
+    assert puppet.call("access", NODE, 0) == 0
+    del stage.supervisor.handlers[X86_64["access"], AUDIT_ARCH_X86_64]
+    assert puppet.call("access", NODE, 0) == -errno.EIO
+    assert "KeyError" in capsys.readouterr().err
+
+
+def test_a_file_with_a_bug(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fd = stage.open_device()
+    at = stage.puppet.buffer(8)
+
+    def broken(*_: object) -> bytes:
+        raise KeyError("a register")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(stage.file(fd)), "pread", broken)
+        assert stage.puppet.call("pread64", fd, at, 4, 0) == -errno.EIO
+    assert "KeyError: 'a register'" in capsys.readouterr().err
+    assert stage.puppet.call("pread64", fd, at, 4, 0) == 4
+
+
+# -- programs that end at a bad moment ---------------------------------------------------------------------
+
+
+def test_killed_during_a_call(stage: Stage) -> None:
+    """The answer reaches nobody; what the call did is undone by the end of the process."""
+    puppet = stage.puppet
+    child = puppet.spawn()
+    original = stage.supervisor.handlers[X86_64["openat"], AUDIT_ARCH_X86_64]
+
+    def kill_after(request: tuple[int, ...]) -> int | None:
+        value = original(request)
+        if request[1] == child.pid:
+            pidfd = os.pidfd_open(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
+            wait_for_end(pidfd)
+        return value
+
+    replace(stage, "openat", kill_after)
+    child.start("openat", AT_FDCWD, NODE, os.O_RDWR)
+    assert puppet.call("wait4", child.pid, 0, 0, 0) == child.pid
+    fd = puppet.open(NODE)
+    assert stage.file(fd) is not None
+    assert len(stage.supervisor.tokens) == 1
+
+
+def test_killed_before_its_descriptor(stage: Stage) -> None:
+    puppet = stage.puppet
+    child = puppet.spawn()
+    original = stage.supervisor.handlers[X86_64["openat"], AUDIT_ARCH_X86_64]
+
+    def kill_before(request: tuple[int, ...]) -> int | None:
+        if request[1] == child.pid:
+            pidfd = os.pidfd_open(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
+            wait_for_end(pidfd)
+        return original(request)
+
+    assert child.call("access", NODE, 0) == 0  # its memory is known
+    replace(stage, "openat", kill_before)
+    child.start("openat", AT_FDCWD, NODE, os.O_RDWR)
+    assert puppet.call("wait4", child.pid, 0, 0, 0) == child.pid
+    assert len(stage.supervisor.tokens) == 0
+    assert isinstance(puppet.open(NODE), int)
+    assert len(stage.supervisor.tokens) == 1
+
+
+def test_the_end_of_all_programs(stage: Stage) -> None:
+    fd = stage.puppet.open(NODE)
+    assert stage.file(fd) is not None
+    stage.puppet.start("exit_group", 3)
+    assert stage.supervisor.serve() == 0  # what the stand-in for a launched program says
+    stage.supervisor.tokens.drain()
+    assert len(stage.supervisor.tokens) == 0
+
+
+# -- what happens besides ------------------------------------------------------------------------------------
+
+
+def test_timers_run_between_calls(stage: Stage) -> None:
+    ran: list[str] = []
+    stage.reactor.call_later(0, lambda: ran.append("timer"))
+    assert stage.puppet.call("access", NODE, 0) == 0
+    while not ran:
+        stage.puppet.call("access", NODE, 0)
+    assert ran == ["timer"]
+
+
+def test_release_is_settled_before_what_depends_on_it(stage: Stage) -> None:
+    """Closed and opened again by two processes: who comes second finds the group free."""
+    puppet = stage.puppet
+    other = puppet.spawn()
+    for one, two in ((puppet, other), (other, puppet)):
+        fd = one.open(NODE)
+        iommu = one.must("ioctl", fd, rfc.VFIO_GROUP_GET_IOMMU_FD, 0)
+        late = two.open(NODE)
+        assert two.call("ioctl", late, rfc.VFIO_GROUP_GET_IOMMU_FD, 0) == -errno.EPERM
+        one.must("close", iommu)
+        mine = two.must("ioctl", late, rfc.VFIO_GROUP_GET_IOMMU_FD, 0)
+        for number in (mine, late):
+            two.must("close", number)
+        one.must("close", fd)
+
+
+def test_watchers_are_told(stage: Stage) -> None:
+    told: list[str] = []
+
+    class Listener:
+        def released(self, file: object) -> None:
+            told.append(f"released {file}")
+
+        def event(self, kind: str, facts: dict[str, object]) -> None:
+            told.append(kind)
+
+    stage.supervisor.watch(Listener())
+    stage.puppet.must("close", stage.puppet.open(NODE))
+    stage.supervisor.settle()
+    assert "released <GroupFile /dev/vfio/241>" in told
+
+
+def test_no_file_can_be_made(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(stage.supervisor.tokens, "create", full)
+        assert stage.puppet.open(NODE) == -errno.ENOMEM
+    assert stage.puppet.open(NODE) >= 0
+    assert len(stage.supervisor.tokens) == 1
+    assert len(open_descriptors() - before) <= 4  # pin, pidfd, memory
+
+
+def test_the_programs_limit_is_not_ours(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(number: int) -> Callable[..., int]:
+        def addfd(*_: object) -> int:
+            raise OSError(number, "no")
+
+        return addfd
+
+    for number in (errno.EMFILE, errno.ENFILE):
+        with monkeypatch.context() as patch:
+            patch.setattr(sc, "addfd", fail(number))
+            with pytest.raises(TooManyFiles):
+                stage.supervisor.addfd(0, None, True)
+
+
+def test_beyond_the_soft_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EBADF from SETFD means that the program lowered its limit: any number will do."""
+    asked: list[int | None] = []
+
+    def addfd(listener: int, current: int, fd: int, number: int | None, cloexec: bool) -> int:
+        asked.append(number)
+        if number is not None:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return 5
+
+    monkeypatch.setattr(sc, "addfd", addfd)
+    assert stage.supervisor.addfd(0, 800, True) == 5
+    assert asked == [800, None]
+
+
+# -- life ------------------------------------------------------------------------------------------------
+
+
+def test_a_supervisor_leaves_nothing(stage: Stage) -> None:
+    folder = stage.supervisor.tree.path
+    assert os.path.isdir(folder)
+    stage.open_device()
+    before = set(os.listdir(os.path.dirname(folder)))
+    other = Supervisor(machine_of(), os.path.dirname(folder))
+    other.close()
+    assert set(os.listdir(os.path.dirname(folder))) == before
+
+
+def test_a_machine_without_a_place_for_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uvfio.doors.run.check._candidates", lambda: ["/proc", "/nonexistent"])
+    with pytest.raises(LaunchError, match="unlinked files") as caught:
+        module.run(machine_of(), ["true"])
+    assert "uvfio check" in caught.value.hint
