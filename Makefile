@@ -37,7 +37,7 @@ lint: $(STAMP) ## format, rules, types, and the arrow of imports
 	$(BIN)/lint-imports
 
 bench: $(STAMP) ## what an operation costs
-	@set -e; for file in bench/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	$(BIN)/python bench/run.py
 
 soak: $(STAMP) ## the long tests
 	$(BIN)/pytest -m soak -n auto --timeout 3600

@@ -30,6 +30,7 @@ __all__ = [
     "NoSpace",
     "NoSuchDevice",
     "NoSuchGroup",
+    "NoVectors",
     "NotMapped",
     "NotOwner",
     "NotViable",
@@ -68,6 +69,10 @@ class InvalidArgument(VfioError):
 
 class WrapsAround(InvalidArgument):
     """A range does not end before the end of a 64-bit address space. Some ABIs tell it apart."""
+
+
+class NoVectors(InvalidArgument):
+    """Message interrupts shall be enabled, but none of them. Some ABIs tell it apart."""
 
 
 class BadAddress(VfioError):

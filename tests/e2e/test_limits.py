@@ -31,10 +31,8 @@ def test_descriptors(limit: int, whole: bool, program: Programs) -> None:
     require(limit <= hard, f"the limit of open files is {hard} here")
     limits = under(f"ulimit -n {limit}")
     driver = program("edu_driver")
-    if whole:
-        done = run_uvfio("run", "--", driver, before=limits).ok()
-    else:
-        done = run_uvfio("run", "--", *limits, driver).ok()
+    words = [driver] if whole else [*limits, driver]
+    done = run_uvfio("run", "--", *words, before=limits if whole else ()).ok()
     assert "all right" in done.stdout
     assert done.stderr == ""
 
@@ -94,7 +92,7 @@ def test_no_descriptor_left(python: Callable[..., list[str]]) -> None:
 def test_no_descriptor_left_for_the_supervisor(python: Callable[..., list[str]]) -> None:
     """It needs one for each file; under a hard limit it may be the first that has none: not the program's fault."""
     done = run_uvfio("run", "--", *python(OPENS_ALL), before=under("ulimit -n 64")).ok()
-    assert done.stdout == "ENFILE False\n"
+    assert done.stdout == "ENOMEM False\n"
 
 
 def test_more_processes_than_descriptors(python: Callable[..., list[str]]) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from e2e.build import programs
 from support.requirements import require
 from support.uvfio_cli import python_of, run_uvfio
 
@@ -17,12 +16,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DEVICES = {"240": "0000:06:0d.0", "241": "0000:07:00.0"}
-# Programs that need arguments or a device of their own have tests of their own.
-SELF_CONTAINED = [
-    name
-    for name in programs()
-    if name not in ("churn", "exerciser_mmap", "fuzz_ioctl", "hold", "probe_lock")
-]
+# Programs that need no argument and no machine of their own
+SELF_CONTAINED = (
+    *("chdir_paths", "dup_fds", "errors_2011", "exec_child", "fdtricks", "fork_noexec", "no_close"),
+    *("opens", "scm_rights", "signals", "threads", "vfork_child", "vmm_2011"),
+)
 
 
 @pytest.mark.parametrize("name", SELF_CONTAINED)

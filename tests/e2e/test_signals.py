@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from e2e.conftest import Programs
 
 NAMED = (
-    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM XCPU XFSZ SYS".split()
+    *("HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2"),
+    *("PIPE", "ALRM", "TERM", "XCPU", "XFSZ", "SYS", "RTMIN", "RTMAX"),
 )
 
 # -- how a program ends ------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ def test_the_exit_status_is_the_program_s(status: int) -> None:
     assert (done.status, done.stdout, done.stderr) == (status, "", "")
 
 
-@pytest.mark.parametrize("name", [*NAMED, "RTMIN", "RTMAX"])
+@pytest.mark.parametrize("name", NAMED)
 def test_the_signal_that_killed_the_program_kills_uvfio(name: str) -> None:
     number = getattr(signal, f"SIG{name}")
     done = run_uvfio("run", "--", "sh", "-c", f"ulimit -c 0; kill -{int(number)} $$")

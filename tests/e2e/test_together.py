@@ -145,3 +145,29 @@ def test_the_working_folder_and_umask_reach_the_program(tmp_path: os.PathLike[st
     words = ["sh", "-c", 'umask 027; exec "$@"', "sh"]
     done = run_uvfio("run", "--", "sh", "-c", script, cwd=tmp_path, before=words).ok()
     assert done.stdout == f"{os.path.realpath(tmp_path)}\n0027\n0\n"
+
+
+CLOSED_MEANWHILE = """
+import errno, fcntl, os, threading
+fds, seen = [os.open("/dev/vfio/240", os.O_RDWR)], set()
+done = threading.Event()
+def ask():
+    while not done.is_set():
+        try: fcntl.ioctl(fds[0], 0x80083B64, bytearray(8))
+        except OSError as error: seen.add(errno.errorcode[error.errno])
+askers = [threading.Thread(target=ask) for _ in range(3)]
+for asker in askers: asker.start()
+for _ in range(1500):
+    os.close(fds[0])
+    fds[0] = os.open("/dev/vfio/240", os.O_RDWR)
+done.set()
+for asker in askers: asker.join()
+print(seen <= {"EBADF"}, seen)
+"""
+
+
+def test_a_group_that_another_thread_closes_during_a_call(
+    python: Callable[..., list[str]],
+) -> None:
+    """The call comes before the close or after it, never in between."""
+    assert run_uvfio("run", "--", *python(CLOSED_MEANWHILE)).ok().stdout.startswith("True")

@@ -114,7 +114,7 @@ def test_a_program_that_makes_itself_unreadable_is_told(nobody: int) -> None:
 def test_root_sees_programs_that_hide(python: Callable[..., list[str]]) -> None:
     require(os.getuid() == 0, "only root may look")
     done = run_uvfio("run", "--", *python(HIDES)).ok()
-    assert done.stdout == f"{bytes([1, *bytes(7)])}\n" * 3
+    assert done.stdout == f"{bytes([1, *bytes(7)])!r}\n" * 3
     assert done.stderr == ""
 
 

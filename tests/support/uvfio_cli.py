@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from support.requirements import require
 
@@ -119,7 +119,7 @@ class Uvfio:
             **(env or {}),
         }
         self.process = subprocess.Popen(
-            [*before, *python_of(user), "-m", "uvfio", *map(os.fspath, words)],
+            [*before, *python_of(user), "-m", "uvfio", *(os.fspath(word) for word in words)],
             env={key: value for key, value in variables.items() if value is not None},
             cwd="/" if user is not None and cwd is None else cwd,
             stdin=stdin,
@@ -144,7 +144,7 @@ class Uvfio:
                 reader.start()
                 self._readers.append(reader)
 
-    def __enter__(self) -> Uvfio:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

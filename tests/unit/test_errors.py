@@ -31,6 +31,7 @@ NUMBERS = {
     "NoSpace": errno.ENOSPC,
     "NoSuchDevice": errno.ENODEV,
     "NoSuchGroup": errno.ENODEV,
+    "NoVectors": errno.EINVAL,
     "NotMapped": errno.ENOENT,
     "NotOwner": errno.EPERM,
     "NotViable": errno.EBUSY,

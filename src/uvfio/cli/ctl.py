@@ -25,7 +25,8 @@ class Refused(VfioError):
 def ctl(words: list[str]) -> int:
     """``uvfio ctl SOCKET VERB ...``"""
     args = _parser().parse_args(words)
-    request = {key: value for key, value in vars(args).items() if value not in (None, False)}
+    given = {key: value for key, value in vars(args).items() if value is not None}
+    request = {key: value for key, value in given.items() if value is not False}
     path, as_json = request.pop("socket"), request.pop("json", False)
     answer = ask(path, request)
     if as_json:

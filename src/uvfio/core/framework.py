@@ -18,6 +18,9 @@ is always followed by ``_settle``, the only place where contexts end:
     4. an empty group whose file is closed goes
     5. whoever waits for a device looks again
 
+That is the life of 2011. Contexts that die with their handle are settled in ``core/container.py``, which has
+the operations of today's ABI.
+
 Driver API: ``add_device``, ``bind_device``, ``unbind_device`` (in ``uvfio.core.release``), ``del_device``. A
 device added to a group in use is attached, reserved for the owner, and offered to its driver.
 
@@ -32,10 +35,11 @@ from collections.abc import Callable
 from threading import Condition, RLock
 from typing import TYPE_CHECKING, Any
 
+from uvfio.core.container import ContainerMixin
 from uvfio.core.device import Device, OpenDevice
 from uvfio.core.domain import DmaCounters, Domain, Fault
 from uvfio.core.group import Group, OpenGroup
-from uvfio.core.iommu import Iommu, OpenIommu
+from uvfio.core.iommu import Iommu, Lifetime, OpenIommu
 from uvfio.core.release import ReleaseMixin
 from uvfio.errors import Busy, Gone, InvalidArgument, NoSpace, NoSuchDevice, NoSuchGroup
 
@@ -50,7 +54,7 @@ MINORMASK = (1 << 20) - 1
 Observer = Callable[[str, dict[str, Any]], None]
 
 
-class Framework(ReleaseMixin):
+class Framework(ContainerMixin, ReleaseMixin):
     """See the module's head.
 
     ``observer(kind, facts)`` is told of "group-added", "group-removed" (it may raise: the operation is
@@ -168,7 +172,16 @@ class Framework(ReleaseMixin):
             if device.iommu is not None:
                 device.iommu.attach_device(device)
             device.data = data
-            device.taint = ""
+            device.taint = device.host_driver = ""
+
+    def bind_foreign(self, dev: BusDevice, driver: str) -> None:
+        """A driver of the host has ``dev``; "" when it has let go. Busy as ``check_foreign_bind`` says."""
+        with self.lock:
+            if driver:
+                self.check_foreign_bind(dev)
+            device = self.lookup(dev)
+            if device:
+                device.host_driver = driver
 
     def check_foreign_bind(self, dev: BusDevice) -> None:
         """Busy if a host driver must not have ``dev``: VFIO has it, or its group's owner has a right to it."""
@@ -176,7 +189,8 @@ class Framework(ReleaseMixin):
             device = self.lookup(dev)
             if device and device.bound:
                 raise Busy(f"{dev.name} is bound to {device.driver.name}", "unbind it first")
-            if device and device.iommu and device.iommu.domain is not None:
+            iommu = device.iommu if device else None
+            if device and iommu and (iommu.domain is not None or iommu.lifetime is Lifetime.WITH_HANDLE):
                 raise Busy(
                     f"{dev.name} is reserved: its group {device.group} is in use through VFIO",
                     f"only {device.driver.name} may have it",
@@ -247,22 +261,30 @@ class Framework(ReleaseMixin):
 
     # -- group files -----------------------------------------------------------------------------
 
-    def open_group(self, group: Group, mm: Mm) -> OpenGroup:
-        """Open a group's file; any number of opens by anybody. NoSuchGroup if it went meanwhile."""
+    def open_group(self, group: Group, mm: Mm, *, exclusive: bool = False) -> OpenGroup:
+        """Open a group's file: any number of opens by anybody, or just one if it is ``exclusive``.
+
+        NoSuchGroup if it went meanwhile, Busy if it is or shall be exclusive. An exclusive open has no context
+        before it joins a container.
+        """
         with self.lock:
             if self._minors.get(group.minor) is not group:
                 raise NoSuchGroup(f"group {group} is gone")
-            if group.iommu is None:
+            self._check_free(group, exclusive)
+            if group.iommu is None and not exclusive:
                 self._new_iommu().attach_group(group)
-            held = OpenGroup(group, mm)
+            held = OpenGroup(group, mm, exclusive)
             group.opens.append(held)
             return held
 
     def close_group(self, held: OpenGroup) -> None:
         """Close a group's file."""
         with self.lock:
+            if held.orphan:
+                return
             held.group.opens.remove(held)
-            self._settle(self._context(held))
+            if held.group.iommu is not None:
+                self._settle(held.group.iommu)
             self._collect(held.group)
 
     def group_state(self, held: OpenGroup) -> tuple[bool, bool]:
@@ -391,6 +413,12 @@ class Framework(ReleaseMixin):
             assert device.data is not None
             opened = OpenDevice(device, device.data)
             device.opens.append(opened)
+        self._start(opened)
+        return opened
+
+    def _start(self, opened: OpenDevice) -> None:
+        """Let the driver enable a device that was just counted as open; on any error it is not open."""
+        device = opened.device
         with device.lock:
             if opened.data is None:
                 raise Gone(f"{device.name} was taken away while it was being opened")
@@ -400,7 +428,6 @@ class Framework(ReleaseMixin):
                 self._drop(opened)
                 raise
             opened.ready = True
-        return opened
 
     def close_device(self, opened: OpenDevice) -> None:
         """Close a device file: the driver quiesces first, then the count drops (D12)."""
@@ -477,6 +504,9 @@ class Framework(ReleaseMixin):
     def _settle(self, iommu: Iommu) -> None:
         """See the module's head."""
         self.released.notify_all()
+        if iommu.lifetime is Lifetime.WITH_HANDLE:
+            self._settle_container(iommu)
+            return
         for group in list(iommu.groups):
             alone = len(iommu.groups) == 1
             if not alone and not group.devices_in_use and not group.held_by(iommu.owner):

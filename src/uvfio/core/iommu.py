@@ -133,18 +133,22 @@ class Iommu:
         """A domain with every device attached, or nothing: NoMemory, attach errors, UnsafeInterrupts."""
         if any(device.dev.unit is None for group in self.groups for device in group.devices):
             raise NoMemory(f"{self._names()}: no IOMMU serves its bus")
-        domain = self.domain = self._new_domain()
+        self.domain = self._new_domain()
         try:
             for group in self.groups:
                 self._attach_devices(group)
-            if not self.allow_unsafe and not domain.interrupt_remapping:
-                raise UnsafeInterrupts(
-                    f"{self._names()}: the IOMMU does not remap interrupts",
-                    "set allow_unsafe_interrupts = true in the machine file if that is acceptable",
-                )
+            self._check_interrupts()
         except Exception:
             self.close()
             raise
+
+    def _check_interrupts(self) -> None:
+        """UnsafeInterrupts if a device of an open context could send any interrupt and must not."""
+        if self.domain and not self.allow_unsafe and not self.domain.interrupt_remapping:
+            raise UnsafeInterrupts(
+                f"{self._names()}: the IOMMU does not remap interrupts",
+                "set allow_unsafe_interrupts = true in the machine file if that is acceptable",
+            )
 
     def close(self) -> None:
         """Detach the devices and drop domain and mappings; the owner stays (see ``release_owner``)."""

@@ -19,6 +19,8 @@ an event may call back at once).
     wire(low)           -                    wire = low; nothing is taken back
     bind(event)         not bound            bound, masked = no, gate follows, fire if due
     unbind              -                    not bound, masked = no, gate follows
+    replace(event)      -                    another event, or none for a while; fire if due
+    mask                -                    masked = yes, gate closes
     unmask              guest                nothing: the program's own mask wins
     unmask              not guest            masked = no, gate follows, fire if due
     guest_mask(yes)     -                    guest = yes, gate closes
@@ -106,6 +108,24 @@ class LevelInterrupt:
         self._masked = False
         self._settle()
 
+    def replace(self, event: Event | None) -> Event | None:
+        """Signal ``event`` instead, or nobody until the next one; masks stay. The one before."""
+        before, self._event = self._event, event
+        self._fire_if_due()
+        return before
+
+    def mask(self) -> None:
+        """The program does not want it now; the level is remembered by the wire."""
+        self._masked = True
+        self._gate(False)
+
+    def send(self) -> bool:
+        """Signal whatever the wire says, for a program that tests itself. Whether anybody was told."""
+        if self._event is None or self._guest:
+            return False
+        self._event.signal()
+        return True
+
     def unbind(self) -> Event | None:
         """Signal no more; the event that was bound, or None."""
         event, self._event = self._event, None
@@ -155,6 +175,15 @@ class EdgeVectors:
         if self._events:
             raise Busy(f"{len(self._events)} vectors have events already", "unbind them first")
         self._events = tuple(events)
+
+    def replace(self, start: int, events: Sequence[Event | None]) -> tuple[Event, ...]:
+        """From ``start`` on these; the set grows if need be. The events that were there before."""
+        end = start + len(events)
+        size = max(len(self._events), end)
+        filled = (*self._events, *[None] * (size - len(self._events)))
+        before = filled[start:end]
+        self._events = (*filled[:start], *events, *filled[end:])
+        return tuple(event for event in before if event is not None)
 
     def unbind(self) -> tuple[Event, ...]:
         """Signal no more; the events that were bound."""

@@ -1,7 +1,7 @@
 """Regions that a device file reads, writes and maps, whatever the bus: one ``Window`` per region.
 
 A program's access is a byte range; a device sees accesses of a width. Ranges over registers are cut into
-the largest naturally aligned pieces of 4, 2 and 1 bytes, little-endian, in ascending order. Ranges over
+the largest naturally aligned pieces of 4, 2 and 1 bytes (8 for who asks), little-endian, in ascending order. Ranges over
 plain memory are copied as they are.
 
     region              outside                              at the end          short
@@ -82,24 +82,24 @@ class RegisterWindow(Window):
         self._store = store
         self._index = region.index
 
-    def read(self, offset: int, count: int) -> bytes:
+    def read(self, offset: int, count: int, widest: int = 4) -> bytes:
         left = self._within(offset, count)
         load, index = self._load, self._index
         answer = bytearray()
         while left:
-            width = width_at(offset, left)
+            width = width_at(offset, left, widest)
             answer += load(index, offset, width).to_bytes(width, "little")
             offset += width
             left -= width
         return bytes(answer)
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, widest: int = 4) -> int:
         if not self.region.writable:
             raise self._refuse("is read-only")
         count = left = self._within(offset, len(data))
         store, index = self._store, self._index
         while left:
-            width = width_at(offset, left)
+            width = width_at(offset, left, widest)
             at = count - left
             store(index, offset, int.from_bytes(data[at : at + width], "little"), width)
             offset += width
@@ -136,8 +136,13 @@ class MemoryWindow(Window):
         return self._memory(self.region.index)[offset : offset + size]
 
 
-def width_at(offset: int, left: int) -> int:
-    """The largest of 4, 2 and 1 that ``offset`` is aligned to and that is not more than ``left``."""
+def width_at(offset: int, left: int, widest: int = 4) -> int:
+    """The largest of 4, 2 and 1 that ``offset`` is aligned to and that is not more than ``left``.
+
+    ``widest`` 8: such accesses too.
+    """
+    if widest == 8 and left >= 8 and not offset & 7:
+        return 8
     if left >= 4 and not offset & 3:
         return 4
     return 2 if left >= 2 and not offset & 1 else 1

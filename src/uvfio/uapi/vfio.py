@@ -510,7 +510,7 @@ _DEVICE: Final[dict[int, _Row]] = {
         "VFIO_DEVICE_QUERY_GFX_PLANE",
         vfio_device_gfx_plane_info,
         True,
-        68,
+        60,
     ),
     VFIO_DEVICE_GET_GFX_DMABUF: ("VFIO_DEVICE_GET_GFX_DMABUF", "int*", False, 0),
     VFIO_DEVICE_IOEVENTFD: ("VFIO_DEVICE_IOEVENTFD", vfio_device_ioeventfd, False, 28),
@@ -532,13 +532,15 @@ _DEVICE: Final[dict[int, _Row]] = {
 _MIGRATION: Final[dict[int, _Row]] = {
     VFIO_MIG_GET_PRECOPY_INFO: ("VFIO_MIG_GET_PRECOPY_INFO", vfio_precopy_info, True, 24),
 }
-_FILES: Final = (
-    *(("container", _CONTAINER), ("group", _GROUP)),
-    *(("device", _DEVICE), ("migration", _MIGRATION)),
-)
+_FILES: Final = {
+    "container": _CONTAINER,
+    "group": _GROUP,
+    "device": _DEVICE,
+    "migration": _MIGRATION,
+}
 IOCTLS: Final[dict[tuple[str, int], Ioctl]] = {
     (file, request): Ioctl(name, file, argument, output, minsz)
-    for file, table in _FILES
+    for file, table in _FILES.items()
     for request, (name, argument, output, minsz) in table.items()
 }
 

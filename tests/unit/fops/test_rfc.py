@@ -998,12 +998,10 @@ def set_irqs(desk: Desk, device: int, index: int, *fds: int) -> None:
 def test_set_irq_eventfds_binds_descriptor_i_to_vector_i(desk: Desk, device: int) -> None:
     fds = [desk.me.eventfd() for _ in range(3)]
     set_irqs(desk, device, MSI, *fds)
-    bound = desk.bounds["a"].events[MSI]
-    assert bound == [desk.me.file(fd) for fd in fds]
-    bound[1].signal()
-    event = desk.me.file(fds[1])
-    assert isinstance(event, LocalEvent)
-    assert event.take() == 1
+    for vector, event in enumerate(desk.bounds["a"].events[MSI]):
+        for _ in range(vector):
+            event.signal()
+    assert [desk.me.event(fd).take() for fd in fds] == [0, 1, 2]
 
 
 def test_d29_the_argument_is_longer_than_its_number_says(desk: Desk, device: int) -> None:

@@ -55,24 +55,37 @@ class Calls:
         process = self.by_tid.get(request[1]) or self.discover(request[1])
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
-            return None
+            return self._not_ours(request)
         return self.read_at(process, file, request[7], request[8], request[9])
 
     def pwrite64(self, request: Request) -> int | None:
         process = self.by_tid.get(request[1]) or self.discover(request[1])
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
-            return None
+            return self._not_ours(request)
         return self.write_at(process, file, request[7], request[8], request[9])
 
     def ioctl(self, request: Request) -> int | None:
         process = self.by_tid.get(request[1]) or self.discover(request[1])
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
-            return None
+            return self._not_ours(request)
         if type(file) is GroupFile:
             self.supervisor.settle()  # what was closed before this call is closed
+            if file.released:  # this very file: by another thread, or a kill, after the call began
+                found = process.lookup(request[1], request[6] & INT)
+                if found is None:
+                    return self._not_ours(request)
+                file = found
         return file.ioctl(process, request[7] & INT, request[8])
+
+    def _not_ours(self, request: Request) -> int | None:
+        """For the kernel; but a closed number must not become one of ours before the kernel looks at it."""
+        fd = request[6] & INT
+        closed = f"/proc/{request[1]}/fd/{fd}"
+        if fd in self.supervisor.reserved and not os.path.lexists(closed):
+            raise OSError(errno.EBADF, f"descriptor {fd} is not open")
+        return None
 
     # -- reading and writing -----------------------------------------------------------------------
 

@@ -107,6 +107,11 @@ class ConfigSpace:
             if register is not None:
                 self._copy[offset >> 2] = bars.virtual(register, self._copy[offset >> 2])
 
+    @property
+    def command(self) -> int:
+        """The command register's MEMORY, IO and INTX_DISABLE bits as the program has set them."""
+        return self._copy[_COMMAND_WORD] & 0xFFFF
+
     def read(self, offset: int, count: int) -> bytes:
         """Up to ``count`` bytes; fewer at the end of the space. InvalidArgument beyond the end."""
         if count == 4 and not offset & 3 and offset < self._size:

@@ -31,6 +31,8 @@ from uvfio.drivers.pci.bars import ROM_INDEX, BarRegisters
 from uvfio.drivers.pci.capabilities import survey
 from uvfio.drivers.pci.config import ConfigSpace
 from uvfio.drivers.pci.interrupts import NUM_IRQS, Interrupts
+from uvfio.drivers.pci.irqset import IrqSets
+from uvfio.drivers.pci.modern import Ioevents, ModernAccess, ModernPci
 from uvfio.drivers.pci.state import SavedState
 from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
 from uvfio.uapi import pci
@@ -72,8 +74,8 @@ class _ConfigWindow(Window):
         return self.space
 
 
-class VfioPciDevice:
-    """Implements ``core.device.BoundDevice`` for one ``PciFunction``.
+class VfioPciDevice(ModernPci):
+    """Implements ``core.device.BoundDevice`` for one ``PciFunction``; ``ModernPci`` has what came after 2011.
 
     InvalidArgument if the function's BARs or ROM are laid out as no silicon can be.
     """
@@ -86,7 +88,11 @@ class VfioPciDevice:
         self._reset_failed = False
         self._layout = survey(function)
         self._bars = BarRegisters(function)
-        self._interrupts = Interrupts(function, self._layout, self._lock)
+        self._interrupts = IrqSets(function, self._layout, self._lock)
+        self._modern = ModernAccess(function, self._layout)
+        self._ioevents = Ioevents()
+        self._low_power = False
+        self._wakeup = None
         self._saved: SavedState | None = None
         self._config = _ConfigWindow(function.name, Region(CONFIG_INDEX, function.config_size))
         self._windows: tuple[Window, ...] = (
@@ -184,16 +190,27 @@ class VfioPciDevice:
                 )
             if self._saved is None:
                 raise Gone(f"{self.function.name} is not open")
-            before = SavedState(self.function, self._layout, self._bars)
-            try:
-                self.function.reset()
-            finally:
-                before.restore(before.command | self._bars.decode)
+            self._reset_and_restore()
+
+    def _reset_and_restore(self) -> None:
+        before = SavedState(self.function, self._layout, self._bars)
+        opened = self._saved is not None
+        try:
+            self.function.reset()
+        finally:
+            before.restore(before.command | (self._bars.decode if opened else 0))
+            if opened:
                 self._interrupts.reprogram()
 
     def request(self, count: int) -> None:
-        """Record that somebody wants the device back for the ``count``-th time."""
+        """Record that somebody wants the device back for the ``count``-th time, and tell the program."""
         self._requests = count
+        self._interrupts.signal_request()
+
+    def _command(self) -> int:
+        if self._config.space is None:
+            raise Gone(f"{self.function.name} is not open")
+        return self._config.space.command
 
     def _enable(self) -> None:
         self._bars.save()
@@ -223,6 +240,7 @@ class VfioPciDevice:
             # First of all: a device without a reset goes on with its DMA until this bit is gone.
             self.function.config_write(pci.PCI_COMMAND, command & ~pci.PCI_COMMAND_MASTER, 2)
             self._interrupts.stop()
+            self._end_modern()
             self._try_reset()
         finally:
             saved.restore(saved.command & ~pci.PCI_COMMAND_MASTER)

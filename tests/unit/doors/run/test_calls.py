@@ -73,7 +73,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     before = open_descriptors()
     with Stage("exerciser@0000:07:00.0,group=7", bits=request.param) as stage:
         yield Bench(stage)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 @pytest.fixture

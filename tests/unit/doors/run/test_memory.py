@@ -123,7 +123,7 @@ def test_a_failed_call_takes_no_descriptor(puppet: Puppet) -> None:
         with pytest.raises(BadAddress):
             memory.pin(8, 8, False)
         assert memory.view(puppet.arena, 8) is None
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 # -- one address space and no other ----------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_descriptors_are_given_back(puppet: Puppet) -> None:
     memory.pin(puppet.arena, 1, True)
     assert len(open_descriptors() - before) == 2
     del memory
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_a_program_that_is_not_there() -> None:

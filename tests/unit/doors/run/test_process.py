@@ -38,7 +38,7 @@ def stage() -> Iterator[Stage]:
     before = open_descriptors()
     with Stage() as stage:
         yield stage
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def known(stage: Stage, puppet: Puppet) -> Process:
@@ -377,7 +377,7 @@ def test_events(stage: Stage) -> None:
     for closed in (999, -1):
         with pytest.raises(BadDescriptor):
             stage.process.event(closed)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_the_limit_of_locked_memory(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
     tree.update(SMALL)
     yield tree
     tree.remove()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
     assert not list(tmp_path.glob("uvfio-*"))
 
 
@@ -218,7 +218,7 @@ def test_nothing_leads_out(tree: Tree, path: str, number: int) -> None:
     with pytest.raises(OSError) as caught:
         tree.find(path)
     assert caught.value.errno == number
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 def test_links_themselves(tree: Tree) -> None:
@@ -333,4 +333,4 @@ def test_a_scratch_that_cannot_be_written(tmp_path: Path) -> None:
     before = open_descriptors()
     with pytest.raises(FileNotFoundError):
         Tree(str(tmp_path / "missing"))
-    assert open_descriptors() == before
+    assert open_descriptors() <= before

@@ -1,0 +1,94 @@
+"""What today's ABIs ask of a bound device beyond the operations of 2011 (``core/device.py``).
+
+``ModernDevice`` is the seam: a VFIO driver implements it in addition to ``BoundDevice``; a device without it
+has regions and information and no more. Everything is in terms of regions, interrupts and events; which ioctl it
+comes from is none of a driver's business.
+
+``SET_IRQS`` in one vocabulary: an *action* on ``count`` interrupts from ``start``, and *data* that says for which of
+them: all (None), those whose byte is not 0 (bytes), or what event each is connected with (``EventSource``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from uvfio.core.device import BusDevice
+    from uvfio.core.seams import Event
+
+__all__ = ["Dependent", "EventSource", "IrqAction", "IrqData", "ModernDevice"]
+
+EventSource = Callable[[int], "Event | None"]
+"""The program's event for the n-th interrupt of a call, or None where it gave -1. Asking gives a reference of our own
+and may fail (BadDescriptor, InvalidArgument), so a driver asks after all other checks."""
+
+IrqData = bytes | EventSource | None
+
+
+class IrqAction(Enum):
+    """What shall happen to interrupts."""
+
+    MASK = "mask"
+    UNMASK = "unmask"
+    TRIGGER = "trigger"
+
+
+@dataclass(frozen=True, slots=True)
+class Dependent:
+    """A device that is reset with another one, and where it sits."""
+
+    dev: BusDevice
+    segment: int
+    bus: int
+    devfn: int
+
+
+@runtime_checkable
+class ModernDevice(Protocol):
+    """See the module's head. Calls arrive with the device's lock held."""
+
+    def load(self, index: int, offset: int, count: int) -> bytes:
+        """Read; registers with accesses of up to 8 bytes.
+
+        InvalidArgument outside of a region, BadAddress outside of configuration space, DecodingOff where the
+        program has switched the region off. Fewer bytes than ``count`` at the end of a region.
+        """
+
+    def store(self, index: int, offset: int, data: bytes) -> int:
+        """Write; as ``load``. How many bytes were taken."""
+
+    def irq_count(self, index: int) -> int:
+        """How many interrupts there are of this kind; InvalidArgument for a kind that does not exist."""
+
+    def irq_resizable(self, index: int) -> bool:
+        """Whether a set of these may grow while it is in use."""
+
+    def apply_irqs(
+        self, index: int, action: IrqAction, start: int, count: int, data: IrqData
+    ) -> None:
+        """Do ``action``. The range is inside ``irq_count``. UnknownCommand for what the kind cannot do at all,
+        InvalidArgument for what it cannot do now, NoVectors, what an ``EventSource`` raises."""
+
+    def set_ioevent(
+        self, index: int, offset: int, width: int, value: int, event: Callable[[], Event] | None
+    ) -> None:
+        """Each signal of the event stores ``value``; None ends what exactly these arguments began.
+
+        InvalidArgument for places that cannot have one, Overlap if there is one, NoSuchDevice if there is none to
+        end, NoSpace for too many, then what getting the event raises.
+        """
+
+    def reset_scope(self, others: Iterable[BusDevice]) -> list[Dependent] | None:
+        """Which of ``others`` are reset with this device when its bus is; None if its bus cannot be."""
+
+    def bus_reset(self) -> None:
+        """The bus is being reset, and this device with it: its state is back as it was afterwards."""
+
+    def enter_low_power(self, wakeup: Event | None) -> None:
+        """The program needs the device no more for a while. InvalidArgument if it said so already."""
+
+    def leave_low_power(self) -> None:
+        """It needs it again; nothing if it never said it did not."""
