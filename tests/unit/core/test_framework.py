@@ -99,6 +99,22 @@ def test_review_02_one_lookup_considers_the_bus_and_the_identity(world: World) -
     assert world.framework.lookup(FakeBusDevice("x", None)) is None
 
 
+@pytest.mark.parametrize(
+    ("operation", "opposite"),
+    [
+        ("add_device", "del_device"),
+        ("bind_device", "unbind_device"),
+        ("open_group", "close_group"),
+        ("open_iommu", "close_iommu"),
+        ("open_device", "close_device"),
+        ("merge", "unmerge"),
+    ],
+)
+def test_review_08_every_operation_has_its_opposite_by_name(operation: str, opposite: str) -> None:
+    assert callable(getattr(Framework, operation))
+    assert callable(getattr(Framework, opposite))
+
+
 def test_a_framework_without_an_observer_tells_nobody() -> None:
     Framework().notify("fault", device="edu")
 

@@ -1229,6 +1229,12 @@ def test_review_11_every_kind_of_file_has_one_release() -> None:
         assert "release" not in vars(kind)
 
 
+def test_review_10_an_iommu_file_gives_no_say_about_groups() -> None:
+    assert sorted(fops.IommuFile.COMMANDS) == sorted(
+        [rfc.VFIO_IOMMU_GET_FLAGS, rfc.VFIO_IOMMU_MAP_DMA, rfc.VFIO_IOMMU_UNMAP_DMA]
+    )
+
+
 def test_closing_group_iommu_and_device_in_any_order_frees_everything() -> None:
     for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
         desk = Desk()

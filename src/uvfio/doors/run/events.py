@@ -43,9 +43,11 @@ class RunTimer:
 
 
 class Reactor:
-    """Descriptors and timers. Implements the ``Clock`` seam."""
+    """Descriptors and timers. Implements the ``Clock`` seam. ``on_error`` is called, inside the ``except``, for a
+    timer that raised: the bug of one model ends nobody else's work."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_error: Callable[[], None] | None = None) -> None:
+        self.on_error = on_error or _raise_again
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, RunTimer]] = []
@@ -152,8 +154,11 @@ class Reactor:
             callback, timer.callback = timer.callback, None
             if callback is None:
                 self._cancelled -= 1
-            else:
+                continue
+            try:
                 callback()
+            except Exception:
+                self.on_error()
 
     def close(self) -> None:
         self._epoll.close()
@@ -198,3 +203,8 @@ class EventFd:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _raise_again() -> None:
+    """Nobody is there to take the error: it goes to the caller of the turn."""
+    raise  # noqa: PLE0704

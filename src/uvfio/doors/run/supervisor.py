@@ -91,7 +91,7 @@ class Supervisor:
         self.prefixes = tuple(prefix.decode() for prefix in PREFIXES)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.reserved = reserved_range(soft)
-        self.reactor = Reactor()
+        self.reactor = Reactor(lambda: report_bug("a timer; the run goes on without it"))
         self.tokens = Tokens(scratch, self._released, inotify=inotify)
         self.machine = Machine(spec, clock=self.reactor, store=self.tokens)
         self.tree = Tree(scratch)
@@ -148,7 +148,7 @@ class Supervisor:
                 if isinstance(failure, Unreadable):
                     self._report_unreadable(request, failure)
             except Exception:
-                self._report_bug(request)
+                report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
                 answer = pack(request[0], 0, -errno.EIO, 0)
             try:
                 ioctl(listener, send, answer)
@@ -243,13 +243,22 @@ class Supervisor:
             if failure.hint:
                 sys.stderr.write(f"hint: {failure.hint}\n")
 
-    def _report_bug(self, request: tuple[int, ...]) -> None:
-        import traceback
 
+def report_bug(where: str) -> None:
+    """Inside an ``except`` that nobody expected: say what raised and whose it is; the run goes on."""
+    import traceback
+
+    error = sys.exc_info()[1]
+    assert error is not None
+    sys.stderr.write(f"uvfio: internal error in {where}\n")
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    package = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    if not last.filename.startswith(package):
         sys.stderr.write(
-            f"uvfio: internal error in system call {request[3]} of task {request[1]}; it gets EIO\n"
+            f"uvfio: raised in {last.filename}:{last.lineno}, which is no part of uvfio: look there "
+            "for the mistake of a device model\n"
         )
-        traceback.print_exc()
+    traceback.print_exc()
 
 
 def _table(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int, int], Handler]:

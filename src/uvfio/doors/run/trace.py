@@ -132,6 +132,11 @@ class Trace:
                 if before is not None:
                     self._finish(before, request, describe, name, error=error)
                 raise
+            except Exception as bug:
+                if before is not None:
+                    seen = OSError(errno.EIO, f"{type(bug).__name__}: {bug}")
+                    self._finish(before, request, describe, name, error=seen)
+                raise
             if before is not None and (value is not None or name in ("mmap", "mmap2")):
                 self._finish(before, request, describe, name, value=value)
             return value
