@@ -30,6 +30,9 @@ STARTUP_MODULES = 160  # as many as `uvfio run` may load before the program star
 STARTUP_FORBIDDEN = (
     *("argparse", "asyncio", "concurrent", "difflib", "email", "hypothesis", "importlib.metadata"),
     *("json", "logging", "msgspec", "multiprocessing", "numpy", "rich", "subprocess", "tomllib"),
+    # what only a machine with platform devices needs
+    *("uvfio.drivers.platform", "uvfio.models.platform", "uvfio.models.region"),
+    *("uvfio.machine.device_tree", "uvfio.machine.platform", "uvfio.fops.rfc_dt"),
 )
 
 

@@ -92,7 +92,7 @@ def test_no_descriptor_left(python: Callable[..., list[str]]) -> None:
 def test_no_descriptor_left_for_the_supervisor(python: Callable[..., list[str]]) -> None:
     """It needs one for each file; under a hard limit it may be the first that has none: not the program's fault."""
     done = run_uvfio("run", "--", *python(OPENS_ALL), before=under("ulimit -n 64")).ok()
-    assert done.stdout == "ENOMEM False\n"
+    assert done.stdout == "ENFILE False\n"
 
 
 def test_more_processes_than_descriptors(python: Callable[..., list[str]]) -> None:

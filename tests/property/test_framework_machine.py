@@ -879,7 +879,9 @@ def drawn(random: Random, verb: str, model: Model) -> dict[str, Any]:
     return {name: value for name, value in space.items() if name in wanted}
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize(
+    "seed", [*range(24), *(pytest.param(n, marks=pytest.mark.soak) for n in range(24, 500))]
+)
 def test_long_lives(seed: int) -> None:
     """Short programs find the small mistakes; sets of many groups and old owners need long ones."""
     random = Random(seed)

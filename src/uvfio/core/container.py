@@ -26,12 +26,14 @@ A refused call changes nothing. Behaviour: drivers/vfio/group.c and drivers/vfio
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from threading import Condition, RLock
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from uvfio.core.device import OpenDevice
 from uvfio.core.iommu import Iommu, Lifetime
 from uvfio.core.mapping import Type1
+from uvfio.core.modern import ModernDevice
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, NotViable
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from uvfio.core.device import BusDevice, Device
     from uvfio.core.domain import Domain
     from uvfio.core.group import Group, OpenGroup
+    from uvfio.core.modern import Dependent
 
 __all__ = ["Container", "ContainerMixin", "TakesOptions"]
 
@@ -62,12 +65,16 @@ class Container(Iommu):
         self.file_open = True
         self.type1: Type1 | None = None
 
-    def enable(self, version: int) -> None:
-        """Choose the mapping rules and make the domain. InvalidArgument without groups, or done already."""
+    def check_enable(self) -> None:
+        """InvalidArgument if the container has no groups, or has its IOMMU."""
         if not self.groups:
             raise InvalidArgument("the container has no group", "set it on a group first")
         if self.domain is not None:
             raise InvalidArgument(f"{self._names()}: the container has an IOMMU already")
+
+    def enable(self, version: int) -> None:
+        """Choose the mapping rules and make the domain. As ``check_enable``, then attach errors."""
+        self.check_enable()
         self._make_domain()
         assert self.domain is not None
         self.type1 = Type1(self.domain, version)
@@ -97,6 +104,9 @@ class ContainerMixin:
         def _new_domain(self) -> Domain: ...
         def _new_iommu(self) -> Iommu: ...
         def _start(self, opened: OpenDevice) -> None: ...
+        def lookup(self, dev: BusDevice) -> Device | None: ...
+        @property
+        def groups(self) -> tuple[Group, ...]: ...
 
     # -- containers ------------------------------------------------------------------------------
 
@@ -249,6 +259,40 @@ class ContainerMixin:
             device.opens.append(opened)
         self._start(opened)
         return opened
+
+    # -- resets of a whole bus -------------------------------------------------------------------
+
+    def bus_reset_scope(self, modern: ModernDevice, device: Device) -> list[Dependent]:
+        """Who is reset with ``device`` when its bus is. NoSuchDevice if its bus cannot be reset."""
+        with self.lock:
+            everybody = [member.dev for group in self.groups for member in group.devices]
+        scope = modern.reset_scope(everybody)
+        if scope is None:
+            raise NoSuchDevice(f"the bus of {device.name} cannot be reset", "no bridge is above it")
+        return scope
+
+    def bus_reset(self, scope: list[Dependent], owned: Callable[[Device], bool]) -> None:
+        """Reset every device of ``scope``, each under its lock.
+
+        InvalidArgument if VFIO does not have one of them, or one is open and not ``owned``. Behaviour:
+        vfio_pci_dev_set_hot_reset.
+        """
+        with ExitStack() as locks:
+            found: list[ModernDevice] = []
+            for dependent in sorted(scope, key=lambda d: (d.segment, d.bus, d.devfn)):
+                device = self.lookup(dependent.dev)
+                if device is not None:
+                    locks.enter_context(device.lock)
+                data = device.data if device else None
+                if device is None or not isinstance(data, ModernDevice):
+                    raise InvalidArgument(
+                        f"{dependent.dev.name} would be reset too, and VFIO does not have it"
+                    )
+                if device.in_use and not owned(device):
+                    raise InvalidArgument(f"{device.name} would be reset too, and is somebody else's")
+                found.append(data)
+            for data in found:
+                data.bus_reset()
 
     @staticmethod
     def _find_member(group: Group, text: str) -> Device:

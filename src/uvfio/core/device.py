@@ -65,13 +65,16 @@ class DtProperty(Enum):
 @dataclass(frozen=True, slots=True)
 class Region:
     """One region of a device file. ``size`` 0: not implemented. ``mappable``: its bytes are plain memory
-    that a program may map; everything else is reached by read and write only."""
+    that a program may map; everything else is reached by read and write only. ``areas``: (offset, size) of the
+    parts that may be mapped, if not all of it. ``msix_table``: the MSI-X table is in it, and may be mapped too."""
 
     index: int
     size: int
     readable: bool = True
     writable: bool = True
     mappable: bool = False
+    areas: tuple[tuple[int, int], ...] = ()
+    msix_table: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,12 +97,21 @@ class Type1:
                 mm.charge(size // PAGE_SIZE, limit)
             domain.mappings.insert(Mapping(iova, last, vaddr, writable, mm, charged, readable))
 
-    def renew(self, iova: int, size: int, vaddr: int, mm: Mm, limit: int | None) -> None:
+    def renew(
+        self,
+        iova: int,
+        size: int,
+        vaddr: int,
+        mm: Mm,
+        limit: int | None,
+        *,
+        permitted: bool = True,
+    ) -> None:
         """The stale mapping at ``iova`` leads to ``vaddr`` of ``mm`` from now on.
 
-        NotMapped if nothing is there, InvalidArgument if it is not exactly one stale mapping, LimitExceeded.
+        Its permissions stay: ``permitted`` is false if others are given, which is refused. NotMapped if nothing is there, InvalidArgument if it is not exactly one stale mapping, LimitExceeded.
         """
-        self._check(iova, size, vaddr, wanted=True)
+        self._check(iova, size, vaddr, wanted=permitted)
         with self.domain.lock:
             found = self.domain.mappings.first_overlap(iova, iova + size - 1)
             if found is None:
@@ -123,7 +132,9 @@ class Type1:
         check_wrap("iova", iova, size)
         check_wrap("vaddr", vaddr, size)
         if not wanted:
-            raise InvalidArgument("neither READ nor WRITE is wanted")
+            raise InvalidArgument(
+                "the permissions make no sense", "READ, WRITE or both; VADDR keeps what was given"
+            )
         self._check_aligned(iova=iova, size=size, vaddr=vaddr)
 
     def _check_aligned(self, **values: int) -> None:
@@ -140,16 +151,18 @@ class Type1:
         size: int,
         *,
         everything: bool = False,
+        dirty_page: int | None = None,
         before: Callable[[Mapping], None] | None = None,
     ) -> int:
         """Unmap whole mappings as the table in the module's head says; returns how many bytes.
 
         ``everything``: all there are; then ``iova`` and ``size`` must be 0. ``before`` is called with each
-        mapping while all are still there; if it raises, all stay. Order: InvalidArgument (alignment, size),
-        WrapsAround, InvalidArgument (a mapping would be cut).
+        mapping while all are still there; if it raises, all stay. ``dirty_page``: their dirty pages of this size are
+        asked for. Order: InvalidArgument (alignment, size), WrapsAround, InvalidArgument (dirty pages, a mapping
+        would be cut).
         """
         with self.domain.lock:
-            found = self._found(iova, size, everything)
+            found = self._found(iova, size, everything, dirty_page)
             if before:
                 for mapping in found:
                     before(mapping)
@@ -166,7 +179,9 @@ class Type1:
                 mapping.stale = True
             return sum(mapping.size for mapping in found)
 
-    def _found(self, iova: int, size: int, everything: bool) -> list[Mapping]:
+    def _found(
+        self, iova: int, size: int, everything: bool, dirty_page: int | None = None
+    ) -> list[Mapping]:
         mappings = self.domain.mappings
         self._check_aligned(iova=iova)
         if everything:
@@ -177,6 +192,8 @@ class Type1:
             raise InvalidArgument("size is 0")
         self._check_aligned(size=size)
         check_wrap("iova", iova, size)
+        if dirty_page is not None:
+            self._check_tracking(dirty_page)
         last = iova + size - 1
         found = mappings.overlapping(iova, last)
         if self.version > 1:
@@ -197,19 +214,24 @@ class Type1:
         """Begin or end to keep account of dirty pages; again is no error."""
         self.tracking = on
 
-    def dirty(self, iova: int, size: int) -> list[Mapping]:
-        """The mappings in the range, every page of which is dirty.
+    def dirty(self, iova: int, size: int, page: int) -> list[Mapping]:
+        """The mappings in the range, every page of which is dirty; ``page`` is the size of one.
 
-        InvalidArgument: alignment, no size, a mapping would be cut, nobody tracks.
+        InvalidArgument: alignment, no size, a mapping would be cut, nobody tracks, another page size.
         """
         self._check_aligned(iova=iova)
         if not size:
             raise InvalidArgument("size is 0")
         self._check_aligned(size=size)
         check_wrap("iova", iova, size)
-        if not self.tracking:
-            raise InvalidArgument("dirty pages are not tracked", "start it first")
+        self._check_tracking(page)
         last = iova + size - 1
         with self.domain.lock:
             self._check_whole(iova, last)
             return self.domain.mappings.overlapping(iova, last)
+
+    def _check_tracking(self, page: int) -> None:
+        if not self.tracking:
+            raise InvalidArgument("dirty pages are not tracked", "start it first")
+        if page != self.granule:
+            raise InvalidArgument(f"pages of {page:#x} bytes are asked for, {self.granule:#x} are kept")

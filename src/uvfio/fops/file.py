@@ -9,7 +9,7 @@ Files know nothing of descriptors; which number leads to which file is the door'
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from uvfio.errors import InvalidArgument, UnknownCommand
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Task
 
 __all__ = ["File"]
+
+FileT = TypeVar("FileT", bound="File")
 
 
 class File:
@@ -27,6 +29,11 @@ class File:
     """
 
     __slots__ = ("name", "region_memory", "released")
+
+    kind: ClassVar[str] = ""
+    """What the ABI calls this kind of file: "container", "group", "device"; its requests are known by that."""
+    structural: ClassVar[bool] = False
+    """Whether calls depend on what else is open: a door must have released what was closed before."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,6 +55,10 @@ class File:
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
         """Check a mapping of ``size`` bytes and return the memory behind it."""
         raise InvalidArgument(f"{self.name} cannot be mapped", errno=19)
+
+    def face(self, kind: type[FileT]) -> FileT | None:
+        """This file as one of that class, or None if it is no such file."""
+        return self if isinstance(self, kind) else None
 
     def release(self) -> None:
         """The last reference is gone. A second call does nothing."""

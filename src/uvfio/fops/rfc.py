@@ -97,6 +97,8 @@ class GroupFile(RfcFile):
 
     __slots__ = ("framework", "held")
 
+    structural = True
+
     def __init__(self, framework: Framework, held: OpenGroup) -> None:
         super().__init__(f"/dev/vfio/{held.group.node_name}")
         self.framework = framework
@@ -141,9 +143,10 @@ class GroupFile(RfcFile):
         if fd < 0:
             raise InvalidArgument(f"{fd} is no descriptor")
         file = task.file(fd)
-        if not isinstance(file, GroupFile) or file.framework is not self.framework:
+        found = file.face(GroupFile) if isinstance(file, File) else None
+        if found is None or found.framework is not self.framework:
             raise InvalidArgument(f"descriptor {fd} is not an open VFIO group")
-        return file.held
+        return found.held
 
     COMMANDS: ClassVar[dict[int, Callable[..., int]]] = {
         rfc.VFIO_GROUP_GET_FLAGS: get_flags,

@@ -429,6 +429,10 @@ static void normal_session(const char *group, const char *address)
 	need(set_irq(s.device, VFIO_PCI_MSI_IRQ_INDEX, -1));
 	need(dma_map(s.iommu, memory, 0x100000, 2 * PAGE));
 	memset(memory, 0xa5, PAGE);
+	/* upper halves too are left over: a function that cannot be reset keeps its registers */
+	reg_write(&s, EDU_DMA_SOURCE + 4, 0);
+	reg_write(&s, EDU_DMA_DESTINATION + 4, 0);
+	reg_write(&s, EDU_DMA_COUNT + 4, 0);
 	dma_run(&s, 0x100000, EDU_BUFFER, PAGE, 0);
 	dma_run(&s, EDU_BUFFER, 0x100000 + PAGE, PAGE, EDU_DMA_TO_MEMORY);
 	check("afterwards: DMA", !memcmp(memory, memory + PAGE, PAGE));

@@ -7,14 +7,12 @@ import os
 import pty
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from uvfio.cli.main import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PCI_IDS = b"""\
 # a comment
@@ -134,6 +132,77 @@ def test_list_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         "ADDRESS  GROUP  DRIVER  ID  MODEL  NAME"
     ]
     assert json.loads(out(capsys, "list", "--json", "-m", str(path))) == []
+
+
+SOC = str(Path(__file__).resolve().parents[3] / "examples" / "soc.toml")
+TIMER = "10010000.timer"
+
+
+def test_list_of_platform_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert out(capsys, "list", "-m", SOC).splitlines() == [
+        "ADDRESS         GROUP  DRIVER         ID               MODEL  NAME",
+        "0000:01:00.0    3      vfio-pci       1234:11e8        edu",
+        "10010000.timer  3      vfio-platform  uvfio,timer-1.0  timer  /soc/timer@10010000",
+        "10030000.timer  4      vfio-platform  uvfio,timer-1.0  timer  /soc/timer@10030000",
+    ]
+
+
+def test_tree_of_several_iommus(capsys: pytest.CaptureFixture[str]) -> None:
+    assert out(capsys, "tree", "-m", SOC).splitlines() == [
+        "machine",
+        "├─ iommu0: 40 bits, pages 4K 2M 1G, coherent, interrupt remapping",
+        "│  ├─ group 3: /dev/vfio/3, viable",
+        "│  │  └─ 0000:01:00.0  1234:11e8  edu, driver vfio-pci",
+        "│  └─ group 3: /dev/vfio/platform:3, viable",
+        "│     └─ 10010000.timer  uvfio,timer-1.0  timer, driver vfio-platform (/soc/timer@10010000)",
+        "└─ slow: 40 bits, pages 4K, not coherent, interrupt remapping",
+        "   └─ group 4: /dev/vfio/4, viable",
+        "      └─ 10030000.timer  uvfio,timer-1.0  timer, driver vfio-platform (/soc/timer@10030000)",
+    ]
+
+
+@pytest.mark.parametrize("address", [TIMER, "/soc/timer@10010000"])
+def test_show_of_a_platform_device(capsys: pytest.CaptureFixture[str], address: str) -> None:
+    log = "/soc/timer@10010000/log@10020000"
+    assert out(capsys, "show", "-m", SOC, address).splitlines() == [
+        "10010000.timer  timer (/soc/timer@10010000)",
+        "  node        /soc/timer@10010000",
+        "  compatible  uvfio,timer-1.0",
+        "              uvfio,timer",
+        "  options     period=1000",
+        "  driver      vfio-platform",
+        "  group       3: /dev/vfio/platform:3, viable",
+        "  iommu       iommu0: 40 bits, pages 4K 2M 1G, coherent, interrupt remapping",
+        "  regions     0: 4K at 0x10010000 (registers; /soc/timer@10010000 reg[0])",
+        f"              1: 4K at 0x10020000 (memory, can be mapped; {log} reg[0])",
+        "  interrupts  0: 5, level (/soc/timer@10010000 interrupts[0])",
+        f"              1: 6, edge ({log} interrupts[0])",
+        "  reset       device",
+    ]
+
+
+def test_json_of_a_platform_device(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = json.loads(out(capsys, "show", "--json", "-m", SOC, "10030000.timer"))
+    assert shown["device"]["bus"] == shown["group"]["bus"] == "platform"
+    assert shown["group"]["number"] == 4
+    assert (shown["iommu"]["name"], shown["iommu"]["coherent"]) == ("slow", False)
+    pci = json.loads(out(capsys, "show", "--json", "-m", SOC, "1:0.0"))
+    assert (pci["group"]["bus"], pci["group"]["number"]) == ("pci", 3)
+
+
+def test_models_of_both_buses(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [line.split(None, 3)[:3] for line in out(capsys, "models").splitlines()]
+    assert ["edu", "1234:11e8", "pci"] in rows
+    assert ["timer", "uvfio,timer-1.0", "platform"] in rows
+    text = out(capsys, "models", "timer")
+    assert "  compatible  uvfio,timer-1.0\n" in text
+    assert "0: regs, 4K (registers, 8 registers)\n" in text
+    assert "1: log, 4K (memory, from node log, can be mapped)\n" in text
+    assert "1: overflowed (edge, from node log)\n" in text
+    assert "Region 0, registers" in text
+    about = {model["name"]: model for model in json.loads(out(capsys, "models", "--json"))}
+    assert (about["edu"]["bus"], about["timer"]["bus"]) == ("pci", "platform")
+    assert [line["trigger"] for line in about["timer"]["interrupts"]] == ["level", "edge"]
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from uvfio.machine.spec import DeviceSpec, IommuSpec, MachineSpec
 from uvfio.models.bar import MemoryBar
 from uvfio.models.edu import Edu
 from uvfio.models.pci import PciModel
-from uvfio.uapi import pci
+from uvfio.uapi import pci, rfc
 
 A, B, C = "0000:06:0d.0", "0000:06:0d.1", "0000:07:00.0"
 
@@ -163,6 +163,34 @@ def test_bus_reset_is_for_functions_alone_on_a_bus_behind_a_bridge() -> None:
     machine = Machine(devices=["ram@0:1.0", "ram@6:d.0", "ram@6:d.1", "ram@7:0.0", "ram@1:0:1.0"])
     alone = [slot.address for slot in machine.slots if "bus" in slot.function.reset_methods]
     assert alone == ["0000:07:00.0"]
+
+
+def test_the_bus_reset_goes_and_comes_with_neighbours() -> None:
+    machine = Machine(devices=["ram@6:d.0,group=1", "ram@0:1.0"])
+    first = machine.function("6:d.0")
+    me, device = open_device(machine, A, 1)
+    flags = bytearray(8)
+
+    def can_be_reset() -> bool:
+        me.ioctl(device, rfc.VFIO_DEVICE_GET_FLAGS, flags)
+        return bool(flags[0] & rfc.VFIO_DEVICE_FLAGS_RESET)
+
+    assert can_be_reset()
+    second = machine.plug("ram@6:d.1").function
+    assert not first.reset_methods + second.reset_methods
+    assert not can_be_reset()
+    with pytest.raises(VfioError, match="has no function reset"):
+        me.ioctl(device, rfc.VFIO_DEVICE_RESET)
+    with pytest.raises(VfioError):
+        machine.plug("broken@6:d.2")
+    machine.unplug("6:d.1")
+    assert first.reset_methods == ("bus",)
+    assert can_be_reset()
+    with pytest.raises(VfioError):
+        machine.plug("broken@6:d.2")
+    assert can_be_reset()
+    machine.plug("ram@0:2.0")  # the root bus cannot be reset
+    assert machine.function("0:1.0").reset_methods == ()
 
 
 def test_firmware_gives_every_bar_an_address_of_its_own() -> None:

@@ -196,6 +196,8 @@ class Supervisor:
         try:
             token, fd = self.tokens.create(file)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise TooManyFiles("uvfio has no free descriptor", errno=errno.ENFILE) from error
             raise NoMemory(f"cannot make a file for {file.name}: {error.strerror}") from error
         number = process.free_number()
         try:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from uvfio.drivers.pci.device import VfioPciDevice
-from uvfio.errors import Unsupported
+from uvfio.errors import InvalidArgument, Unsupported
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
@@ -38,6 +38,26 @@ class VfioPciDriver:
     def match(self, dev: BusDevice, name: str) -> bool:
         """Whether ``name`` is exactly the address of ``dev`` ("0000:06:0d.0")."""
         return dev.name == name
+
+    def match_with_options(self, dev: BusDevice, text: str) -> bool:
+        """As ``match``, with options behind the address: "0000:06:0d.0 vf_token=UUID" (vfio_pci_core_match).
+
+        InvalidArgument for an option that is unknown, given twice or malformed, and for a token: these devices
+        are neither virtual functions nor have any.
+        """
+        if not text.startswith(dev.name):
+            return False
+        rest = text[len(dev.name) :]
+        if rest[:1] not in ("", " "):
+            return False
+        words = rest.split(" ")
+        tokens = [word for word in words if word]
+        for word in tokens:
+            if not _TOKEN.fullmatch(word) or len(tokens) > 1:
+                raise InvalidArgument(f"{dev.name}: {rest.strip()!r} is not one vf_token=UUID")
+        if tokens:
+            raise InvalidArgument(f"{dev.name} is no virtual function and has none: it takes no token")
+        return True
 
     def probe(self, function: PciFunction) -> VfioPciDevice:
         """Take ``function``: what the framework binds. Unsupported for anything but an endpoint (D31)."""
