@@ -123,7 +123,8 @@ class _StageReactor(Reactor):
 class _Running:
     """What the loop asks of a launched program."""
 
-    def __init__(self, listener: int) -> None:
+    def __init__(self, listener: int, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
         self._poller = select.poll()
         self._poller.register(listener, 0)
 
@@ -131,7 +132,8 @@ class _Running:
         return bool(self._poller.poll(0))
 
     def wait(self) -> int:
-        return 0
+        """Its filter goes before its files do."""
+        return self._process.wait() << 8
 
 
 class Puppet:
@@ -357,7 +359,7 @@ class Stage:
             os.close(pidfd)
         puppet.must("close", theirs)
         self.supervisor.listener = self.listener
-        self.supervisor.launched = cast("Launched", _Running(self.listener))
+        self.supervisor.launched = cast("Launched", _Running(self.listener, self._process))
         self.reactor.watch(self.listener, lambda: None, wake=False)
         puppet.stage = self
 

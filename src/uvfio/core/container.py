@@ -289,10 +289,12 @@ class ContainerMixin:
                         f"{dependent.dev.name} would be reset too, and VFIO does not have it"
                     )
                 if device.in_use and not owned(device):
-                    raise InvalidArgument(f"{device.name} would be reset too, and is somebody else's")
+                    raise InvalidArgument(
+                        f"{device.name} would be reset too, and is somebody else's"
+                    )
                 found.append(data)
-            for data in found:
-                data.bus_reset()
+            for modern in found:
+                modern.bus_reset()
 
     @staticmethod
     def _find_member(group: Group, text: str) -> Device:

@@ -190,7 +190,11 @@ class Framework(ContainerMixin, ReleaseMixin):
             if device and device.bound:
                 raise Busy(f"{dev.name} is bound to {device.driver.name}", "unbind it first")
             iommu = device.iommu if device else None
-            if device and iommu and (iommu.domain is not None or iommu.lifetime is Lifetime.WITH_HANDLE):
+            if (
+                device
+                and iommu
+                and (iommu.domain is not None or iommu.lifetime is Lifetime.WITH_HANDLE)
+            ):
                 raise Busy(
                     f"{dev.name} is reserved: its group {device.group} is in use through VFIO",
                     f"only {device.driver.name} may have it",

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Group", "OpenGroup"]
 
-HARMLESS = frozenset({"", "pci-stub", "pcieport"})  # leave their devices' DMA to whoever asks for it
+HARMLESS = frozenset(
+    {"", "pci-stub", "pcieport"}
+)  # leave their devices' DMA to whoever asks for it
 
 
 class OpenGroup:

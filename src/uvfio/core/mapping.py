@@ -1,7 +1,8 @@
 """``Type1``: what a container of type1 may map and unmap, in its two versions.
 
-The rules stand over a ``Domain``: its map, its limits and its accounting are the same for every ABI. What differs from the rules of 2011
-(``Domain.map_range``): mappings are never joined, never cut, and reading is a permission of its own.
+The rules stand over a ``Domain``: its map, its limits and its accounting are the same for every ABI. What
+differs from the rules of 2011 (``Domain.map_range``): mappings are never joined, never cut, and reading is a
+permission of its own.
 
     unmap of a range that ...        version 1                             version 2
     begins inside a mapping          stops there: nothing more is unmapped InvalidArgument
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from uvfio.core.domain import ADDRESS_MAX, PAGE_SIZE, Domain, check_wrap
+from uvfio.core.domain import PAGE_SIZE, Domain, check_wrap
 from uvfio.core.iova import Mapping
 from uvfio.errors import InvalidArgument, NotMapped
 
@@ -141,7 +142,9 @@ class Type1:
         granule = self.granule
         for name, value in values.items():
             if value % granule:
-                raise InvalidArgument(f"{name} {value:#x} is not a multiple of the page {granule:#x}")
+                raise InvalidArgument(
+                    f"{name} {value:#x} is not a multiple of the page {granule:#x}"
+                )
 
     # -- unmap -----------------------------------------------------------------------------------
 
@@ -206,7 +209,9 @@ class Type1:
         """InvalidArgument if the range begins or ends inside a mapping."""
         for mapping in (self.domain.mappings.find(first), self.domain.mappings.find(last)):
             if mapping and (mapping.first < first or mapping.last > last):
-                raise InvalidArgument(f"{first:#x}-{last:#x} cuts {mapping!r}", "take it as a whole")
+                raise InvalidArgument(
+                    f"{first:#x}-{last:#x} cuts {mapping!r}", "take it as a whole"
+                )
 
     # -- dirty pages -----------------------------------------------------------------------------
 
@@ -234,4 +239,6 @@ class Type1:
         if not self.tracking:
             raise InvalidArgument("dirty pages are not tracked", "start it first")
         if page != self.granule:
-            raise InvalidArgument(f"pages of {page:#x} bytes are asked for, {self.granule:#x} are kept")
+            raise InvalidArgument(
+                f"pages of {page:#x} bytes are asked for, {self.granule:#x} are kept"
+            )

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING
 from uvfio.core.seams import Mm
 from uvfio.errors import BadAddress, BadDescriptor, InvalidArgument, NoSuchGroup, TooManyFiles
 from uvfio.fops.file import File
-from uvfio.fops.rfc import install, open_group
+from uvfio.fops.legacy import CONTAINER_NODE, open_container
+from uvfio.fops.personality import MAINLINE, open_group
+from uvfio.fops.rfc import install
 
 if TYPE_CHECKING:
     from uvfio.machine.machine import Machine
@@ -152,11 +154,20 @@ class _Open:
 class Process:
     """A process of the local door; implements the ``Task`` seam.
 
-    ``memlock`` is its RLIMIT_MEMLOCK in bytes (None: no limit).
+    ``memlock`` is its RLIMIT_MEMLOCK in bytes (None: no limit). ``abi`` is what its /dev/vfio looks like:
+    "2011", "mainline", or "auto", which has the container node of mainline and groups as in 2011.
     """
 
-    def __init__(self, machine: Machine, *, name: str = "", memlock: int | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        *,
+        name: str = "",
+        memlock: int | None = None,
+        abi: str = "2011",
+    ) -> None:
         self.machine = machine
+        self.abi = abi
         self.memory = LocalMemory()
         self.name = name or f"process {id(self):#x}"
         self.memlock = memlock
@@ -191,10 +202,14 @@ class Process:
     # -- system calls ----------------------------------------------------------------------------
 
     def open(self, path: str) -> int:
-        """``open(2)`` of a node of the machine: /dev/vfio/N. NoSuchGroup for anything else."""
-        for group in self.machine.framework.groups:
-            if path == f"/dev/vfio/{group.node_name}":
-                return install(self, open_group(self.machine.framework, group, self))
+        """``open(2)`` of a node of the machine: /dev/vfio/N, /dev/vfio/vfio. NoSuchGroup for anything else."""
+        framework = self.machine.framework
+        if path == CONTAINER_NODE and self.abi != "2011":
+            return install(self, open_container(framework))
+        for group in framework.groups:
+            shown = self.abi != MAINLINE or any(device.bound for device in group.devices)
+            if shown and path == f"/dev/vfio/{group.node_name}":
+                return install(self, open_group(framework, group, self, self.abi))
         raise NoSuchGroup(f"{path}: no such device", "see `uvfio list`", errno=2)
 
     def close(self, fd: int) -> None:
@@ -260,7 +275,9 @@ class Process:
 
     def fork(self) -> Process:
         """``fork(2)``: another address space, the same open files."""
-        child = Process(self.machine, name=f"{self.name} (child)", memlock=self.memlock)
+        child = Process(
+            self.machine, name=f"{self.name} (child)", memlock=self.memlock, abi=self.abi
+        )
         child.memory = self.memory.copy()
         child.max_files = self.max_files
         child._mm = Mm(child.memory, child.name)

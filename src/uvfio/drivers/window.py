@@ -1,8 +1,8 @@
 """Regions that a device file reads, writes and maps, whatever the bus: one ``Window`` per region.
 
 A program's access is a byte range; a device sees accesses of a width. Ranges over registers are cut into
-the largest naturally aligned pieces of 4, 2 and 1 bytes (8 for who asks), little-endian, in ascending order. Ranges over
-plain memory are copied as they are.
+the largest naturally aligned pieces of 4, 2 and 1 bytes (and 8 for who asks), little-endian, in ascending order.
+Ranges over plain memory are copied as they are.
 
     region              outside                              at the end          short
     registers, memory   offset > size: InvalidArgument       offset == size: 0   cut at the end

@@ -140,7 +140,9 @@ class ContainerFile(ModernFile):
         if version is None:
             self.container.check_enable()
             name = vfio.EXTENSION_NAMES.get(arg, str(arg))
-            raise NoSuchDevice(f"there is no IOMMU of type {name}", "type1 is 1, version 2 of it is 3")
+            raise NoSuchDevice(
+                f"there is no IOMMU of type {name}", "type1 is 1, version 2 of it is 3"
+            )
         self.framework.enable_container(self.container, version)
         return 0
 
@@ -211,7 +213,9 @@ class ContainerFile(ModernFile):
         """VFIO_IOMMU_DIRTY_PAGES: start and stop tracking, get the bitmap. Version 2 only."""
         type1, memory = self._type1(), task.memory
         if type1.version < 2:
-            raise NotOwner("type1 version 1 does not track dirty pages", "use version 2", errno=errno.EACCES)
+            raise NotOwner(
+                "type1 version 1 does not track dirty pages", "use version 2", errno=errno.EACCES
+            )
         argsz, flags = vfio.HEAD.unpack(read_struct(memory, arg, vfio.HEAD.size))
         if flags not in DIRTY_FLAGS:
             raise InvalidArgument(f"flags {flags:#x} is not START, STOP or GET_BITMAP")

@@ -5,7 +5,7 @@
     values that only the RFC has          2011: GET_FLAGS, MERGE, UNMERGE, GET_DEVICE_FD
     values that only mainline has         today: SET_CONTAINER, UNSET_CONTAINER, GET_DEVICE_FD
     0x3b67 (GET_IOMMU_FD, GET_STATUS)     as the machine says
-    anything else                         decides nothing: ENOTTY
+    anything else                         decides nothing; it is refused as the machine's default does
 
 A file decides once; the files made from it follow. Being named by another file decides as well: MERGE takes its
 partner for a file of 2011, PCI_HOT_RESET takes groups of today.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from uvfio.errors import UnknownCommand, VfioError
+from uvfio.errors import VfioError
 from uvfio.fops import rfc as rfc_fops
 from uvfio.fops.file import File
 from uvfio.fops.legacy import LegacyGroupFile
@@ -75,8 +75,8 @@ class AnyGroupFile(File):
         chosen = self.chosen
         if chosen is None:
             wanted = self.default if cmd == SHARED else DECIDES.get(cmd)
-            if wanted is None:
-                raise UnknownCommand(f"{self.name} does not know {cmd:#x}, in either of its ABIs")
+            if wanted is None:  # refused, and which check refuses it is the default's
+                return self.default(self.framework, self.held).ioctl(task, cmd, arg)
             chosen = self.decide(wanted)
         return chosen.ioctl(task, cmd, arg)
 

@@ -93,6 +93,7 @@ def test_what_the_runner_is_told(runner: Runner) -> None:
     assert runner.options == {
         "trace": None,
         "trace_json": False,
+        "summary": None,
         "status_fd": None,
         "abi": "2011",
         "control": None,
@@ -141,3 +142,12 @@ def test_the_programs_signal_is_ours(number: signal.Signals) -> None:
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert done.returncode == -number
     assert done.stderr == b""
+
+
+def test_a_summary_goes_where_the_trace_goes(runner: Runner, tmp_path: Path) -> None:
+    main(["run", "--trace-summary", "--", "true"])
+    assert runner.options["summary"] is sys.stderr
+    main(["run", f"--trace={tmp_path / 'out'}", "--trace-summary", "--json", "--", "true"])
+    assert runner.options["summary"] is runner.options["trace"]
+    assert runner.options["trace_json"] is True
+    runner.options["trace"].close()

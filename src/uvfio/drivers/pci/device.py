@@ -21,6 +21,7 @@ decide who may open the device.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from struct import Struct
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -100,6 +101,9 @@ class VfioPciDevice(ModernPci):
             rom_window(function, ROM_INDEX),
             self._config,
         )
+        table = self._modern.table[0]
+        if table >= 0 and self._windows[table].region.mappable:
+            self._windows[table].region = replace(self._windows[table].region, msix_table=True)
         # Up to where a four-byte access may take the short way: BARs that are registers, nothing else.
         self._word_limits = tuple(
             0 if bar is None or bar.mappable else bar.size

@@ -60,7 +60,9 @@ class IrqSets(Interrupts):
         if index in _SINGLE:
             return 1
         if not 0 <= index < ERR:
-            raise self._refuse(f"interrupt {index} does not exist", "0 INTx, 1 MSI, 2 MSI-X, 3 ERR, 4 REQ")
+            raise self._refuse(
+                f"interrupt {index} does not exist", "0 INTx, 1 MSI, 2 MSI-X, 3 ERR, 4 REQ"
+            )
         return self.info(index).count
 
     def resizable(self, index: int) -> bool:
@@ -74,9 +76,7 @@ class IrqSets(Interrupts):
             if event is not None:
                 event.signal()
 
-    def apply(
-        self, index: int, action: IrqAction, start: int, count: int, data: IrqData
-    ) -> None:
+    def apply(self, index: int, action: IrqAction, start: int, count: int, data: IrqData) -> None:
         """``ModernDevice.apply_irqs``."""
         with self._lock:
             if index == INTX:

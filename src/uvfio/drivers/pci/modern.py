@@ -66,7 +66,9 @@ class ModernAccess:
 
     def __init__(self, function: PciFunction, layout: CapabilityMap) -> None:
         self._function = function
-        self._memory = {n for n, bar in function.bars.items() if bar.kind is not BarKind.IO} | {ROM_INDEX}
+        self._memory = {n for n, bar in function.bars.items() if bar.kind is not BarKind.IO} | {
+            ROM_INDEX
+        }
         self._power = layout.find(pci.PCI_CAP_ID_PM)
         self.table = self._table(function, layout.find(pci.PCI_CAP_ID_MSIX))
 
@@ -86,7 +88,8 @@ class ModernAccess:
             return
         if not command & pci.PCI_COMMAND_MEMORY:
             raise DecodingOff(
-                f"{self._function.name}: memory decoding is off", "set bit 1 of the command register"
+                f"{self._function.name}: memory decoding is off",
+                "set bit 1 of the command register",
             )
         if self._power:
             state = self._function.config_read(self._power + pci.PCI_PM_CTRL, 2)
@@ -243,7 +246,9 @@ class ModernPci:
                 raise InvalidArgument(f"{name}: {offset:#x}+{width} is not inside BAR {index}")
             bar, start, end = self._modern.table
             if index == bar and offset < end and offset + width > start:
-                raise InvalidArgument(f"{name}: {offset:#x} is in the MSI-X table", "the host writes it")
+                raise InvalidArgument(
+                    f"{name}: {offset:#x} is in the MSI-X table", "the host writes it"
+                )
             value &= (1 << 8 * width) - 1
             key = index, offset, width, value
             if event is None:
@@ -290,4 +295,3 @@ class ModernPci:
         """The last close: what the program left behind goes."""
         self._ioevents.clear()
         self.leave_low_power()
-

@@ -191,7 +191,7 @@ def test_the_end_of_all_programs(stage: Stage) -> None:
     fd = stage.puppet.open(NODE)
     assert stage.file(fd) is not None
     stage.puppet.start("exit_group", 3)
-    assert stage.supervisor.serve() == 0  # what the stand-in for a launched program says
+    assert os.waitstatus_to_exitcode(stage.supervisor.serve()) == 3
     stage.supervisor.tokens.drain()
     assert len(stage.supervisor.tokens) == 0
 
