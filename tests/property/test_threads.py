@@ -34,13 +34,14 @@ from uvfio.core.seams import Mm
 from uvfio.doors.local import Process
 from uvfio.errors import LimitExceeded, VfioError
 from uvfio.fops.file import File
-from uvfio.fops.rfc import DeviceFile, GroupFile, IommuFile
+from uvfio.fops.rfc import DeviceFile, IommuFile
 
 THREADS = 8
 OPERATIONS = 2000
 PACE = 40  # operations of programs for each one of an administrator
 PATIENCE = 60.0  # seconds after which a thread is taken for dead
 GROUPS = {1: ("a1", "a2"), 2: ("b",), 3: ("c",)}
+NODE = "/dev/vfio/"
 DEVICES = [name for names in GROUPS.values() for name in names]
 
 
@@ -106,11 +107,11 @@ class Program:
         self.verbs: list[tuple[Callable[[Process], object], int]] = [
             (self.open_group, 16),
             (self.close, 12),
-            (lambda p: iommu_fd(p, self.fd(GroupFile)), 6),
+            (lambda p: iommu_fd(p, self.group()), 6),
             (self.open_device, 16),
-            (lambda p: merge(p, self.fd(GroupFile), self.fd(GroupFile)), 8),
-            (lambda p: unmerge(p, self.fd(GroupFile), self.fd(GroupFile)), 4),
-            (lambda p: group_flags(p, self.fd(GroupFile)), 2),
+            (lambda p: merge(p, self.group(), self.group()), 8),
+            (lambda p: unmerge(p, self.group(), self.group()), 4),
+            (lambda p: group_flags(p, self.group()), 2),
             (lambda p: map_dma(p, self.fd(IommuFile), self.iova(), PAGE, self.buffer), 8),
             (lambda p: unmap_dma(p, self.fd(IommuFile), self.iova(), 4 * PAGE), 6),
             (lambda p: p.pread(self.fd(DeviceFile), 4, 0), 16),
@@ -121,6 +122,12 @@ class Program:
         table = self.process._fds
         return self.random.choice([fd for fd in table if isinstance(table[fd].file, kind)] or [99])
 
+    def group(self) -> int:
+        table = self.process._fds
+        files = {fd: table[fd].file for fd in table}
+        groups = [fd for fd, f in files.items() if isinstance(f, File) and f.name.startswith(NODE)]
+        return self.random.choice(groups or [99])
+
     def iova(self) -> int:
         return self.random.randrange(16) * PAGE
 
@@ -128,10 +135,11 @@ class Program:
         process.open(f"/dev/vfio/{self.random.choice(list(GROUPS))}")
 
     def open_device(self, process: Process) -> None:
-        fd = self.fd(GroupFile)
+        fd = self.group()
         file = process.file(fd)
-        assert isinstance(file, GroupFile)
-        device_fd(process, fd, self.random.choice(GROUPS[file.held.group.number]))
+        assert isinstance(file, File)
+        number = int(file.name.removeprefix(NODE))
+        device_fd(process, fd, self.random.choice(GROUPS[number]))
 
     def close(self, process: Process) -> None:
         process.close(self.fd())

@@ -11,9 +11,10 @@ An access is all or nothing as far as translation goes: before a byte moves, the
 mapped for that direction. Should the program's memory itself vanish (munmap after MAP_DMA), the access
 faults at that point.
 
-The map is page granular (4096 bytes). What may be mapped and unmapped is a matter of the ABI: ``map_range``
-and ``unmap_range`` follow the 2011 driver, which merges neighbours and cuts mappings anywhere;
-``core/mapping.py`` has today's rules, over the same map, limits and accounting. A domain has its own lock, taken after the framework's and never before it.
+The map is page granular (4096 bytes). What may be mapped and unmapped is a matter of the ABI: ``map_range`` and
+``unmap_range`` follow the 2011 driver, which merges neighbours and cuts mappings anywhere; ``core/mapping.py`` has
+today's rules, over the same map, limits and accounting. A domain has its own lock, taken after the framework's
+and never before it.
 
 A domain does not know groups, owners or files. Locked memory is charged to the ``Mm`` that maps.
 """

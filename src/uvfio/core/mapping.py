@@ -110,7 +110,8 @@ class Type1:
     ) -> None:
         """The stale mapping at ``iova`` leads to ``vaddr`` of ``mm`` from now on.
 
-        Its permissions stay: ``permitted`` is false if others are given, which is refused. NotMapped if nothing is there, InvalidArgument if it is not exactly one stale mapping, LimitExceeded.
+        Its permissions stay: ``permitted`` is false if others are given, which is refused. NotMapped if nothing is
+        there, InvalidArgument if it is not exactly one stale mapping, LimitExceeded.
         """
         self._check(iova, size, vaddr, wanted=permitted)
         with self.domain.lock:

@@ -91,8 +91,8 @@ class DeviceFile(ModernFile):
     def use(self, opened: OpenDevice) -> None:
         """From now on calls are served."""
         self.opened = opened
-        data = opened.data
-        self.modern = data if isinstance(data, ModernDevice) else None
+        if isinstance(opened.data, ModernDevice):
+            self.modern = opened.data
 
     def _release(self) -> None:
         if self.opened is not None:

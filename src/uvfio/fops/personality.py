@@ -46,11 +46,14 @@ DECIDES: Final[dict[int, type[Face]]] = {
 }
 
 
-def open_group(framework: Framework, group: Group, task: Task, abi: str) -> AnyGroupFile:
-    """``open("/dev/vfio/N")`` where ``abi`` ("2011", "mainline") is the default.
+def open_group(framework: Framework, group: Group, task: Task, abi: str) -> File:
+    """``open("/dev/vfio/N")`` where ``abi`` is "2011" (that and nothing else), "mainline" or "auto" (undecided;
+    the default is today's, or that of 2011).
 
     NoSuchGroup when the group went meanwhile, Busy when today's ABI has it open.
     """
+    if abi == "2011":
+        return rfc_fops.open_group(framework, group, task)
     modern = abi == MAINLINE
     held = framework.open_group(group, task.mm, exclusive=modern)
     return AnyGroupFile(framework, held, LegacyGroupFile if modern else rfc_fops.GroupFile)

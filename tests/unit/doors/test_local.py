@@ -11,7 +11,7 @@ from support.world import PAGE, RAM, World, device_fd, group_fd, iommu_fd, map_d
 from uvfio.doors.local import LocalEvent, LocalMemory, Process
 from uvfio.errors import BadAddress, Busy
 from uvfio.fops.file import File
-from uvfio.fops.rfc import DeviceFile, GroupFile
+from uvfio.fops.rfc import DeviceFile
 from uvfio.uapi import rfc
 
 
@@ -174,9 +174,9 @@ def test_a_node_that_does_not_exist_is_enoent(room: Room) -> None:
 def test_nodes_of_two_buses_have_two_names(room: Room) -> None:
     room.plug("eth", 1, bus="platform")
     fd = room.me.open("/dev/vfio/platform:1")
-    file = opened(room.me, fd)
-    assert isinstance(file, GroupFile)
-    assert file.held.group.bus == "platform"
+    assert opened(room.me, fd).name == "/dev/vfio/platform:1"
+    assert room.group(1, "platform").is_open
+    assert not room.group(1).is_open
 
 
 def test_opening_without_a_free_descriptor_opens_nothing(room: Room) -> None:

@@ -103,8 +103,7 @@ def test_a_group_file_has_no_read_write_or_mmap(desk: Desk) -> None:
 
 
 def test_a_group_file_is_called_like_its_node(desk: Desk) -> None:
-    file = desk.me.file(desk.g1)
-    assert isinstance(file, fops.GroupFile)
+    file = fops.open_group(desk.framework, desk.group(1), desk.me)
     assert file.name == "/dev/vfio/1"
     assert repr(file) == "<GroupFile /dev/vfio/1>"
 
