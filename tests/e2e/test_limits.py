@@ -26,7 +26,7 @@ def under(limits: str) -> Sequence[str]:
 @pytest.mark.parametrize("limit", [64, 256, 511, 512, 1024, 20000])
 @pytest.mark.parametrize("whole", [True, False], ids=["whole run", "program"])
 def test_descriptors(limit: int, whole: bool, program: Programs) -> None:
-    """Below 512 there is no range of reserved numbers; above 1024 it stays where select can reach it."""
+    """Below 512 the range of reserved numbers is smaller; above 1024 it stays where select can reach it."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     require(limit <= hard, f"the limit of open files is {hard} here")
     limits = under(f"ulimit -n {limit}")
@@ -38,7 +38,9 @@ def test_descriptors(limit: int, whole: bool, program: Programs) -> None:
 
 
 @pytest.mark.parametrize("limit", [64, 256, 20000])
-@pytest.mark.parametrize("name", ["exec_child", "fork_noexec", "no_close", "threads", "vmm_2011"])
+@pytest.mark.parametrize(
+    "name", ["errors_2011", "exec_child", "fork_noexec", "no_close", "threads", "vmm_2011"]
+)
 def test_programs_with_few_or_many_descriptors(name: str, limit: int, program: Programs) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     require(limit <= hard, f"the limit of open files is {hard} here")

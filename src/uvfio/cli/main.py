@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = EXIT_RUN_FAILED if words[:1] == ["run"] else EXIT_FAILED
     try:
         status = _dispatch(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started us
+            sys.stdout.flush()
     except UsageError as err:
         return _complain(err.message, err.hint, EXIT_USAGE)
     except ConfigError as err:

@@ -189,11 +189,6 @@ def _check(options: Options) -> None:
     if not options.program:
         hint = "uvfio run [OPTION...] [--] PROGRAM [ARG...]"
         raise UsageError("uvfio run: no program is given", hint)
-    if options.abi == "mainline":
-        raise UsageError(
-            "uvfio run: --abi mainline: this version speaks the ABI of 2011 only",
-            "leave --abi out, or say --abi 2011",
-        )
     if options.json and options.trace is None and not options.summary:
         raise UsageError(
             "uvfio run: --json is the form of the trace", "give --trace or --trace-summary as well"

@@ -351,6 +351,8 @@ class Machine:
                 interval=interval,
                 cancelled=cancelled,
             )
+        else:
+            self.framework.bind_foreign(slot.device, "")
         slot.driver = NO_DRIVER
         slot.revoked = slot.revoked or revoke
 
@@ -358,7 +360,7 @@ class Machine:
         if driver == slot.vfio_driver:
             self.framework.bind_device(slot.device, self._probe(slot.device))
         elif driver != NO_DRIVER:
-            self.framework.check_foreign_bind(slot.device)
+            self.framework.bind_foreign(slot.device, driver)
         slot.driver = driver
 
     def _claim(self, dev: BusDevice) -> None:

@@ -12,7 +12,7 @@ Nodes are named tuples because a data class costs a millisecond to define, which
 
 ``abi`` decides what iommu_group is: in 2011 a plain file that holds the number (the name of the node, should
 another bus have had a group of that number first), in mainline a link to the group's folder. Group nodes belong
-to every group in 2011, in mainline to groups that VFIO has a device of.
+to every group in 2011, in mainline to groups that VFIO has a device of. Mainline has /dev/vfio/vfio besides.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ PREFIXES = (
 """Everything at and below these belongs to the machine; the host's own is hidden."""
 
 MAJOR = 511  # the top of the kernel's dynamic range
+MISC_MAJOR, VFIO_MINOR = 10, 196
 
 _PCI = "/sys/bus/pci"
 _PLATFORM = "/sys/bus/platform"
@@ -66,13 +67,17 @@ class Link(NamedTuple):
 
 
 class CharDev(NamedTuple):
-    """The node of the group with this ``minor``; only its owner, the user who runs the program, may open it."""
+    """The node of the group with this ``minor``; only its owner, the user who runs the program, may open it.
+
+    With ``opens`` "container" it is the node that makes containers, and ``bus`` and ``group`` mean nothing.
+    """
 
     bus: str
     group: int
     major: int
     minor: int
     mode: int = 0o600
+    opens: str = "group"
 
 
 Node = Directory | Text | Link | CharDev
@@ -85,6 +90,8 @@ def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
         tree[folder] = Directory()
     for folder in (f"{_PLATFORM}/devices", f"{_PLATFORM}/drivers"):
         tree[folder] = Directory()
+    if abi != "2011":
+        tree["/dev/vfio/vfio"] = CharDev("", 0, MISC_MAJOR, VFIO_MINOR, 0o666, "container")
     for group in machine.framework.groups:
         if abi == "2011" or any(device.bound for device in group.devices):
             _add_node(tree, group)

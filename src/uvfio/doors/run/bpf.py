@@ -346,9 +346,15 @@ def reserved_range(soft_limit: int) -> range:
 
     Below 1024, since ``FD_SET`` writes past its set above that; below the limit, since a descriptor cannot
     be installed there; and not below 256, where programs choose numbers themselves (shells: 10 and up, 255).
+    Under a smaller limit it is the upper half, as far as there are numbers that shells leave alone.
     """
     stop = min(soft_limit, 1024)
-    return range(stop - 256, stop) if stop >= 512 else range(0)
+    if stop >= 512:
+        return range(stop - 256, stop)
+    if stop < 64:
+        return range(0)
+    below, above = range(stop // 2, min(stop, 255)), range(256, stop)
+    return max(below, above, key=len)
 
 
 def build_filter(reserved: range) -> bytes:

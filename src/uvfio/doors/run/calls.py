@@ -18,7 +18,6 @@ from uvfio.doors.run import sys as sc
 from uvfio.doors.run.paths import ARG, Request
 from uvfio.doors.run.stat import pack_stat, pack_stat_32
 from uvfio.errors import InvalidArgument
-from uvfio.fops.rfc import GroupFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +69,7 @@ class Calls:
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
             return self._not_ours(request)
-        if type(file) is GroupFile:
+        if file.structural:
             self.supervisor.settle()  # what was closed before this call is closed
             if file.released:  # this very file: by another thread, or a kill, after the call began
                 found = process.lookup(request[1], request[6] & INT)

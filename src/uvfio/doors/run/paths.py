@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from uvfio.doors.run.supervisor import Supervisor
     from uvfio.doors.run.tokens import Token
     from uvfio.doors.run.tree import Found
+    from uvfio.fops.file import File
+    from uvfio.machine.tree import CharDev
 
 __all__ = ["Paths"]
 
@@ -228,14 +230,27 @@ class Paths:
             return self._open_real(found, flags, cloexec)
         if flags & os.O_DIRECTORY:
             raise OSError(errno.ENOTDIR, f"{path} is a device")
-        framework = self.supervisor.machine.framework
-        group = framework.group(found.node.bus, found.node.group)
-        file = open_group(framework, group, process)
+        file = self._open_node(found.node, process)
         try:
             return self.supervisor.install(process, file, cloexec)
         except BaseException:
             file.release()
             raise
+
+    def _open_node(self, node: CharDev, process: Process) -> File:
+        """What is behind a device node. The modules of today's ABI are loaded where they are needed."""
+        framework, abi = self.supervisor.machine.framework, self.supervisor.abi
+        if node.opens == "container":
+            from uvfio.fops.legacy import open_container
+
+            return open_container(framework)
+        group = framework.group(node.bus, node.group)
+        if abi == "2011":
+            return open_group(framework, group, process)
+
+        from uvfio.fops.personality import open_group as open_any_group
+
+        return open_any_group(framework, group, process, abi)
 
     def _open_real(self, found: Found, flags: int, cloexec: bool) -> int:
         """A folder, a link's target or a text file of the tree: the program gets the real thing."""

@@ -402,8 +402,11 @@ def test_bad_ranges(reserved: range) -> None:
 @pytest.mark.parametrize(
     ("soft", "expected"),
     [
-        (256, range(0)),
-        (511, range(0)),
+        (63, range(0)),
+        (64, range(32, 64)),
+        (256, range(128, 255)),
+        (300, range(150, 255)),
+        (511, range(256, 511)),
         (512, range(256, 512)),
         (1023, range(767, 1023)),
         (1024, RESERVED),

@@ -93,11 +93,11 @@ def test_inside_a_supervisor(run: Run) -> None:
 
 
 def test_few_descriptors() -> None:
-    probes = probe("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))")
+    probes = probe("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))")
     assert probes["open files"] == check.Probe(
         "open files",
         False,
-        "soft limit 256: no room for a reserved range",
+        "soft limit 60: no room for a reserved range",
         "`ulimit -n 1024`: read, write and close of served files are recognised by their number",
         required=False,
     )
