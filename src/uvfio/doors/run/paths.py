@@ -69,6 +69,8 @@ class Paths:
         self.supervisor = supervisor
         self.tree = supervisor.tree
         self.displaced = False
+        self.by_tid = supervisor.processes.by_tid
+        self.discover = supervisor.processes.discover
 
     # -- which path is it? -----------------------------------------------------------------------
 
@@ -79,8 +81,17 @@ class Paths:
 
         With ``empty`` an empty path means ``dirfd`` itself.
         """
-        process = self.supervisor.processes.get(request[1])
+        process = self.by_tid.get(request[1]) or self.discover(request[1])
         self.displaced = False
+        raw = process.peek(address)
+        if (
+            raw[:1] == b"/"
+            and not raw.startswith(WATCHED)
+            and b"/." not in raw
+            and b"//" not in raw
+            and b"\0" in raw
+        ):
+            return None  # nearly all there are; what follows the NUL can only make it look closer
         raw = self._read_path(process, address)
         if raw is None or not (raw or empty):
             return None

@@ -106,6 +106,15 @@ class Process:
             self._user = UserMemory(self.tgid, self.space)
         return self._user
 
+    def peek(self, address: int) -> bytes:
+        """What is there of 256 bytes, or nothing if it takes more than one look to find out."""
+        if self._space is None:
+            return b""
+        try:
+            return os.pread(self._space.fd, 256, address)
+        except (OSError, OverflowError):
+            return b""
+
     def read_some(self, address: int, size: int) -> bytes:
         """Up to ``size`` bytes, as far as they are mapped; empty for none."""
         for _ in range(2):
