@@ -10,9 +10,9 @@
 A file decides once; the files made from it follow. Being named by another file decides as well: MERGE takes its
 partner for a file of 2011, PCI_HOT_RESET takes groups of today.
 
-Exclusiveness follows: where today's ABI is the machine's default a group opens once (``exclusive``), elsewhere as
-soon as its file decides for today's ABI; that fails with EBUSY, and nothing is decided, while the group is open
-elsewhere too.
+Exclusiveness follows: where today's ABI is the machine's default a group opens once (``exclusive``) unless its
+file turned out to speak 2011, elsewhere as soon as its file decides for today's ABI; that fails with EBUSY, and
+nothing is decided, while the group is open elsewhere too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def open_group(framework: Framework, group: Group, task: Task, abi: str) -> File
     if abi == "2011":
         return rfc_fops.open_group(framework, group, task)
     modern = abi == MAINLINE
-    held = framework.open_group(group, task.mm, exclusive=modern)
+    with framework.lock:
+        shared = any(not held.exclusive for held in group.opens)
+        held = framework.open_group(group, task.mm, exclusive=modern and not shared)
     return AnyGroupFile(framework, held, LegacyGroupFile if modern else rfc_fops.GroupFile)
 
 

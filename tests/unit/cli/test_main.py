@@ -74,11 +74,6 @@ def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]
         (["run", "-x", "x"], "uvfio: uvfio run: there is no option '-x'", "--help"),
         (["run", "-d"], "uvfio: uvfio run: -d needs a value", "--help"),
         (["run", "-d", "--", "x"], "uvfio: uvfio run: -d needs a value", "--help"),
-        (
-            ["run", "--abi", "mainline", "x"],
-            "uvfio: uvfio run: --abi mainline: this version",
-            "2011",
-        ),
         (["run", "--json", "x"], "uvfio: uvfio run: --json is the form of the trace", "--trace"),
         (["run", "--status-fd", "99", "x"], "uvfio: uvfio run: --status-fd 99: that desc", "3>"),
         (

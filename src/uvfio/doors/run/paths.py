@@ -83,13 +83,13 @@ class Paths:
         """
         process = self.by_tid.get(request[1]) or self.discover(request[1])
         self.displaced = False
-        raw = process.peek(address)
+        seen = process.peek(address)
         if (
-            raw[:1] == b"/"
-            and not raw.startswith(WATCHED)
-            and b"/." not in raw
-            and b"//" not in raw
-            and b"\0" in raw
+            seen[:1] == b"/"
+            and not seen.startswith(WATCHED)
+            and b"/." not in seen
+            and b"//" not in seen
+            and b"\0" in seen
         ):
             return None  # nearly all there are; what follows the NUL can only make it look closer
         raw = self._read_path(process, address)

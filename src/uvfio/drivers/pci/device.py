@@ -197,8 +197,10 @@ class VfioPciDevice(ModernPci):
             self._reset_and_restore()
 
     def _reset_and_restore(self) -> None:
-        before = SavedState(self.function, self._layout, self._bars)
         opened = self._saved is not None
+        if not opened:
+            self._bars.save()
+        before = SavedState(self.function, self._layout, self._bars)
         try:
             self.function.reset()
         finally:
