@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Calls"]
 
 F_DUPFD = 0
+F_GETFL = 3
+O_LARGEFILE = 0o100000
 F_DUPFD_CLOEXEC = 1030
 MAP_TYPE = 0x0F
 MAP_PRIVATE = 0x02
@@ -280,7 +282,17 @@ class Calls:
         command = request[7] & INT
         if command in (F_DUPFD, F_DUPFD_CLOEXEC):
             return self._duplicate(request, request[8] & INT, command == F_DUPFD_CLOEXEC)
-        return None
+        return self._flags(request) if command == F_GETFL else None
+
+    def _flags(self, request: Request) -> int | None:
+        """What a file was opened with. Those that no path leads to were never opened, so not for large sizes."""
+        found = self._find(request)
+        if found is None or found[1].name.startswith("/"):
+            return None
+        with open(f"/proc/{request[1]}/fdinfo/{request[6] & INT}", "rb") as file:
+            text = file.read()
+        at = text.index(b"flags:") + 6
+        return int(text[at : text.index(b"\n", at)], 8) & ~(O_LARGEFILE | os.O_CLOEXEC)
 
     def _duplicate(self, request: Request, least: int, cloexec: bool) -> int | None:
         """A copy in the reserved range, where the registers of region 0 stay reachable."""

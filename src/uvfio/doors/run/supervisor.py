@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import resource
 import signal
@@ -410,6 +411,7 @@ def run(
         supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
         assert supervisor.launched is not None
         _tell(status_fd, event="started", pid=supervisor.launched.pid)
+        gc.freeze()  # what is there now stays to the end; collections need not look at it
         try:
             status = supervisor.serve()
         except BaseException:

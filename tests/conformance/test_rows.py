@@ -1,0 +1,106 @@
+"""The rows of ``linux.tsv`` that uvfio answers, asked under ``uvfio run --abi mainline``.
+
+A row that differs is listed with what it is here and why; a row that is not reached yet is listed with its section.
+Whatever is not listed must be Linux's answer, exactly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.uvfio_cli import run_uvfio
+
+HERE = Path(__file__).parent
+A, B, S, DRIVER = "0000:00:05.0", "0000:02:01.0", "0000:02:02.0", "virtio-pci"
+MACHINE = (f"edu@{A},group=5", f"edu@{B},group=6", f"edu@{S},group=6,driver={DRIVER}")
+
+NOT_MAPPED = "the BAR has registers, and nothing traps loads and stores"
+FIRMWARE = "the guest's firmware switches on more of the command register"
+NARROW = "QEMU answers accesses that are too narrow for edu with 0"
+NO_DMABUF = "as a kernel without dma-buf"
+SYSFS = "sysfs takes no writes yet"
+
+DIFFERENT = {
+    "device REGION_INFO 0": NOT_MAPPED,
+    "device REGION_INFO argsz=4096": NOT_MAPPED,
+    "mmap BAR0 access memory disabled": NOT_MAPPED,
+    "mmap BAR0 access memory enabled": NOT_MAPPED,
+    "mmap BAR0 whole": NOT_MAPPED,
+    "mmap BAR0 middle page": NOT_MAPPED,
+    "mmap BAR0 length 100": NOT_MAPPED,
+    "mmap BAR0 PROT_READ": NOT_MAPPED,
+    "mmap BAR0 PROT_EXEC": NOT_MAPPED,
+    "mmap BAR0 PROT_NONE": NOT_MAPPED,
+    "pread config 8@0": FIRMWARE,
+    "pread command": FIRMWARE,
+    "pread BAR0 1@0": NARROW,
+    "pread BAR0 2@0": NARROW,
+    "pread BAR0 5@0": NARROW,
+    "pread BAR0 4@2": NARROW,
+    "device FEATURE probe|get 11": NO_DMABUF,
+    "device FEATURE probe|set 11": NO_DMABUF,
+    "sysfs unbind while device fd open: blocked?": SYSFS,
+    "group GET_STATUS after unbind": SYSFS,
+    "group GET_DEVICE_FD after unbind": SYSFS,
+    "open group path after unbind": SYSFS,
+    "group node after close": SYSFS,
+    "B: GET_STATUS sibling unbound": SYSFS,
+    "B: SET_CONTAINER sibling unbound": SYSFS,
+    "B: SET_IOMMU": SYSFS,
+    "B: GET_DEVICE_FD": SYSFS,
+    "B: GET_STATUS": SYSFS,
+    "B: bind sibling to virtio-pci while device open": SYSFS,
+    "B: bind sibling to vfio-pci while device open": SYSFS,
+    "B: GET_DEVICE_FD sibling on vfio-pci": SYSFS,
+    "B: HOT_RESET_INFO argsz=12": SYSFS,
+    "B: HOT_RESET_INFO argsz=4096": SYSFS,
+    "B: HOT_RESET no groups": SYSFS,
+    "B: HOT_RESET own group": SYSFS,
+    "B: HOT_RESET bad fd": SYSFS,
+    "B: device RESET": SYSFS,
+}
+LATER = ("## iommufd",)
+
+Rows = list[tuple[str, str]]
+
+
+def rows(text: str) -> dict[str, Rows]:
+    """Section -> its rows, in order."""
+    found: dict[str, Rows] = {}
+    for line in text.splitlines():
+        if line.startswith("## "):
+            section = found[line] = []
+        elif not line.startswith("#"):
+            case, _, answer = line.partition("\t")
+            section.append((case, answer))
+    return found
+
+
+LINUX = rows((HERE / "linux.tsv").read_text())
+
+
+@pytest.fixture(scope="module")
+def ours() -> dict[str, Rows]:
+    options = [word for device in MACHINE for word in ("-d", device)]
+    program = ["python3", str(HERE / "probe.py"), A, B, S, DRIVER]
+    return rows(run_uvfio("run", "--abi", "mainline", *options, "--", *program).ok().stdout)
+
+
+def test_the_table_is_whole() -> None:
+    assert sum(len(section) for section in LINUX.values()) == 495
+    known = {case for section in LINUX.values() for case, _ in section}
+    assert known >= set(DIFFERENT)
+
+
+@pytest.mark.parametrize("section", [name for name in LINUX if name not in LATER])
+def test_section(section: str, ours: dict[str, Rows]) -> None:
+    asked, wanted = ours[section], LINUX[section]
+    assert [case for case, _ in asked] == [case for case, _ in wanted]
+    wrong = [
+        f"{case}: {answer} here, {linux} on Linux"
+        for (case, answer), (_, linux) in zip(asked, wanted, strict=True)
+        if (answer != linux) != (case in DIFFERENT)
+    ]
+    assert not wrong, "\n".join(wrong)
