@@ -307,7 +307,7 @@ class TestDeath:
         done = run.script("""
             import signal
             launched = start(["sh", "-c", "sleep 1000 & wait"])
-            serve(launched, limit=20)
+            serve(launched, limit=6)
             os.kill(launched.guard, signal.SIGKILL)
             os.waitpid(launched.guard, 0)
             launched.kill()
