@@ -109,3 +109,12 @@ def test_a_trace_of_mappings(program: Programs) -> None:
     assert "mmap(0x100000, 770<anon_inode:[vfio-device]>, region 2 + 0x0) = mapped\n" in trace
     assert "region 0 + 0x0) = -1 EINVAL (" in trace
     assert "dma 0000:01:00.0 fault iova 0x110000 write: not mapped" in trace
+
+
+def test_a_monitor_maps_the_memory_of_a_device(program: Programs) -> None:
+    """The sequence of a monitor of 2011, with a device whose own BAR becomes a target of DMA."""
+    devices = ["edu@0000:06:0d.0,group=240", "edu@0000:06:0d.1,group=240"]
+    devices += ["exerciser@0000:06:0d.2,group=240", "edu@0000:07:00.0,group=241"]
+    words = [word for device in devices for word in ("-d", device)]
+    done = run_uvfio("run", *words, "--", program("vmm_2011")).ok()
+    assert "PASS MAP of the device's own memory" in done.stdout

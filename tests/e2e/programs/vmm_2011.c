@@ -210,12 +210,25 @@ static void run(void)
 	/* so it remaps single pages */
 	check_ok("UNMAP of one page", unmap_ram(iommu, RAM_BASE + PAGE, PAGE));
 	check_ok("MAP of one page", map_ram(iommu, (char *)ram + PAGE, RAM_BASE + PAGE, PAGE));
-	if (a.regions[0].flags & VFIO_REGION_INFO_FLAG_MMAP) {
-		void *bar = mmap(NULL, a.regions[0].size, PROT_READ | PROT_WRITE, MAP_SHARED, a.fd,
-				 (off_t)a.regions[0].offset);
+	{
+		/* a third device of the group, if the machine has one: its own memory as a DMA target */
+		int third = ioctl(a.group, VFIO_GROUP_GET_DEVICE_FD, "0000:06:0d.2");
 
-		check("mmap of the device's own memory", bar != MAP_FAILED);
-		check_ok("MAP of it", map_ram(iommu, bar, 0x4000000, a.regions[0].size));
+		for (unsigned int i = 0; third >= 0 && i < 6; i++) {
+			struct vfio_region_info r = { .len = sizeof(r), .index = i };
+			void *bar;
+
+			check_ok("REGION_INFO", ioctl(third, VFIO_DEVICE_GET_REGION_INFO, &r));
+			if (!(r.flags & VFIO_REGION_INFO_FLAG_MMAP))
+				continue;
+			bar = mmap(NULL, r.size, PROT_READ | PROT_WRITE, MAP_SHARED, third,
+				   (off_t)r.offset);
+			check("mmap of the device's own memory", bar != MAP_FAILED);
+			check_ok("MAP of the device's own memory",
+				 map_ram(iommu, bar, 0x4000000, r.size));
+		}
+		if (third >= 0)
+			need(close(third));
 	}
 	realize(&a);
 	dma_works(&a, ram);
