@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from support.requirements import require, require_program
 from uvfio.uapi import pci
 
 HEADER = Path("/usr/include/linux/pci_regs.h")
@@ -16,10 +16,8 @@ NAMES = sorted(name for name in vars(pci) if name.startswith("PCI_"))
 
 @pytest.fixture(scope="module")
 def header_values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc is not installed")
-    if not HEADER.exists():
-        pytest.skip(f"{HEADER} is not installed (package linux-libc-dev)")
+    require_program("gcc")
+    require(HEADER.exists(), f"{HEADER} is not installed (package linux-libc-dev)")
     folder = tmp_path_factory.mktemp("pci_regs")
     lines = ["#include <stdio.h>", "#include <linux/pci_regs.h>", "int main(void) {"]
     for name in NAMES:
