@@ -19,7 +19,7 @@ DEVICES = {"240": "0000:06:0d.0", "241": "0000:07:00.0"}
 # Programs that need no argument and no machine of their own
 SELF_CONTAINED = (
     *("chdir_paths", "dup_fds", "errors_2011", "exec_child", "fdtricks", "fork_noexec", "no_close"),
-    *("opens", "scm_rights", "signals", "threads", "vfork_child", "vmm_2011"),
+    *("leader_ends", "opens", "scm_rights", "signals", "threads", "vfork_child", "vmm_2011"),
 )
 
 

@@ -304,7 +304,7 @@ class Calls:
         if number is None or process.pidfd < 0:
             return None
         try:
-            copy = sc.pidfd_getfd(process.pidfd, fd)
+            copy = process.copy_descriptor(fd)
         except OSError:
             return None
         try:

@@ -75,13 +75,17 @@ for _call in (_readv, _writev):
 
 
 class UserMemory:
-    """Arguments of the process ``pid``. Used by one thread, while the caller waits for its answer."""
+    """Arguments of the process of thread ``pid``. Used by one thread, while the caller waits for its answer.
 
-    __slots__ = ("_here", "_there", "pid", "program")
+    ``stand_in`` names a thread that is alive, should that one have ended before the others.
+    """
 
-    def __init__(self, pid: int, program: ProgramMemory) -> None:
+    __slots__ = ("_here", "_stand_in", "_there", "pid", "program")
+
+    def __init__(self, pid: int, program: ProgramMemory, stand_in: Callable[[], int]) -> None:
         self.pid = pid
         self.program = program
+        self._stand_in = stand_in
         self._here = _Iovec()
         self._there = _Iovec()
 
@@ -106,6 +110,9 @@ class UserMemory:
         self._here.iov_base, self._here.iov_len = here, size
         self._there.iov_base, self._there.iov_len = there, size
         moved = call(self.pid, self._here, 1, self._there, 1, 0)
+        if moved < 0 and ctypes.get_errno() == errno.ESRCH and self.pid != self._stand_in():
+            self.pid = self._stand_in()
+            moved = call(self.pid, self._here, 1, self._there, 1, 0)
         if moved < 0 and ctypes.get_errno() == errno.EPERM:
             raise Unreadable.because(self.pid, "reach its memory")
         return moved == size
@@ -131,7 +138,7 @@ class ProgramMemory:
     def __init__(self, pid: int, is_device: Callable[[int, int], bool]) -> None:
         self.pid = pid
         self.fd = self._maps = -1
-        self.fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self.fd = os.open(f"/proc/{living(pid)}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._is_device = is_device
         self._windows: list[tuple[int, int, mmap.mmap]] = []
 
@@ -217,7 +224,7 @@ class ProgramMemory:
     def _area(self, address: int) -> Area | None:
         try:
             if self._maps < 0:
-                self._maps = os.open(f"/proc/{self.pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+                self._maps = os.open(f"/proc/{living(self.pid)}/maps", os.O_RDONLY | os.O_CLOEXEC)
             vma = sc.procmap_query(self._maps, address)
         except OSError as error:
             if error.errno == errno.ENOTTY:
@@ -283,7 +290,7 @@ class ProgramMemory:
 
     def _open_file(self, area: Area) -> int:
         """The program's descriptor of the file behind ``area``, opened again; -1 if it has none."""
-        folder = f"/proc/{self.pid}/fd"
+        folder = f"/proc/{living(self.pid)}/fd"
         try:
             numbers = os.listdir(folder)
         except OSError:
@@ -296,6 +303,23 @@ class ProgramMemory:
             except OSError:
                 continue
         return -1
+
+
+def living(pid: int) -> int:
+    """``pid``, or another thread of its process if that one has ended before the others."""
+    if _ended(f"/proc/{pid}/stat"):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            if not _ended(f"/proc/{pid}/task/{thread}/stat"):
+                return int(thread)
+    return pid
+
+
+def _ended(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read().rpartition(b")")[2][1:2] in b"ZX"
+    except OSError:
+        return False
 
 
 def _cast(window: memoryview, width: int) -> memoryview:

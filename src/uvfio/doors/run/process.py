@@ -84,6 +84,13 @@ class Process:
         self._user: UserMemory | None = None
         self._mm: Mm | None = None
 
+    @property
+    def thread(self) -> int:
+        """A thread that stands for the process: who is calling now, else the main thread, which may have ended
+        before the others (pthread_exit) and then has no memory and no descriptors."""
+        caller = self.supervisor.caller
+        return caller if caller in self.tids else self.tgid
+
     # -- memory ----------------------------------------------------------------------------------
 
     @property
@@ -103,7 +110,7 @@ class Process:
     def memory(self) -> UserMemory:
         """The memory as the process itself may use it."""
         if self._user is None:
-            self._user = UserMemory(self.tgid, self.space)
+            self._user = UserMemory(self.tgid, self.space, lambda: self.thread)
         return self._user
 
     def peek(self, address: int) -> bytes:
@@ -145,9 +152,9 @@ class Process:
     def image_mark(self) -> bytes:
         """Differs between any two images that this process executes."""
         try:
-            with open(f"/proc/{self.tgid}/auxv", "rb") as file:
+            with open(f"/proc/{self.thread}/auxv", "rb") as file:
                 auxv = file.read()
-            fd = os.open(f"/proc/{self.tgid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{self.thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return b""
         try:
@@ -187,11 +194,11 @@ class Process:
     # -- descriptors (Task) ------------------------------------------------------------------------
 
     def file(self, fd: int) -> object:
-        found = self.lookup(self.tgid, fd)
+        found = self.lookup(self.thread, fd)
         if found is not None:
             return found
         try:
-            return os.readlink(f"/proc/{self.tgid}/fd/{fd}")
+            return os.readlink(f"/proc/{self.thread}/fd/{fd}")
         except OSError as error:
             raise BadDescriptor(f"descriptor {fd} is not open") from error
 
@@ -224,7 +231,7 @@ class Process:
 
     def event(self, fd: int) -> EventFd:
         try:
-            copy = sc.pidfd_getfd(self.pidfd, fd)
+            copy = self.copy_descriptor(fd)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EACCES):
                 raise Unreadable(
@@ -234,6 +241,20 @@ class Process:
             raise BadDescriptor(f"descriptor {fd} is not open") from error
         return EventFd(copy, self.supervisor.reactor)
 
+    def copy_descriptor(self, fd: int) -> int:
+        """A descriptor of ours for what the process has open as ``fd``; OSError as pidfd_getfd(2) gives it."""
+        thread = self.thread
+        try:
+            return sc.pidfd_getfd(self.pidfd, fd)
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ESRCH) or thread == self.tgid:
+                raise
+            by_thread = os.pidfd_open(thread, sc.PIDFD_THREAD)
+        try:
+            return sc.pidfd_getfd(by_thread, fd)
+        finally:
+            os.close(by_thread)
+
     def memlock_limit(self) -> int | None:
         soft, _ = resource.prlimit(self.tgid, resource.RLIMIT_MEMLOCK)
         if soft == resource.RLIM_INFINITY or self._may_lock():
@@ -241,7 +262,7 @@ class Process:
         return soft
 
     def _may_lock(self) -> bool:
-        with open(f"/proc/{self.tgid}/status", "rb") as file:
+        with open(f"/proc/{self.thread}/status", "rb") as file:
             for line in file:
                 if line.startswith(b"CapEff:"):
                     return bool(int(line.split()[1], 16) >> CAP_IPC_LOCK & 1)
@@ -249,9 +270,9 @@ class Process:
 
     def free_number(self, least: int = 0) -> int | None:
         """The lowest free descriptor of the reserved range that is not below ``least``, or None."""
-        reserved = self.supervisor.reserved
+        reserved, thread = self.supervisor.reserved, self.thread
         for number in range(max(reserved.start, least), reserved.stop):
-            if number not in self.files and not os.path.lexists(f"/proc/{self.tgid}/fd/{number}"):
+            if number not in self.files and not os.path.lexists(f"/proc/{thread}/fd/{number}"):
                 return number
         return None
 
@@ -264,7 +285,7 @@ class Process:
             return self.virtual_cwd
         if not self._cwd:
             try:
-                self._cwd = os.readlink(f"/proc/{self.tgid}/cwd")
+                self._cwd = os.readlink(f"/proc/{self.thread}/cwd")
             except OSError:
                 return "/"
         return self._cwd

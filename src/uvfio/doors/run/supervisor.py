@@ -104,7 +104,7 @@ class Supervisor:
         self.calls = Calls(self)
         self.launched: Launched | None = None
         self.listener = -1
-        self.current = 0
+        self.current = self.caller = 0
         self.handlers = {**_table(X86_64, self), **_table_32(I386, self)}
 
     # -- life --------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Supervisor:
                         return launched.wait()
                     continue
                 raise
-            self.current = request[0]
+            self.current, self.caller = request[0], request[1]
             try:
                 value = handlers[request[3], request[4]](request)
                 answer = pack(request[0], value or 0, 0, go_on if value is None else 0)

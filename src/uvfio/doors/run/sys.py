@@ -249,6 +249,9 @@ def pidfd_open(pid: int, flags: int = 0) -> int:
     return _pidfd_open(pid, flags)
 
 
+PIDFD_THREAD = os.O_EXCL  # pidfd_open(2), since Linux 6.9
+
+
 def pidfd_getfd(pidfd: int, targetfd: int) -> int:
     """A copy (CLOEXEC) of descriptor ``targetfd`` of another process: pidfd_getfd(2).
 

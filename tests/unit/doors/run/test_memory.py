@@ -42,7 +42,7 @@ def program_memory(puppet: Puppet, devices: frozenset[int] = frozenset()) -> Pro
 
 
 def user_memory(puppet: Puppet) -> UserMemory:
-    return UserMemory(puppet.pid, program_memory(puppet))
+    return UserMemory(puppet.pid, program_memory(puppet), lambda: puppet.pid)
 
 
 def memfd(puppet: Puppet, pages: int) -> int:
