@@ -88,8 +88,7 @@ class Process:
     def thread(self) -> int:
         """A thread that stands for the process: who is calling now, else the main thread, which may have ended
         before the others (pthread_exit) and then has no memory and no descriptors."""
-        caller = self.supervisor.caller
-        return caller if caller in self.tids else self.tgid
+        return self.supervisor.processes.thread_of(self.tgid)
 
     # -- memory ----------------------------------------------------------------------------------
 
@@ -110,7 +109,8 @@ class Process:
     def memory(self) -> UserMemory:
         """The memory as the process itself may use it."""
         if self._user is None:
-            self._user = UserMemory(self.tgid, self.space, lambda: self.thread)
+            tgid, processes = self.tgid, self.supervisor.processes  # no cycle: it must end with us
+            self._user = UserMemory(tgid, self.space, lambda: processes.thread_of(tgid))
         return self._user
 
     def peek(self, address: int) -> bytes:
@@ -315,6 +315,12 @@ class Processes:
         """The process of thread ``tid``."""
         process = self.by_tid.get(tid)
         return process if process is not None else self.discover(tid)
+
+    def thread_of(self, tgid: int) -> int:
+        """A thread of the process ``tgid``: who is calling now, or else its main thread."""
+        caller = self.supervisor.caller
+        process = self.by_tid.get(caller)
+        return caller if process is not None and process.tgid == tgid else tgid
 
     def discover(self, tid: int) -> Process:
         """A thread not seen yet, or one whose process is between two images."""
