@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import termios
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,7 @@ import pytest
 from e2e import build
 from e2e.guest.image import FOLDER, Kernel, find_kernel, initramfs
 from support.requirements import require, require_program
+from support.terminal import Terminal
 from support.uvfio_cli import NOBODY, Finished, Uvfio, run_uvfio
 
 QEMU = "qemu-system-x86_64"
@@ -178,6 +180,22 @@ def test_locked_memory_of_an_ordinary_user(limit: str) -> None:
         assert "VFIO_MAP_DMA failed: Cannot allocate memory" in done.stderr
 
 
+def test_terminal() -> None:
+    """The console on standard input makes the terminal raw: keys that send signals go to the guest; at the end it is as it was."""
+    words = [sys.executable, "-m", "uvfio", *RUN, *EDU, "--", *qemu(), "-S"]
+    with Terminal([*words, "-serial", "mon:stdio", *vfio()], os.environ) as terminal:
+        before = termios.tcgetattr(terminal.master)
+        terminal.type("\x01c")
+        terminal.expect("(qemu)")
+        assert termios.tcgetattr(terminal.master) != before
+        for key in ("", Terminal.INTERRUPT, Terminal.SUSPEND):
+            terminal.type(f"{key}info status\r")
+            terminal.expect(READY)
+        terminal.type("quit\r")
+        assert terminal.process.wait(30) == 0
+        assert termios.tcgetattr(terminal.master) == before
+
+
 def test_sandbox() -> None:
     """QEMU's own seccomp filter and ours."""
     denied = ("obsolete", "elevateprivileges", "spawn", "resourcecontrol")
@@ -202,9 +220,13 @@ def test_guest_drives_edu() -> None:
     assert f"irq {ADDRESS} INTx" in done.stderr
 
 
-def test_guest_without_an_iommu() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_guest_without_an_iommu(shared: bool) -> None:
     """All of the guest's memory is mapped at its physical addresses."""
     words = [*guest("edu-uio", iommu=False), *vfio(x_no_mmap="on")]
+    if shared:
+        backend = "memory-backend-memfd,id=ram,size=256M,share=on"
+        words += ["-object", backend, "-machine", "memory-backend=ram"]
     names = passed(run_uvfio(*RUN, *EDU, "--", *words, timeout=BOOT))
     assert "DMA to the device and back" in names
     assert "INTx by UIO again" in names
