@@ -181,7 +181,7 @@ def test_locked_memory_of_an_ordinary_user(limit: str) -> None:
 
 
 def test_terminal() -> None:
-    """The console on standard input makes the terminal raw: keys that send signals go to the guest; at the end it is as it was."""
+    """QEMU makes the terminal raw, so that keys that send signals reach the guest; at the end it is as it was."""
     words = [sys.executable, "-m", "uvfio", *RUN, *EDU, "--", *qemu(), "-S"]
     with Terminal([*words, "-serial", "mon:stdio", *vfio()], os.environ) as terminal:
         before = termios.tcgetattr(terminal.master)
