@@ -207,9 +207,10 @@ def test_sandbox() -> None:
 # -- with a guest --------------------------------------------------------------------------------
 
 
-def test_guest_drives_edu() -> None:
+@pytest.mark.parametrize("no_mmap", ["on", "off"])
+def test_guest_drives_edu(no_mmap: str) -> None:
     """Registers, MSI, INTx and DMA by the guest's VFIO; an address that the guest did not map stays unreached."""
-    words = [*guest("edu"), *vfio(x_no_mmap="on")]
+    words = [*guest("edu"), *vfio(x_no_mmap=no_mmap)]
     done = run_uvfio(*RUN, *EDU, "--trace", "--", *words, timeout=BOOT)
     names = passed(done)
     assert "factorial by MSI" in names

@@ -1,7 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* edu, driven from inside the guest: by VFIO, and by UIO with physical addresses. */
+/*
+ * edu, driven from inside the guest: by VFIO, and by UIO with physical addresses.
+ *
+ * Where the BAR is mapped into the guest, a store takes effect a few milliseconds later, and registers at low
+ * offsets are looked at before others. So what a store brings about is waited for, never just read.
+ */
 #include "check.h"
 #include "machine.h"
+
+#include <time.h>
 
 #define EDU_ID		0x00
 #define EDU_LIVENESS	0x04
@@ -21,11 +28,28 @@
 #define BUFFER		0x40000	/* of the DMA engine's own memory */
 #define PAGE		4096
 
-static void factorial(volatile uint8_t *bar, uint32_t n)
+/* Wait until a register has the value */
+static void await(volatile uint8_t *bar, unsigned int offset, uint32_t value)
 {
-	put32(bar, EDU_FACTORIAL, n);
-	while (get32(bar, EDU_STATUS) & 1)
-		;
+	struct timespec begin, now;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	while (get32(bar, offset) != value) {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if ((now.tv_sec - begin.tv_sec) * 1000 > PATIENCE)
+			die("register %#x is %#x, not %#x", offset, get32(bar, offset), value);
+	}
+}
+
+/* Wait until all stores have taken effect: the first inversion may be seen in the middle of a look, the second not */
+static void settle(volatile uint8_t *bar)
+{
+	uint32_t value;
+
+	for (value = 1; value <= 2; value++) {
+		put32(bar, EDU_LIVENESS, value);
+		await(bar, EDU_LIVENESS, ~value);
+	}
 }
 
 static void start_dma(volatile uint8_t *bar, uint64_t from, uint64_t to, uint64_t count,
@@ -47,9 +71,11 @@ static void check_registers(volatile uint8_t *bar)
 {
 	check_equal("identification", get32(bar, EDU_ID), 0x010000ed);
 	put32(bar, EDU_LIVENESS, 0x12345678);
-	check_equal("liveness", get32(bar, EDU_LIVENESS), ~0x12345678u);
-	factorial(bar, 10);
-	check_equal("factorial", get32(bar, EDU_FACTORIAL), 3628800);
+	await(bar, EDU_LIVENESS, ~0x12345678u);
+	pass("liveness");
+	put32(bar, EDU_FACTORIAL, 10);
+	await(bar, EDU_FACTORIAL, 3628800);
+	pass("factorial");
 }
 
 /* Memory to the device and back: the second half becomes what the first is */
@@ -74,15 +100,18 @@ static void check_msi(struct device *device)
 
 	connect_irqs(device, VFIO_PCI_MSI_IRQ_INDEX, &event, 1);
 	put32(bar, EDU_STATUS, 0x80);
+	settle(bar);
 	put32(bar, EDU_FACTORIAL, 12);
 	check("factorial by MSI", came(event, PATIENCE));
 	check_equal("its value", get32(bar, EDU_FACTORIAL), 479001600);
 	check_equal("its cause", get32(bar, EDU_CAUSES), 0x1);
 	put32(bar, EDU_ACKNOWLEDGE, 0x1);
 	put32(bar, EDU_STATUS, 0);
+	await(bar, EDU_CAUSES, 0);
 	start_dma(bar, BUFFER, 0x100000, 64, TO_RAM | RAISE);
 	check("end of DMA by MSI", came(event, PATIENCE));
 	put32(bar, EDU_ACKNOWLEDGE, 0x100);
+	await(bar, EDU_CAUSES, 0);
 	check("no further MSI", !came(event, QUIET));
 	set_irq(device, VFIO_PCI_MSI_IRQ_INDEX, VFIO_IRQ_SET_ACTION_TRIGGER, 0);
 	need(close(event));
@@ -101,11 +130,13 @@ static void check_intx(struct device *device)
 	check("INTx comes again while its cause stands", came(event, PATIENCE));
 	check_equal("INTx: its cause", get32(bar, EDU_CAUSES), 0x6);
 	put32(bar, EDU_ACKNOWLEDGE, 0x6);
+	await(bar, EDU_CAUSES, 0);
 	set_irq(device, VFIO_PCI_INTX_IRQ_INDEX, VFIO_IRQ_SET_ACTION_UNMASK, 1);
 	check("INTx is quiet when the cause is gone", !came(event, QUIET));
 	put32(bar, EDU_RAISE, 0x8);
 	check("INTx a second time", came(event, PATIENCE));
 	put32(bar, EDU_ACKNOWLEDGE, 0x8);
+	await(bar, EDU_CAUSES, 0);
 	set_irq(device, VFIO_PCI_INTX_IRQ_INDEX, VFIO_IRQ_SET_ACTION_TRIGGER, 0);
 	need(close(event));
 }
@@ -175,6 +206,7 @@ void check_edu_uio(void)
 	check("the kernel has disabled INTx", command & PCI_COMMAND_INTX_DISABLE);
 	check_equal("INTx by UIO: its cause", get32(bar, EDU_CAUSES), 0x2);
 	put32(bar, EDU_ACKNOWLEDGE, 0x2);
+	await(bar, EDU_CAUSES, 0);
 	command &= ~PCI_COMMAND_INTX_DISABLE;
 	need(pwrite(config, &command, 2, PCI_COMMAND));
 	check_equal("INTx by UIO is quiet when the cause is gone", poll(&wanted, 1, QUIET), 0);
