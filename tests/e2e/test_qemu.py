@@ -2,7 +2,7 @@
 
 The guest is a kernel of the distribution with one program of ours (``guest/``). Where it uses the guest's own VFIO,
 each register access, interrupt and DMA mapping goes through VFIO twice: the guest kernel's, and ours below QEMU.
-Everything is emulated: neither KVM nor a hardware IOMMU is asked for.
+Everything is emulated: neither KVM nor a hardware IOMMU is asked for. UVFIO_QEMU names another QEMU than the system's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.requirements import require, require_program
 from support.terminal import Terminal
 from support.uvfio_cli import NOBODY, Finished, Uvfio, run_uvfio
 
-QEMU = "qemu-system-x86_64"
+QEMU = os.environ.get("UVFIO_QEMU", "qemu-system-x86_64")
 READY = "VM status: "  # the answer to "info status": all devices are there
 BOOT = 150.0  # seconds; a guest takes four when nothing else runs
 ADDRESS = "0000:06:0d.0"
@@ -111,7 +111,7 @@ def test_a_group_is_used_by_one_qemu() -> None:
     with Uvfio(*RUN, *EDU, "--", *_shell(stopped(*vfio()), stopped(*vfio()))) as uvfio:
         uvfio.expect(READY)
         uvfio.send("next\n")
-        uvfio.expect("failed to open /dev/vfio/0: Device or resource busy", "stderr")
+        uvfio.expect("Device or resource busy", "stderr")
         assert uvfio.finish().status == 1
 
 
@@ -144,12 +144,12 @@ def test_two_qemus_with_a_device_each() -> None:
 @pytest.mark.parametrize("number", [9, 15])
 def test_a_killed_qemu(number: int) -> None:
     """`uvfio run` ends as QEMU does, and leaves nothing behind."""
-    with Uvfio(*RUN, *EXERCISER, "--trace", "--", *stopped(*vfio())) as uvfio:
+    words = stopped(*vfio())
+    with Uvfio(*RUN, *EXERCISER, "--trace", "--status-fd", "1", "--", *words) as uvfio:
+        started = json.loads(uvfio.expect("}\n"))
         uvfio.send("info status\n")
         uvfio.expect(READY)
-        names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in uvfio.processes()}
-        (pid,) = (pid for pid, name in names.items() if name.startswith("qemu"))
-        os.kill(pid, number)
+        os.kill(started["pid"], number)
         done = uvfio.finish()
     assert done.status == (-9 if number == 9 else 0)  # QEMU takes SIGTERM as a request
     assert done.stderr.count("released") == 3, "device, container and group"
@@ -177,7 +177,7 @@ def test_locked_memory_of_an_ordinary_user(limit: str) -> None:
         done.ok()
     else:
         assert done.status == 1
-        assert "VFIO_MAP_DMA failed: Cannot allocate memory" in done.stderr
+        assert "Cannot allocate memory" in done.stderr
 
 
 def test_terminal() -> None:
