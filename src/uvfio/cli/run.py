@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "parse", "run"]
 
 STDERR = "-"
+UNLIMITED = (1 << 64) - 1
 ABIS = ("auto", "2011", "mainline")
 WITH_VALUE = {
     "-m": "--machine",
@@ -30,6 +31,7 @@ WITH_VALUE = {
     "--device": "--device",
     "--abi": "--abi",
     "--control": "--control",
+    "--memlock": "--memlock",
     "--status-fd": "--status-fd",
 }
 OPTIONS = (*WITH_VALUE, "--trace", "--trace-summary", "--json", "-h", "--help")
@@ -37,7 +39,7 @@ OPTIONS = (*WITH_VALUE, "--trace", "--trace-summary", "--json", "-h", "--help")
 HELP = f"""\
 usage: uvfio run [-m MACHINE.toml] [-d DEVICE]... [--abi ABI] [--trace[=FILE]]
                  [--trace-summary] [--json] [--control SOCKET] [--status-fd N]
-                 [--] PROGRAM [ARG...]
+                 [--memlock SIZE] [--] PROGRAM [ARG...]
 
 Run a program that finds the machine's devices: /dev/vfio and the sysfs around it.
 
@@ -49,6 +51,7 @@ Run a program that finds the machine's devices: /dev/vfio and the sysfs around i
   --json                      trace and summary as JSON lines
   --control SOCKET            let `uvfio ctl SOCKET` change the machine while the program runs
   --status-fd N               write what happens to descriptor N, as JSON lines
+  --memlock SIZE|unlimited    what each program's DMA mappings may lock, instead of its RLIMIT_MEMLOCK
   -h, --help                  this text
 
 {DEVICE_HELP}
@@ -67,6 +70,7 @@ class Options:
         "help",
         "json",
         "machine",
+        "memlock",
         "program",
         "status_fd",
         "summary",
@@ -82,6 +86,7 @@ class Options:
         self.json = False
         self.control: str | None = None
         self.status_fd: int | None = None
+        self.memlock: int | None = None
         self.help = False
         self.program: Sequence[str] = ()
 
@@ -144,6 +149,8 @@ def _set(options: Options, name: str, value: str) -> None:
         options.abi = value
     elif name == "--control":
         options.control = value
+    elif name == "--memlock":
+        options.memlock = _memlock(value)
     else:
         if not value.isdecimal():
             hint = "open it in the shell: --status-fd 3 3>status"
@@ -151,6 +158,22 @@ def _set(options: Options, name: str, value: str) -> None:
                 f"uvfio run: --status-fd {value!r} is not the number of a descriptor", hint
             )
         options.status_fd = int(value)
+
+
+def _memlock(value: str) -> int:
+    from uvfio.errors import ConfigError
+    from uvfio.machine.spec import parse_size
+
+    if value == "unlimited":
+        return UNLIMITED
+    try:
+        size = parse_size(value, "", "--memlock")
+    except ConfigError:
+        size = -1
+    if size < 0:
+        hint = "a number of bytes, for example 512M, or unlimited"
+        raise UsageError(f"uvfio run: --memlock {value!r} is not a size", hint)
+    return min(size, UNLIMITED)
 
 
 def run(words: list[str]) -> int:
@@ -175,6 +198,7 @@ def run(words: list[str]) -> int:
             summary=(trace or sys.stderr) if options.summary else None,
             status_fd=options.status_fd,
             control=options.control,
+            memlock=options.memlock,
             abi="2011" if options.abi == "auto" else options.abi,
         )
     finally:

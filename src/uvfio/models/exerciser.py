@@ -70,6 +70,7 @@ __all__ = ["Exerciser", "ExerciserPorts", "ExerciserRegisters"]
 GO, TO_RAM, INTERRUPT = 0x1, 0x2, 0x4
 DONE, FAULT, RANGE = 0x1, 0x2, 0x4
 ROM_SIZE = 2048
+FAR_RETURN = 0xCB
 
 
 def _msi_count(vectors: int) -> str:
@@ -271,9 +272,12 @@ class Exerciser(PciModel):
 
 
 def rom_image(vendor: int, device: int, class_code: int) -> bytes:
-    """A valid expansion ROM with nothing to run: signature, PCI data structure, checksum (PCI 3.0, 6.3.1)."""
+    """A valid expansion ROM: signature, PCI data structure, checksum (PCI 3.0, 6.3.1).
+
+    A PC's firmware calls offset 3; the one instruction there returns.
+    """
     rom = bytearray(ROM_SIZE)
-    rom[0:3] = bytes((0x55, 0xAA, ROM_SIZE // 512))
+    rom[0:4] = bytes((0x55, 0xAA, ROM_SIZE // 512, FAR_RETURN))
     rom[0x18:0x1A] = (0x1C).to_bytes(2, "little")
     rom[0x1C:0x34] = (
         b"PCIR"

@@ -97,6 +97,7 @@ def test_what_the_runner_is_told(runner: Runner) -> None:
         "status_fd": None,
         "abi": "2011",
         "control": None,
+        "memlock": None,
     }
 
 
@@ -125,6 +126,17 @@ def test_status_fd_and_control(runner: Runner) -> None:
     assert main(["run", "--status-fd", "2", "--control", "/tmp/ctl", "prog"]) == 0
     assert runner.options["status_fd"] == 2
     assert runner.options["control"] == "/tmp/ctl"
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [("4096", 4096), ("512M", 512 << 20), ("0", 0), ("unlimited", module.UNLIMITED)],
+)
+def test_memlock(runner: Runner, value: str, limit: int) -> None:
+    assert main(["run", "--memlock", value, "prog"]) == 0
+    assert runner.options["memlock"] == limit
+    assert main(["run", "prog"]) == 0
+    assert runner.options["memlock"] is None
 
 
 def test_the_programs_status_is_ours(runner: Runner) -> None:

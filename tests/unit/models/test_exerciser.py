@@ -67,6 +67,7 @@ class TestFunction:
         rom = world.model.rom
         assert len(rom) == rom[2] * 512 == 2048
         assert rom[:2] == b"\x55\xaa"
+        assert rom[3] == 0xCB, "a far return: firmware calls what is there"
         at = int.from_bytes(rom[0x18:0x1A], "little")
         assert rom[at : at + 8] == b"PCIR" + bytes.fromhex("34128e0e")
         assert rom[at + 0x15] == 0x80

@@ -256,6 +256,8 @@ class Process:
             os.close(by_thread)
 
     def memlock_limit(self) -> int | None:
+        if self.supervisor.memlock is not None:
+            return self.supervisor.memlock
         soft, _ = resource.prlimit(self.tgid, resource.RLIMIT_MEMLOCK)
         if soft == resource.RLIM_INFINITY or self._may_lock():
             return None

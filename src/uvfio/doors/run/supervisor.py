@@ -87,6 +87,7 @@ class Supervisor:
         self, spec: MachineSpec, scratch: str, *, abi: str = "2011", inotify: int | None = None
     ) -> None:
         self.abi = abi
+        self.memlock: int | None = None
         self.watchers: list[Watcher] = []
         self.control: Control | None = None
         self.prefixes = tuple(prefix.decode() for prefix in PREFIXES)
@@ -375,13 +376,15 @@ def run(
     status_fd: int | None = None,
     abi: str = "2011",
     control: str | None = None,
+    memlock: int | None = None,
     env: dict[str, str] | None = None,
 ) -> int:
     """Run ``argv`` on the machine; returns its wait status (for ``launch.finish``).
 
     ``trace`` gets a line per VFIO call. ``status_fd`` gets JSON lines: started, ended.
-    ``summary`` gets a table of all calls at the end. ``control`` is the path of a control socket. LaunchError and the
-    conditions of a bad machine are raised before anything runs.
+    ``summary`` gets a table of all calls at the end. ``control`` is the path of a control socket.
+    ``memlock`` is the number of bytes that a program's DMA mappings may lock (None: its RLIMIT_MEMLOCK). LaunchError
+    and the conditions of a bad machine are raised before anything runs.
     """
     from uvfio.doors.run.check import scratch_directories
 
@@ -395,6 +398,7 @@ def run(
             "tried $XDG_RUNTIME_DIR, /dev/shm and /tmp; run `uvfio check`",
         )
     supervisor = Supervisor(spec, folders[0], abi=abi, inotify=inotify)
+    supervisor.memlock = memlock
     counted = None
     try:
         if trace is not None:

@@ -391,6 +391,8 @@ def test_the_limit_of_locked_memory(stage: Stage, monkeypatch: pytest.MonkeyPatc
     assert process._may_lock() == (os.geteuid() == 0) or os.geteuid() == 0
     if process._may_lock():
         assert process.memlock_limit() is None
+    stage.supervisor.memlock = 5 << 10
+    assert process.memlock_limit() == 5 << 10
 
 
 def test_free_numbers(stage: Stage) -> None:
