@@ -29,8 +29,8 @@ from uvfio.errors import InvalidArgument, VfioError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from uvfio.core.waiting import Wait
     from uvfio.machine.machine import Machine
-    from uvfio.machine.waiting import Wait
 
 __all__ = [
     "Attribute",

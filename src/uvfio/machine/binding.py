@@ -26,9 +26,9 @@ from uvfio.models.pci import PciModel
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from uvfio.core.waiting import Wait
     from uvfio.machine.machine import Machine, Slot
     from uvfio.machine.spec import DeviceSpec
-    from uvfio.machine.waiting import Wait
 
 __all__ = ["Binding", "Id"]
 

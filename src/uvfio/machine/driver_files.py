@@ -14,8 +14,8 @@ from uvfio.machine.spec import NO_DRIVER
 from uvfio.models.pci import PciModel
 
 if TYPE_CHECKING:
+    from uvfio.core.waiting import Wait
     from uvfio.machine.machine import Machine
-    from uvfio.machine.waiting import Wait
 
 __all__: list[str] = []
 

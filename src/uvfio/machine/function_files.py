@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from uvfio.core.waiting import Then
 from uvfio.errors import Busy, InvalidArgument
 from uvfio.machine.attributes import parse_unsigned, register
 from uvfio.machine.facts import capabilities, config_space
 from uvfio.machine.spec import NO_DRIVER
-from uvfio.machine.waiting import Then
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uvfio.core.waiting import Wait
     from uvfio.machine.machine import Machine
-    from uvfio.machine.waiting import Wait
     from uvfio.models.pci import PciModel
 
 __all__: list[str] = []

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvfio.core.domain import IommuUnit
 from uvfio.core.framework import Framework
+from uvfio.core.waiting import Then
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.driver import VfioPciDriver
 from uvfio.errors import Busy, ConfigError, InvalidArgument, NoSuchDevice, Unsupported
@@ -44,7 +45,6 @@ from uvfio.machine.spec import (
     parse_device,
     place,
 )
-from uvfio.machine.waiting import Then
 from uvfio.models import catalogue
 from uvfio.models.pci import PciModel
 
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
     from uvfio.core.device import BoundDevice, BusDevice, Device
     from uvfio.core.seams import Clock, Store
+    from uvfio.core.waiting import Wait
     from uvfio.machine.platform import PlatformBus
-    from uvfio.machine.waiting import Wait
     from uvfio.models.platform import PlatformModel
 
 __all__ = ["Machine", "Slot"]

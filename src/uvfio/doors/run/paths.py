@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from uvfio.doors.run.stat import (
     Facts,
@@ -30,17 +30,21 @@ from uvfio.doors.run.stat import (
     pack_statfs_old,
     pack_statx,
 )
+from uvfio.fops.attribute import AttributeFile
 from uvfio.fops.rfc import open_group
-from uvfio.machine.tree import PREFIXES
+from uvfio.machine import attributes
+from uvfio.machine.tree import PREFIXES, attribute_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uvfio.core.waiting import Wait
     from uvfio.doors.run.process import Process
     from uvfio.doors.run.supervisor import Supervisor
     from uvfio.doors.run.tokens import Token
     from uvfio.doors.run.tree import Found
     from uvfio.fops.file import File
+    from uvfio.machine.attributes import Bound
     from uvfio.machine.tree import CharDev
 
 __all__ = ["Paths"]
@@ -56,6 +60,23 @@ PATH_MAX = 4096
 ENODATA = errno.ENODATA
 
 WATCHED = (*PREFIXES, b"/proc/", b"/dev/fd/")
+
+
+class Written(NamedTuple):
+    """An attribute that is open for writing: the program may see an effect of the write at once (``show``)."""
+
+    bound: Bound
+    show: Callable[[], None]
+
+    def read(self, offset: int, count: int) -> bytes:
+        return self.bound.read(offset, count)
+
+    def write(self, offset: int, data: bytes) -> tuple[int, Wait | None]:
+        try:
+            return self.bound.write(offset, data)
+        finally:
+            if not self.bound.positioned:
+                self.show()
 
 
 class Paths:
@@ -237,6 +258,18 @@ class Paths:
         )
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise OSError(errno.EEXIST, f"{path} exists")
+        if found.node is None and not flags & (os.O_PATH | os.O_DIRECTORY):
+            path = self.tree.virtual(found.real) or ""
+            bound = attributes.find(self.supervisor.machine, path)
+            if bound is not None:
+                reads = flags & os.O_ACCMODE != os.O_WRONLY
+                writes = flags & os.O_ACCMODE != os.O_RDONLY
+                bound.check_open(reads, writes)
+                if writes:
+                    written = Written(bound, self.supervisor.refresh_tree)
+                    made = AttributeFile(path, written, reads=reads, writes=writes)
+                    return self.supervisor.install(process, made, cloexec)
+                self.tree.renew(path, attribute_text(bound))
         if found.node is None or flags & os.O_PATH:
             return self._open_real(found, flags, cloexec)
         if flags & os.O_DIRECTORY:
@@ -265,8 +298,9 @@ class Paths:
 
     def _open_real(self, found: Found, flags: int, cloexec: bool) -> int:
         """A folder, a link's target or a text file of the tree: the program gets the real thing."""
-        if flags & os.O_ACCMODE != os.O_RDONLY and os.path.isdir(found.real):
-            raise OSError(errno.EISDIR, found.real)
+        if flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_PATH:
+            number = errno.EISDIR if os.path.isdir(found.real) else errno.EACCES
+            raise OSError(number, f"{self.tree.virtual(found.real)} cannot be written")
         keep = os.O_ACCMODE | os.O_DIRECTORY | os.O_NONBLOCK
         wanted = os.O_RDONLY if flags & os.O_PATH else flags & keep
         fd = os.open(found.real, wanted | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -322,10 +356,11 @@ class Paths:
         name = token.file.name
         if name.startswith("/"):
             found = self._find(name)
-            if found.node is not None:
-                real = os.stat(found.real)
-                rdev = os.makedev(found.node.major, found.node.minor)
-                return Facts.of(real, stat.S_IFCHR | found.node.mode, rdev)
+            real = os.stat(found.real)
+            if found.node is None:
+                return Facts.of(real)
+            rdev = os.makedev(found.node.major, found.node.minor)
+            return Facts.of(real, stat.S_IFCHR | found.node.mode, rdev)
         return Facts.of(os.stat(token.pin), 0o600)
 
     def _give(

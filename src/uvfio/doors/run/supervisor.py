@@ -41,7 +41,9 @@ from uvfio.doors.run.paths import Paths
 from uvfio.doors.run.process import Processes
 from uvfio.doors.run.tokens import Token, Tokens
 from uvfio.doors.run.tree import Tree, remove_folder
+from uvfio.doors.run.waits import Waits
 from uvfio.errors import NoMemory, NoSpace, TooManyFiles
+from uvfio.fops.file import Deferred
 from uvfio.machine.machine import Machine
 from uvfio.machine.tree import PREFIXES, nodes
 from uvfio.uapi.seccomp import (
@@ -93,6 +95,7 @@ class Supervisor:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.reserved = reserved_range(soft)
         self.reactor = Reactor(lambda: report_bug("a timer; the run goes on without it"))
+        self.waits = Waits(self.reactor)
         self.tokens = Tokens(scratch, self._released, inotify=inotify)
         self.machine = Machine(spec, clock=self.reactor, store=self.tokens)
         self.tree = Tree(scratch)
@@ -125,13 +128,16 @@ class Supervisor:
         """Answer until every program has ended; returns the wait status of the first one."""
         assert self.launched is not None
         launched, reactor = self.launched, self.reactor
-        listener, handlers = self.listener, self.handlers
+        listener, handlers, waits = self.listener, self.handlers, self.waits
         ioctl, unpack, pack = fcntl.ioctl, seccomp_notif.unpack, seccomp_notif_resp.pack
         recv, send = SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
         go_on = SECCOMP_USER_NOTIF_FLAG_CONTINUE
         while True:
-            if reactor.busy and not reactor.wait_for(listener):
-                continue
+            if reactor.busy:
+                if waits.owed:
+                    waits.poll()
+                if not reactor.wait_for(listener):
+                    continue
             try:
                 request = unpack(ioctl(listener, recv, EMPTY))
             except OSError as error:
@@ -148,6 +154,9 @@ class Supervisor:
                 answer = pack(request[0], 0, -(failure.errno or errno.EIO), 0)
                 if isinstance(failure, Unreadable):
                     self._report_unreadable(request, failure)
+            except Deferred as later:
+                self._defer(request, later)
+                continue
             except Exception:
                 report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
                 answer = pack(request[0], 0, -errno.EIO, 0)
@@ -159,6 +168,7 @@ class Supervisor:
 
     def close(self) -> None:
         """Give everything back: files, groups, descriptors, the folder."""
+        self.waits.close()
         if self.control:
             self.control.close()
         self.tokens.release_all()
@@ -189,6 +199,32 @@ class Supervisor:
         """Devices came or went: show the programs the machine as it is now."""
         self.shown = self.machine.framework.generation
         self.tree.update(nodes(self.machine, self.abi))
+
+    # -- answers that take a while ---------------------------------------------------------------
+
+    def _defer(self, request: tuple[int, ...], later: Deferred) -> None:
+        """Answer when the wait is over; a caller that was killed meanwhile ends it."""
+        number = request[0]
+
+        def finish(error: BaseException | None) -> None:
+            self.refresh_tree()
+            if error is not None and not isinstance(error, OSError):
+                report_bug(f"system call {request[3]} of task {request[1]}, which waited", error)
+                error = OSError(errno.EIO, str(error))
+            self._send(number, later.value if error is None else 0, error)
+            for told in later.answered:
+                told(later.value if error is None else error)
+
+        self.waits.add(later.wait, finish, lambda: sc.notif_id_valid(self.listener, number))
+
+    def _send(self, number: int, value: int, error: OSError | None) -> None:
+        failed = 0 if error is None else -(error.errno or errno.EIO)
+        try:
+            answer = seccomp_notif_resp.pack(number, value, failed, 0)
+            fcntl.ioctl(self.listener, SECCOMP_IOCTL_NOTIF_SEND, answer)
+        except OSError as lost:
+            if lost.errno not in SEND_ERRORS:
+                raise
 
     # -- services for handlers ---------------------------------------------------------------------
 
@@ -247,11 +283,11 @@ class Supervisor:
                 sys.stderr.write(f"hint: {failure.hint}\n")
 
 
-def report_bug(where: str) -> None:
-    """Inside an ``except`` that nobody expected: say what raised and whose it is; the run goes on."""
+def report_bug(where: str, error: BaseException | None = None) -> None:
+    """Nobody expected this error (default: the one being handled): say what raised and whose it is; the run goes on."""
     import traceback
 
-    error = sys.exc_info()[1]
+    error = error or sys.exc_info()[1]
     assert error is not None
     sys.stderr.write(f"uvfio: internal error in {where}\n")
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -261,7 +297,7 @@ def report_bug(where: str) -> None:
             f"uvfio: raised in {last.filename}:{last.lineno}, which is no part of uvfio: look there "
             "for the mistake of a device model\n"
         )
-    traceback.print_exc()
+    traceback.print_exception(error)
 
 
 def _table(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int, int], Handler]:
@@ -306,9 +342,9 @@ def _table_32(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int
         "pwritev2": calls.pwritev2_32,
         "pread64": calls.pread64_32,
         "pwrite64": calls.pwrite64_32,
-        "_llseek": calls.lseek,
+        "_llseek": calls.llseek,
         "fcntl64": calls.fcntl,
-        "ftruncate64": calls.not_possible,
+        "ftruncate64": calls.truncate,
         "fchown32": calls.not_permitted,
         "fstatfs64": calls.pass_on,
         "sendfile64": calls.cannot_move,
@@ -352,7 +388,7 @@ def _common(paths: Paths, calls: Calls) -> dict[str, Handler]:
         "read": calls.read,
         "write": calls.write,
         "lseek": calls.lseek,
-        "ftruncate": calls.not_possible,
+        "ftruncate": calls.truncate,
         "fallocate": calls.not_possible,
         "fsync": calls.not_possible,
         "fdatasync": calls.not_possible,

@@ -60,6 +60,12 @@ class Tree:
             if path not in self._nodes:
                 self._add(path, nodes[path])
 
+    def renew(self, path: str, node: Node) -> None:
+        """Show ``node`` at ``path``, where another one like it was."""
+        if self._nodes[path] != node:
+            self._remove(path)
+            self._add(path, node)
+
     def _remove(self, path: str) -> None:
         real = self.root + path
         if isinstance(self._nodes.pop(path), Directory):
