@@ -280,6 +280,10 @@ class Calls:
     def dup2(self, request: Request) -> int | None:
         process = self.supervisor.processes.get(request[1])
         if request[6] & INT != request[7] & INT:
+            if request[7] & INT not in self.supervisor.reserved:
+                file = process.lookup(request[1], request[6] & INT)
+                if file is not None and file.whole:
+                    self.supervisor.copies.follow(process, request[1])
             process.files.pop(request[7] & INT, None)
         return None
 

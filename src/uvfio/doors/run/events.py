@@ -105,11 +105,22 @@ class Reactor:
 
         return stop
 
-    def accept_posts(self) -> None:
-        """From now on other threads may ``post``; the supervisor waits here because of them."""
+    def accept_posts(self) -> Callable[[], None]:
+        """From now on other threads may ``post``, and the supervisor waits here because of them, until the function
+        that this returns is called."""
         if self._bell < 0:
             self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self.watch(self._bell, self._run_posted)
+            self.watch(self._bell, self._run_posted, wake=False)
+        self.active += 1
+        stopped = False
+
+        def stop() -> None:
+            nonlocal stopped
+            if not stopped:
+                stopped = True
+                self.active -= 1
+
+        return stop
 
     def post(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` on the supervisor's thread, soon. For other threads; see ``accept_posts``."""

@@ -60,6 +60,7 @@ from uvfio.uapi.seccomp import (
 
 if TYPE_CHECKING:
     from uvfio.doors.run.control import Control
+    from uvfio.doors.run.copies import Copies
     from uvfio.doors.run.process import Process
     from uvfio.fops.file import File
     from uvfio.machine.spec import MachineSpec
@@ -103,6 +104,7 @@ class Supervisor:
         self.shown = self.machine.framework.generation
         self.reactor.watch(self.tokens.fileno, self.settle, wake=False)
         self.processes = Processes(self)
+        self._copies: Copies | None = None
         self.paths = Paths(self)
         self.calls = Calls(self)
         self.launched: Launched | None = None
@@ -181,7 +183,6 @@ class Supervisor:
         """Serve a control socket at ``path``. ConfigError."""
         from uvfio.doors.run.control import Control
 
-        self.reactor.accept_posts()
         self.control = Control(self, path)
 
     def watch(self, watcher: Watcher) -> None:
@@ -199,6 +200,15 @@ class Supervisor:
         """Devices came or went: show the programs the machine as it is now."""
         self.shown = self.machine.framework.generation
         self.tree.update(nodes(self.machine, self.abi))
+
+    @property
+    def copies(self) -> Copies:
+        """Who follows copies of sysfs files; there from the first one on."""
+        if self._copies is None:
+            from uvfio.doors.run.copies import Copies
+
+            self._copies = Copies(self)
+        return self._copies
 
     # -- answers that take a while ---------------------------------------------------------------
 
