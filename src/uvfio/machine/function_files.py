@@ -170,7 +170,7 @@ def local_cpus(machine: Machine, address: str) -> str:
     words: list[str] = []
     while count > 0:
         bits = min(count, 32)
-        words.append(f"{(1 << bits) - 1:0{8 if words or count > 32 else -(-bits // 4)}x}")
+        words.append(f"{(1 << bits) - 1:0{-(-bits // 4)}x}")
         count -= 32
     return ",".join(reversed(words))
 

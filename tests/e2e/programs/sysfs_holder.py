@@ -17,7 +17,7 @@ REQUEST_INDEX = 4
 
 
 def ioctl(fd: int, request: int, argument: object) -> int:
-    result = libc.ioctl(fd, ctypes.c_ulong(request), argument)
+    result: int = libc.ioctl(fd, ctypes.c_ulong(request), argument)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result

@@ -125,7 +125,8 @@ class Reactor:
     def post(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` on the supervisor's thread, soon. For other threads; see ``accept_posts``."""
         self._posted.append(callback)
-        os.write(self._bell, ONE)
+        if self._bell >= 0:
+            os.write(self._bell, ONE)
 
     def _run_posted(self) -> None:
         os.read(self._bell, 8)
@@ -173,8 +174,9 @@ class Reactor:
 
     def close(self) -> None:
         self._epoll.close()
-        if self._bell >= 0:
-            os.close(self._bell)
+        bell, self._bell = self._bell, -1
+        if bell >= 0:
+            os.close(bell)
 
 
 class EventFd:

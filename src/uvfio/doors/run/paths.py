@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from uvfio.doors.run.stat import (
     Facts,
@@ -30,21 +30,18 @@ from uvfio.doors.run.stat import (
     pack_statfs_old,
     pack_statx,
 )
-from uvfio.fops.attribute import AttributeFile
+from uvfio.doors.run.written import open_attribute
 from uvfio.fops.rfc import open_group
-from uvfio.machine import attributes
-from uvfio.machine.tree import PREFIXES, attribute_text
+from uvfio.machine.tree import PREFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.waiting import Wait
     from uvfio.doors.run.process import Process
     from uvfio.doors.run.supervisor import Supervisor
     from uvfio.doors.run.tokens import Token
     from uvfio.doors.run.tree import Found
     from uvfio.fops.file import File
-    from uvfio.machine.attributes import Bound
     from uvfio.machine.tree import CharDev
 
 __all__ = ["Paths"]
@@ -60,23 +57,6 @@ PATH_MAX = 4096
 ENODATA = errno.ENODATA
 
 WATCHED = (*PREFIXES, b"/proc/", b"/dev/fd/")
-
-
-class Written(NamedTuple):
-    """An attribute that is open for writing: the program may see an effect of the write at once (``show``)."""
-
-    bound: Bound
-    show: Callable[[], None]
-
-    def read(self, offset: int, count: int) -> bytes:
-        return self.bound.read(offset, count)
-
-    def write(self, offset: int, data: bytes) -> tuple[int, Wait | None]:
-        try:
-            return self.bound.write(offset, data)
-        finally:
-            if not self.bound.positioned:
-                self.show()
 
 
 class Paths:
@@ -259,17 +239,9 @@ class Paths:
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise OSError(errno.EEXIST, f"{path} exists")
         if found.node is None and not flags & (os.O_PATH | os.O_DIRECTORY):
-            path = self.tree.virtual(found.real) or ""
-            bound = attributes.find(self.supervisor.machine, path)
-            if bound is not None:
-                reads = flags & os.O_ACCMODE != os.O_WRONLY
-                writes = flags & os.O_ACCMODE != os.O_RDONLY
-                bound.check_open(reads, writes)
-                if writes:
-                    written = Written(bound, self.supervisor.refresh_tree)
-                    made = AttributeFile(path, written, reads=reads, writes=writes)
-                    return self.supervisor.install(process, made, cloexec)
-                self.tree.renew(path, attribute_text(bound))
+            made = open_attribute(self.supervisor, found, flags)
+            if made is not None:
+                return self.supervisor.install(process, made, cloexec)
         if found.node is None or flags & os.O_PATH:
             return self._open_real(found, flags, cloexec)
         if flags & os.O_DIRECTORY:
