@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.requirements import require_program
+from support.requirements import require, require_program
 from support.uvfio_cli import Finished, Uvfio, run_uvfio
 
 if TYPE_CHECKING:
@@ -230,6 +230,28 @@ def test_modules_of_vfio() -> None:
         "/sys/devices/virtual/vfio/5",
         "0x00000000fee00000 0x00000000feefffff msi",
     ]
+
+
+def test_a_listing_of_modules_shows_the_hosts_too() -> None:
+    code = """
+import os
+host = set(HOST)
+ours = {"vfio", "vfio_iommu_type1", "vfio_pci", "vfio_pci_core", "vfio_platform"}
+names = os.listdir("/sys/module")
+assert host | ours == set(names), (host | ours) ^ set(names)
+folder = os.open("/sys/module/", os.O_RDONLY | os.O_DIRECTORY)
+def inside(name):
+    return sorted(os.listdir(os.open(name, os.O_RDONLY, dir_fd=folder)))
+some = next(name for name in sorted(host) if not name.startswith("vfio") and os.listdir(f"/sys/module/{name}"))
+assert inside(some) == sorted(os.listdir(f"/sys/module/{some}")) != []
+assert inside("vfio_pci") == ["drivers", "initstate", "parameters"]
+assert os.stat("vfio", dir_fd=folder).st_mode == os.stat("/sys/module/vfio").st_mode
+assert [entry.is_dir() for entry in os.scandir("/sys/module")] == [True] * len(names)
+print("PASS")
+"""
+    require(os.path.isdir("/sys/module"), "the host has no /sys/module")
+    code = code.replace("HOST", repr(os.listdir("/sys/module")))
+    assert run_uvfio(*ABI, "--", sys.executable, "-c", code).ok().stdout == "PASS\n"
 
 
 def test_platform_devices() -> None:

@@ -56,7 +56,8 @@ AT_EMPTY_PATH = 0x1000
 PATH_MAX = 4096
 ENODATA = errno.ENODATA
 
-WATCHED = (*PREFIXES, b"/proc/", b"/dev/fd/")
+MODULES = "/sys/module"  # the host's, but its listing shows the machine's modules as well
+WATCHED = (*PREFIXES, MODULES.encode(), b"/proc/", b"/dev/fd/")
 
 
 class Paths:
@@ -146,7 +147,10 @@ class Paths:
                 self.displaced = b".." in raw
             if not raw:
                 return base
-        return self._clean(f"{base}/".encode("utf-8", "surrogateescape") + raw)
+        path = self._clean(f"{base}/".encode("utf-8", "surrogateescape") + raw)
+        if base == MODULES and not self._is_ours(path):
+            self.displaced = True  # the listing has no more than names of the host's
+        return path
 
     def _clean(self, raw: bytes) -> str:
         """Without //, . and ..; a slash at the end, which asks for a folder, stays."""
@@ -231,6 +235,8 @@ class Paths:
             path = token.file.name
             if not path.startswith("/"):
                 raise OSError(errno.ENXIO, f"{path} cannot be opened again")
+        if path.rstrip("/") == MODULES and not flags & (os.O_ACCMODE | os.O_PATH):
+            return self._open_real(self.tree.list_beside(MODULES), flags, cloexec)
         if not self._is_ours(path):
             return self._open_elsewhere(self._host(process, path), flags, cloexec)
         found = self._find(

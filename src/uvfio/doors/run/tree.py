@@ -105,6 +105,14 @@ class Tree:
             os.close(fd)
         return Found(real, self._devices.get(found.st_ino) if stat.S_ISREG(found.st_mode) else None)
 
+    def list_beside(self, path: str) -> Found:
+        """A folder that is the host's, with what the tree has in it: names of the host's folders, empty ones."""
+        real = self.root + path
+        for entry in os.scandir(path):
+            if entry.is_dir():
+                os.makedirs(f"{real}/{entry.name}", exist_ok=True)
+        return Found(real, None)
+
     def virtual(self, real: str) -> str | None:
         """The program's name for a real path inside the folder, or None for one outside."""
         if real == self.root or real.startswith(self.root + "/"):

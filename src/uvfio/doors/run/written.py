@@ -36,20 +36,23 @@ def open_attribute(supervisor: Supervisor, found: Found, flags: int) -> Attribut
     if not writes:
         supervisor.tree.renew(path, attribute_text(bound))
         return None
-    contents = Written(bound, supervisor.refresh_tree)
+    contents = Written(bound, supervisor.settle, supervisor.refresh_tree)
     return AttributeFile(path, contents, reads=reads, writes=writes)
 
 
 class Written(NamedTuple):
-    """An attribute that is open for writing: the program may see an effect of the write at once (``show``)."""
+    """An attribute that is open for writing. What was closed before a write is closed (``settle``), and the program
+    sees its effect at once (``show``)."""
 
     bound: Bound
+    settle: Callable[[], None]
     show: Callable[[], None]
 
     def read(self, offset: int, count: int) -> bytes:
         return self.bound.read(offset, count)
 
     def write(self, offset: int, data: bytes) -> tuple[int, Wait | None]:
+        self.settle()
         try:
             return self.bound.write(offset, data)
         finally:
