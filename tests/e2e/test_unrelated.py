@@ -212,9 +212,9 @@ def test_changing_into_the_machine() -> None:
         sh("cd /dev/vfio && test -c ./240 && cd ../../tmp && /bin/pwd && ls -d /dev/vfio")
         == "/tmp\n/dev/vfio\n"
     )
-    code = "import os; os.chdir('/sys/bus/pci'); print(os.getcwd(), sorted(os.listdir('.')))"
+    code = "import os; os.chdir('/sys/kernel/iommu_groups'); print(os.getcwd(), sorted(os.listdir('.')))"
     done = run_uvfio("run", "--", sys.executable, "-c", code).ok()
-    assert done.stdout == "/sys/bus/pci ['devices', 'drivers']\n"
+    assert done.stdout == "/sys/kernel/iommu_groups ['240', '241']\n"
 
 
 def test_a_program_started_inside_the_machine_s_folders() -> None:

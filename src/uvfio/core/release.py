@@ -8,7 +8,9 @@ A device can be taken from its VFIO driver only while its context is idle. When 
     4. revoke, only if the caller asks for it, after the time-out or at once without one: the device's
        group leaves its set, its open files answer Gone from then on, mappings of the others stay
 
-A refused unbind changes nothing: the set takes users again. Memory that a program has mapped stays mapped
+``begin_unbind`` is the rule as a thing that is polled, for callers that cannot wait (a supervisor that answers
+others meanwhile); ``unbind_device`` polls it and waits in between. A refused unbind changes nothing: the set takes
+users again. Memory that a program has mapped stays mapped
 but leads to a dead device; that is the door's business.
 """
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from uvfio.core.group import Group
     from uvfio.core.iommu import Iommu
 
-__all__ = ["ReleaseMixin"]
+__all__ = ["Release", "ReleaseMixin"]
 
 
 class ReleaseMixin:
@@ -57,6 +59,22 @@ class ReleaseMixin:
                 return not device.in_use
             return not iommu.in_use
 
+    def begin_unbind(
+        self,
+        dev: BusDevice,
+        *,
+        timeout: float | None = None,
+        revoke: bool = False,
+        interval: float = 10.0,
+    ) -> Release:
+        """Start to take the device from its VFIO driver; what is returned has to be polled until it is done, or
+        cancelled. InvalidArgument if the device is unknown or not bound."""
+        with self.lock:
+            device = self.lookup(dev)
+            if device is None or device.data is None:
+                raise InvalidArgument(f"{dev.name} is not bound to a VFIO driver")
+            return Release(self, device, timeout, revoke, interval)
+
     def unbind_device(
         self,
         dev: BusDevice,
@@ -72,68 +90,19 @@ class ReleaseMixin:
         with None) take it away from its users. ``cancelled`` is asked whenever something changes and every
         ``interval`` seconds. InvalidArgument if the device is unknown or not bound, Busy, Cancelled.
         """
-        with self.lock:
-            device = self.lookup(dev)
-            if device is None or device.data is None:
-                raise InvalidArgument(f"{dev.name} is not bound to a VFIO driver")
-            device.departing += 1
+        release = self.begin_unbind(dev, timeout=timeout, revoke=revoke, interval=interval)
         try:
-            limit = 0.0 if revoke and timeout is None else timeout
-            if not self._wait(device, limit, interval, cancelled):
-                if not revoke:
-                    users = "+".join(str(g) for g in device.iommu.groups) if device.iommu else ""
-                    raise Busy(
-                        f"{device.name} is in use (group {users}) and was not released within "
-                        f"{timeout} s",
-                        "stop the program that uses it, or revoke it",
-                    )
-                self._revoke(device)
-            with self.lock:
-                data = device.data
-                if data is None:
-                    raise InvalidArgument(f"{dev.name} was unbound by somebody else")
-                device.data = None
-                device.requests = 0
-                self._orphan(device.group)
-                if device.gone:
-                    self._remove_device(device)
-                return data
-        finally:
-            with self.lock:
-                device.departing -= 1
-                self.released.notify_all()
-
-    def _wait(
-        self,
-        device: Device,
-        timeout: float | None,
-        interval: float,
-        cancelled: Callable[[], bool] | None,
-    ) -> bool:
-        """Whether the device became removable in time; its users are asked meanwhile, without the lock."""
-        ask_at = monotonic()
-        deadline = None if timeout is None else ask_at + timeout
-        asked = False
-        while True:
-            with self.lock:
-                if self.removable(device):
-                    return True
-                now = monotonic()
-                if asked:
-                    if cancelled and cancelled():
-                        raise Cancelled(f"unbinding {device.name} was cancelled")
-                    if deadline is not None and now >= deadline:
-                        return False
-                    if now < ask_at:
-                        wake = ask_at if deadline is None else min(ask_at, deadline)
-                        self.released.wait(wake - now)
+            while not release.poll():
+                with self.lock:
+                    if self.removable(release.device):
                         continue
-                asked, ask_at = True, now + interval
-                device.requests += 1
-                data, count = device.data, device.requests
-            self.notify("request", device=device.name, count=count)
-            if data is not None:
-                data.request(count)
+                    if cancelled and cancelled():
+                        raise Cancelled(f"unbinding {dev.name} was cancelled")
+                    self.released.wait(release.delay())
+        finally:
+            release.cancel()
+        assert release.data is not None
+        return release.data
 
     def _revoke(self, device: Device) -> None:
         """Take the device's group away from its users; members that merged with it are not disturbed.
@@ -160,3 +129,117 @@ class ReleaseMixin:
                     handle.iommu = None
                 iommu.opens.clear()
             self._settle(iommu)
+
+
+class Release:
+    """One unbind that is going on. ``poll`` does the next thing, and never waits.
+
+    State: asking (the set takes no new users) -> done (``data`` is the driver's data), or ended by an error of
+    ``poll`` or by ``cancel``: the set takes users again. Poll whenever something was closed (``released`` of the
+    framework), and after ``delay`` seconds in any case.
+    """
+
+    __slots__ = (
+        "_ask_at",
+        "_deadline",
+        "_framework",
+        "_interval",
+        "_limit",
+        "_open",
+        "_revoke",
+        "data",
+        "device",
+    )
+
+    def __init__(
+        self,
+        framework: ReleaseMixin,
+        device: Device,
+        timeout: float | None,
+        revoke: bool,
+        interval: float,
+    ) -> None:
+        self._limit = limit = 0.0 if revoke and timeout is None else timeout
+        self.device = device
+        self.data: BoundDevice | None = None
+        self._framework = framework
+        self._revoke = revoke
+        self._interval = interval
+        self._deadline = None if limit is None else monotonic() + limit
+        self._ask_at: float | None = None
+        self._open = True
+        device.departing += 1
+
+    def poll(self) -> bool:
+        """Whether the device is unbound now. Its users are asked when it is time to, without the lock.
+        Busy after the time-out, InvalidArgument if somebody else unbound it."""
+        try:
+            while self._open and not self._framework.removable(self.device):
+                now = monotonic()
+                if (
+                    self._ask_at is not None
+                    and self._deadline is not None
+                    and now >= self._deadline
+                ):
+                    self._time_out()
+                    break
+                if self._ask_at is not None and now < self._ask_at:
+                    return False
+                self._ask(now)
+            self._finish()
+        except BaseException:
+            self.cancel()
+            raise
+        return True
+
+    def delay(self) -> float:
+        """Seconds until there is something to do although nothing was closed."""
+        due = self._ask_at or 0.0
+        if self._deadline is not None:
+            due = min(due, self._deadline)
+        return max(due - monotonic(), 0.0)
+
+    def cancel(self) -> None:
+        """Give up; nothing happens when it is done already."""
+        with self._framework.lock:
+            if self._open:
+                self._open = False
+                self.device.departing -= 1
+                self._framework.released.notify_all()
+
+    def _ask(self, now: float) -> None:
+        device = self.device
+        with self._framework.lock:
+            self._ask_at = now + self._interval
+            device.requests += 1
+            data, count = device.data, device.requests
+        self._framework.notify("request", device=device.name, count=count)
+        if data is not None:
+            data.request(count)
+
+    def _time_out(self) -> None:
+        device = self.device
+        if not self._revoke:
+            users = "+".join(str(g) for g in device.iommu.groups) if device.iommu else ""
+            raise Busy(
+                f"{device.name} is in use (group {users}) and was not released within "
+                f"{self._limit} s",
+                "stop the program that uses it, or revoke it",
+            )
+        self._framework._revoke(device)
+
+    def _finish(self) -> None:
+        device, framework = self.device, self._framework
+        with framework.lock:
+            if not self._open:
+                return
+            data = device.data
+            if data is None:
+                raise InvalidArgument(f"{device.name} was unbound by somebody else")
+            device.data = None
+            device.requests = 0
+            framework._orphan(device.group)
+            if device.gone:
+                framework._remove_device(device)
+            self.data = data
+            self.cancel()

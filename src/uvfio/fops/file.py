@@ -14,11 +14,27 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from uvfio.errors import InvalidArgument, UnknownCommand
 
 if TYPE_CHECKING:
-    from uvfio.core.seams import Task
+    from collections.abc import Callable
 
-__all__ = ["File"]
+    from uvfio.core.seams import Task
+    from uvfio.core.waiting import Wait
+
+__all__ = ["Deferred", "File"]
 
 FileT = TypeVar("FileT", bound="File")
+
+
+class Deferred(Exception):
+    """The call cannot be answered yet: when ``wait`` is done its result is ``value``.
+
+    ``answered`` are called with the result, or with the error that it became.
+    """
+
+    def __init__(self, wait: Wait, value: int) -> None:
+        super().__init__(f"waits for {wait}")
+        self.wait = wait
+        self.value = value
+        self.answered: list[Callable[[int | OSError], None]] = []
 
 
 class File:
@@ -34,6 +50,9 @@ class File:
     """What the ABI calls this kind of file: "container", "group", "device"; its requests are known by that."""
     structural: ClassVar[bool] = False
     """Whether calls depend on what else is open: a door must have released what was closed before."""
+
+    whole: ClassVar[bool] = False
+    """Whether one write is one request, so that its parts belong together; and the position may be set."""
 
     def __init__(self, name: str) -> None:
         self.name = name

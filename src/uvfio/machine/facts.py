@@ -8,6 +8,7 @@ Nothing here changes a function or knows who drives it.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from uvfio.drivers.pci.hardware import BarKind
@@ -81,6 +82,7 @@ class Capability(NamedTuple):
     extended: bool = False
 
 
+@cache
 def _names(prefix: str) -> dict[int, str]:
     return {
         value: name[len(prefix) :] for name, value in vars(pci).items() if name.startswith(prefix)

@@ -1,11 +1,12 @@
-"""What a host's firmware does before an operating system starts: bus addresses for BARs, interrupt lines.
+"""What a host's firmware does before an operating system starts: bus addresses for BARs, interrupt lines, decoding.
 
 Each memory BAR, I/O BAR and expansion ROM of a plugged function gets a range of its own, aligned to its
 size, from the window of its kind, and the base is written to the function's configuration space. A
 window that is full leaves a BAR at 0, as firmware does; the function works regardless, because VFIO
 gives programs regions and not addresses.
 
-Decoding is left off (the command register stays 0): the driver turns it on.
+Decoding of memory and I/O and the report of system errors are switched on, as SeaBIOS does for every function
+(pci_bios_init_device in src/fw/pciinit.c); bus mastering is left to the driver.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _WINDOWS = {
     BarKind.MEMORY32: (0xC000_0000, 0xFEBF_FFFF),
     BarKind.MEMORY64: (0x38_0000_0000, 0x3F_FFFF_FFFF),
 }
+_SWITCHED_ON = pci.PCI_COMMAND_IO | pci.PCI_COMMAND_MEMORY | pci.PCI_COMMAND_SERR
 
 
 class Firmware:
@@ -44,6 +46,8 @@ class Firmware:
         if function.rom:
             base = self._allocate(function.name, BarKind.MEMORY32, len(function.rom))
             function.config_write(pci.PCI_ROM_ADDRESS, base, 4)
+        command = function.config_read(pci.PCI_COMMAND, 2) | _SWITCHED_ON
+        function.config_write(pci.PCI_COMMAND, command, 2)
         pin = function.config_read(pci.PCI_INTERRUPT_PIN, 1)
         if pin:
             slot = int(function.name[-4:-2], 16)

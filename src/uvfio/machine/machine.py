@@ -25,8 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from uvfio.core.domain import IommuUnit
 from uvfio.core.framework import Framework
+from uvfio.core.waiting import Then
+from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.driver import VfioPciDriver
-from uvfio.errors import Busy, ConfigError, InvalidArgument, NoSuchDevice
+from uvfio.errors import Busy, ConfigError, InvalidArgument, NoSuchDevice, Unsupported
+from uvfio.machine.binding import Binding
 from uvfio.machine.firmware import Firmware
 from uvfio.machine.local_seams import ByteStore, ManualClock
 from uvfio.machine.spec import (
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 
     from uvfio.core.device import BoundDevice, BusDevice, Device
     from uvfio.core.seams import Clock, Store
+    from uvfio.core.waiting import Wait
     from uvfio.machine.platform import PlatformBus
     from uvfio.models.platform import PlatformModel
 
@@ -59,13 +63,14 @@ __all__ = ["Machine", "Slot"]
 class Slot:
     """A device in its slot: how it was described, the silicon, and who drives it."""
 
-    __slots__ = ("device", "driver", "revoked", "spec")
+    __slots__ = ("device", "driver", "revoked", "settings", "spec")
 
     def __init__(self, spec: DeviceSpec, device: PciModel | PlatformModel) -> None:
         self.spec = spec
         self.device = device
         self.driver = NO_DRIVER
         self.revoked = False
+        self.settings: dict[str, int] = {}  # what was written to files of the device, by name
 
     @property
     def address(self) -> str:
@@ -127,6 +132,7 @@ class Machine:
             observer=observer,
         )
         self.driver = VfioPciDriver(on_claim=self._claim)
+        self.binding = Binding(self)
         self._firmware = Firmware()
         self._platform: PlatformBus | None = None
         self._slots: dict[str, Slot] = {}
@@ -180,17 +186,18 @@ class Machine:
 
     # -- hot plug --------------------------------------------------------------------------------
 
-    def plug(self, spec: DeviceSpec | str) -> Slot:
-        """Add a device. ConfigError, or what its model or the framework refuse; then nothing changed."""
+    def plug(self, spec: DeviceSpec | str, driver: str | None = None) -> Slot:
+        """Add a device; ``driver`` gets it instead of the one that it was described with. ConfigError, or what its
+        model or the framework refuse; then nothing changed."""
         if isinstance(spec, str):
             spec = parse_device(spec)
         check_iommu(spec, self.units)
         taken = [str(slot.spec.address) for slot in self._slots.values()]
         groups = (group.number for group in self.framework.groups)
         (spec,) = place([spec], taken=taken, groups=groups)
-        return self._plug(spec)
+        return self._plug(spec, driver)
 
-    def _plug(self, spec: DeviceSpec) -> Slot:
+    def _plug(self, spec: DeviceSpec, driver: str | None = None) -> Slot:
         slot = Slot(spec, self._make(spec))
         device = slot.device
         try:
@@ -204,11 +211,12 @@ class Machine:
             if record.bound:  # claimed: its group is in use
                 slot.driver = slot.vfio_driver
             else:
-                self._give(slot, spec.driver)
+                self._give(slot, spec.driver if driver is None else driver)
         except BaseException:
             self._forget(slot)
             raise
         self._slots[slot.address] = slot
+        self.binding.mention(slot.device.bus, spec.driver)
         self._settle_bus(slot)
         return slot
 
@@ -305,6 +313,7 @@ class Machine:
             if record.bound:
                 self.framework.unbind_device(device, revoke=True)
         device.unplug()
+        self.binding.forget(slot)
         self._firmware.forget(device.name)
         self.store.release(device.name)
 
@@ -340,9 +349,7 @@ class Machine:
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
         """Take the device from its driver; VFIO's waits for its users as ``Framework.unbind_device`` says."""
-        slot = self.slot(address)
-        if slot.driver == NO_DRIVER:
-            raise InvalidArgument(f"{slot.address} is not bound to a driver")
+        slot = self._bound_slot(address)
         if slot.driver == slot.vfio_driver:
             self.framework.unbind_device(
                 slot.device,
@@ -353,14 +360,55 @@ class Machine:
             )
         else:
             self.framework.bind_foreign(slot.device, "")
+        self._take(slot, revoke)
+
+    def begin_unbind(
+        self,
+        address: str,
+        timeout: float | None = None,
+        revoke: bool = False,
+        *,
+        interval: float = 10.0,
+    ) -> Wait | None:
+        """``unbind`` for callers that cannot wait: None if it is done already, or what is to be polled."""
+        slot = self._bound_slot(address)
+        if slot.driver != slot.vfio_driver:
+            self.framework.bind_foreign(slot.device, "")
+            self._take(slot, False)
+            return None
+        release = self.framework.begin_unbind(
+            slot.device, timeout=timeout, revoke=revoke, interval=interval
+        )
+        wait = Then(release, lambda: self._take(slot, revoke))
+        return None if wait.poll() else wait
+
+    def _bound_slot(self, address: str) -> Slot:
+        slot = self.slot(address)
+        if slot.driver == NO_DRIVER:
+            raise InvalidArgument(f"{slot.address} is not bound to a driver")
+        return slot
+
+    @staticmethod
+    def _take(slot: Slot, revoked: bool) -> None:
+        """Nobody drives the device any more."""
         slot.driver = NO_DRIVER
-        slot.revoked = slot.revoked or revoke
+        slot.revoked = slot.revoked or revoked
+
+    def reset(self, address: str) -> None:
+        """Reset the function as its host does: what a driver set up is kept (pci_reset_function). Unsupported if
+        it cannot be reset alone."""
+        function = self.slot(address).function
+        if not function.reset_methods:
+            raise Unsupported(f"{function.name} has no way to be reset alone", errno=25)
+        data = self.record(address).data
+        (data if isinstance(data, VfioPciDevice) else self.driver.probe(function)).bus_reset()
 
     def _give(self, slot: Slot, driver: str) -> None:
         if driver == slot.vfio_driver:
             self.framework.bind_device(slot.device, self._probe(slot.device))
         elif driver != NO_DRIVER:
             self.framework.bind_foreign(slot.device, driver)
+        self.binding.mention(slot.device.bus, driver)
         slot.driver = driver
 
     def _claim(self, dev: BusDevice) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uvfio.machine.tree import Node
     from uvfio.models.platform import PlatformModel
 
-__all__ = ["add_device", "describe", "modalias"]
+__all__ = ["add_device", "describe", "modalias", "uevent"]
 
 _PLATFORM = "/sys/bus/platform"
 _UP = "../../../.."  # from the folder of a device or of a driver to /sys
@@ -38,26 +38,26 @@ def add_device(
 ) -> None:
     """Add the folder of ``device`` to ``tree``; ``group`` is what its iommu_group is."""
     folder = f"{_PLATFORM}/devices/{device.name}"
-    uevent = [
+    tree[folder] = Directory()
+    tree[f"{folder}/modalias"] = _text(modalias(device))
+    tree[f"{folder}/subsystem"] = Link(f"{_UP}/bus/platform")
+    if driver is not None:
+        tree[f"{folder}/driver"] = Link(f"{_UP}/bus/platform/drivers/{driver}")
+        back = Link(f"{_UP}/bus/platform/devices/{device.name}")
+        tree[f"{_PLATFORM}/drivers/{driver}/{device.name}"] = back
+    tree[f"{folder}/iommu_group"] = group
+    _add_nodes(tree, device, f"{folder}/of_node")
+
+
+def uevent(device: PlatformModel) -> list[str]:
+    """The lines of its uevent file, without that of the driver."""
+    return [
         f"OF_NAME={_node_name(device.path)}",
         f"OF_FULLNAME={device.path}",
         *(f"OF_COMPATIBLE_{number}={name}" for number, name in enumerate(device.compatible)),
         f"OF_COMPATIBLE_N={len(device.compatible)}",
         f"MODALIAS={modalias(device)}",
     ]
-    tree[folder] = Directory()
-    tree[f"{folder}/modalias"] = _text(modalias(device))
-    tree[f"{folder}/driver_override"] = _text("(null)", 0o644)
-    tree[f"{folder}/subsystem"] = Link(f"{_UP}/bus/platform")
-    if driver is not None:
-        uevent.insert(0, f"DRIVER={driver}")
-        tree[f"{folder}/driver"] = Link(f"{_UP}/bus/platform/drivers/{driver}")
-        tree.setdefault(f"{_PLATFORM}/drivers/{driver}", Directory())
-        back = Link(f"{_UP}/bus/platform/devices/{device.name}")
-        tree[f"{_PLATFORM}/drivers/{driver}/{device.name}"] = back
-    tree[f"{folder}/uevent"] = _text("\n".join(uevent), 0o644)
-    tree[f"{folder}/iommu_group"] = group
-    _add_nodes(tree, device, f"{folder}/of_node")
 
 
 def _add_nodes(tree: dict[str, Node], device: PlatformModel, folder: str) -> None:

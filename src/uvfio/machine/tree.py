@@ -19,7 +19,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from uvfio.machine.facts import ROM_RESOURCE, config_space, identity, resources
+from uvfio.machine import driver_files, function_files  # noqa: F401 (they register)
+from uvfio.machine.attributes import Bound, shown
+from uvfio.machine.facts import ROM_RESOURCE, identity, resources
+from uvfio.machine.host_files import MODULES
 from uvfio.models.pci import PciModel
 from uvfio.uapi import pci
 
@@ -27,7 +30,17 @@ if TYPE_CHECKING:
     from uvfio.core.group import Group
     from uvfio.machine.machine import Machine, Slot
 
-__all__ = ["MAJOR", "PREFIXES", "CharDev", "Directory", "Link", "Node", "Text", "nodes"]
+__all__ = [
+    "MAJOR",
+    "PREFIXES",
+    "CharDev",
+    "Directory",
+    "Link",
+    "Node",
+    "Text",
+    "attribute_text",
+    "nodes",
+]
 
 PREFIXES = (
     b"/dev/vfio",
@@ -35,6 +48,8 @@ PREFIXES = (
     b"/sys/bus/platform",
     b"/sys/kernel/iommu_groups",
     b"/sys/class/vfio",
+    b"/sys/devices/virtual/vfio",
+    *(f"/sys/module/{module}".encode() for module in MODULES),
 )
 """Everything at and below these belongs to the machine; the host's own is hidden."""
 
@@ -44,6 +59,10 @@ MISC_MAJOR, VFIO_MINOR = 10, 196
 _PCI = "/sys/bus/pci"
 _PLATFORM = "/sys/bus/platform"
 _UP = "../../../.."  # from the folder of a device, of a driver, or of a group's devices to /sys
+_MODULE_DRIVERS = (
+    ("vfio_pci", "pci", "vfio-pci"),
+    ("vfio_platform", "platform", "vfio-platform"),
+)
 _RESOURCE_LINES = 13  # 6 BARs, the ROM, 6 of SR-IOV
 
 
@@ -86,53 +105,92 @@ Node = Directory | Text | Link | CharDev
 def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
     """The tree of ``machine`` now, as ``abi`` ("2011" or "mainline") has it."""
     tree: dict[str, Node] = {prefix.decode(): Directory() for prefix in PREFIXES}
-    for folder in (f"{_PCI}/devices", f"{_PCI}/drivers", f"{_PCI}/drivers/{machine.driver.name}"):
+    for folder in (f"{_PCI}/devices", f"{_PCI}/slots", f"{_PLATFORM}/devices"):
         tree[folder] = Directory()
-    for folder in (f"{_PLATFORM}/devices", f"{_PLATFORM}/drivers"):
-        tree[folder] = Directory()
+    for bus in ("pci", "platform"):
+        _add_drivers(tree, machine, bus)
+    _add_modules(tree, machine)
     if abi != "2011":
         tree["/dev/vfio/vfio"] = CharDev("", 0, MISC_MAJOR, VFIO_MINOR, 0o666, "container")
     for group in machine.framework.groups:
         if abi == "2011" or any(device.bound for device in group.devices):
             _add_node(tree, group)
-        _add_group(tree, group)
+        _add_group(tree, machine, group)
     for slot in machine.slots:
         name = machine.record(slot.address).group.node_name
         link = Link(f"{_UP}/kernel/iommu_groups/{name}")
-        _add_device(tree, slot, _text(name) if abi == "2011" else link)
+        _add_device(tree, machine, slot, _text(name) if abi == "2011" else link)
     return tree
+
+
+def attribute_text(bound: Bound) -> Text:
+    """The node of an attribute, with what it shows now."""
+    return Text(bound.text(), bound.mode)
+
+
+def _add_attributes(tree: dict[str, Node], machine: Machine, folder: str, name: str = "") -> None:
+    for bound in shown(machine, folder, name):
+        tree[bound.path] = attribute_text(bound)
+
+
+def _add_drivers(tree: dict[str, Node], machine: Machine, bus: str) -> None:
+    root = f"/sys/bus/{bus}"
+    _add_attributes(tree, machine, root)
+    tree[f"{root}/drivers"] = Directory()
+    for driver in machine.binding.drivers(bus):
+        tree[f"{root}/drivers/{driver}"] = Directory()
+        _add_attributes(tree, machine, f"{root}/drivers/*", driver)
+        module = driver.replace("-", "_")
+        if module in MODULES:
+            tree[f"{root}/drivers/{driver}/module"] = Link(f"{_UP}/module/{module}")
+
+
+def _add_modules(tree: dict[str, Node], machine: Machine) -> None:
+    for module in MODULES:
+        folder = f"/sys/module/{module}"
+        tree[f"{folder}/initstate"] = _text("live")
+        tree[f"{folder}/parameters"] = Directory()
+        _add_attributes(tree, machine, f"{folder}/parameters")
+    for module, bus, driver in _MODULE_DRIVERS:
+        tree[f"/sys/module/{module}/drivers"] = Directory()
+        link = Link(f"../../../bus/{bus}/drivers/{driver}")
+        tree[f"/sys/module/{module}/drivers/{bus}:{driver}"] = link
 
 
 def _add_node(tree: dict[str, Node], group: Group) -> None:
     node = CharDev(group.bus, group.number, MAJOR, group.minor)
     tree[f"/dev/vfio/{group.node_name}"] = node
-    folder = f"/sys/class/vfio/{group.node_name}"
+    folder = f"/sys/devices/virtual/vfio/{group.node_name}"
     tree[folder] = Directory()
+    tree[f"/sys/class/vfio/{group.node_name}"] = Link(f"../..{folder[4:]}")
+    tree[f"{folder}/subsystem"] = Link(f"{_UP}/class/vfio")
     tree[f"{folder}/dev"] = _text(f"{MAJOR}:{group.minor}")
     tree[f"{folder}/uevent"] = _text(
         f"MAJOR={MAJOR}\nMINOR={group.minor}\nDEVNAME=vfio/{group.node_name}", 0o644
     )
 
 
-def _add_group(tree: dict[str, Node], group: Group) -> None:
+def _add_group(tree: dict[str, Node], machine: Machine, group: Group) -> None:
     folder = f"/sys/kernel/iommu_groups/{group.node_name}"
     tree[folder] = Directory()
     tree[f"{folder}/devices"] = Directory()
-    tree[f"{folder}/type"] = _text("DMA", 0o644)
+    _add_attributes(tree, machine, "/sys/kernel/iommu_groups/*", group.node_name)
     for device in sorted(group.devices, key=lambda device: device.name):
         target = f"{_UP}/bus/{group.bus}/devices/{device.name}"
         tree[f"{folder}/devices/{device.name}"] = Link(target)
 
 
-def _add_device(tree: dict[str, Node], slot: Slot, group: Node) -> None:
+def _add_device(tree: dict[str, Node], machine: Machine, slot: Slot, group: Node) -> None:
     """``group`` is what iommu_group is."""
     if isinstance(slot.device, PciModel):
         _add_function(tree, slot, slot.device, group)
+        _add_attributes(tree, machine, f"{_PCI}/devices/*", slot.address)
         return
 
     from uvfio.machine.platform_facts import add_device
 
     add_device(tree, slot.device, None if slot.driver == "none" else slot.driver, group)
+    _add_attributes(tree, machine, f"{_PLATFORM}/devices/*", slot.address)
 
 
 def _add_function(tree: dict[str, Node], slot: Slot, function: PciModel, group: Node) -> None:
@@ -140,9 +198,6 @@ def _add_function(tree: dict[str, Node], slot: Slot, function: PciModel, group: 
     who = identity(function)
     pin = function.config_read(pci.PCI_INTERRUPT_PIN, 1)
     line = function.config_read(pci.PCI_INTERRUPT_LINE, 1) if pin else 0
-    command = function.config_read(pci.PCI_COMMAND, 2)
-    decodes = command & (pci.PCI_COMMAND_IO | pci.PCI_COMMAND_MEMORY)
-    bound = slot.driver != "none"
     tree[folder] = Directory()
     tree[f"{folder}/vendor"] = _text(f"{who.vendor:#06x}")
     tree[f"{folder}/device"] = _text(f"{who.device:#06x}")
@@ -151,26 +206,13 @@ def _add_function(tree: dict[str, Node], slot: Slot, function: PciModel, group: 
     tree[f"{folder}/class"] = _text(f"{who.class_code:#08x}")
     tree[f"{folder}/revision"] = _text(f"{who.revision:#04x}")
     tree[f"{folder}/irq"] = _text(str(line))
-    tree[f"{folder}/enable"] = _text(str(int(decodes != 0)), 0o644)
-    tree[f"{folder}/numa_node"] = _text("-1", 0o644)
     tree[f"{folder}/modalias"] = _text(who.modalias)
     tree[f"{folder}/resource"] = _text(_resource_lines(function))
-    tree[f"{folder}/config"] = Text(config_space(function), 0o644)
-    uevent = [
-        f"PCI_CLASS={who.class_code:X}",
-        f"PCI_ID={who.vendor:04X}:{who.device:04X}",
-        f"PCI_SUBSYS_ID={who.subsystem_vendor:04X}:{who.subsystem_device:04X}",
-        f"PCI_SLOT_NAME={slot.address}",
-        f"MODALIAS={who.modalias}",
-    ]
     tree[f"{folder}/subsystem"] = Link(f"{_UP}/bus/pci")
-    if bound:
-        uevent.insert(0, f"DRIVER={slot.driver}")
+    if slot.driver != "none":
         tree[f"{folder}/driver"] = Link(f"{_UP}/bus/pci/drivers/{slot.driver}")
-        tree.setdefault(f"{_PCI}/drivers/{slot.driver}", Directory())
         back = Link(f"{_UP}/bus/pci/devices/{slot.address}")
         tree[f"{_PCI}/drivers/{slot.driver}/{slot.address}"] = back
-    tree[f"{folder}/uevent"] = _text("\n".join(uevent), 0o644)
     tree[f"{folder}/iommu_group"] = group
 
 

@@ -68,12 +68,14 @@ def define_bars(config: ConfigSpace, bars: Mapping[int, Bar]) -> None:
 
 
 def define_command(config: ConfigSpace, bars: Mapping[int, Bar], rom_size: int) -> None:
-    """Command and status, and the ROM's base address register if there is a ROM."""
-    command = pci.PCI_COMMAND_MASTER | pci.PCI_COMMAND_PARITY
+    """Command and status, and the ROM's base address register if there is a ROM.
+
+    The I/O bit can be set in any function, as in QEMU's (pci_init_wmask in hw/pci/pci.c); the specification lets
+    one without I/O BARs wire it to 0.
+    """
+    command = pci.PCI_COMMAND_MASTER | pci.PCI_COMMAND_PARITY | pci.PCI_COMMAND_IO
     command |= pci.PCI_COMMAND_SERR | pci.PCI_COMMAND_INTX_DISABLE
     kinds = {bar.kind for bar in bars.values()}
-    if BarKind.IO in kinds:
-        command |= pci.PCI_COMMAND_IO
     if kinds - {BarKind.IO} or rom_size:
         command |= pci.PCI_COMMAND_MEMORY
     config.define(pci.PCI_COMMAND, 2, 0, writable=command)

@@ -528,3 +528,46 @@ def test_d12_a_revoke_waits_for_the_driver_to_finish(world: Used, method: str) -
     assert done == ["begin", "end", "unbound"]
     assert bound.enabled == 0
     assert bound.gets == 1
+
+
+# -- without waiting -----------------------------------------------------------------------------
+
+
+def test_an_unbind_can_be_polled(world: Used) -> None:
+    opened = world.framework.open_device(world.a, "a", world.owner)
+    release = world.framework.begin_unbind(world.devices["a"], interval=3600.0)
+    assert not release.poll()
+    assert world.bounds["a"].requests == [1]
+    assert not release.poll()
+    assert world.bounds["a"].requests == [1], "asked once an interval"
+    assert 3000 < release.delay() <= 3600
+    world.framework.close_device(opened)
+    assert release.poll()
+    assert release.data is world.bounds["a"]
+    assert not world.record("a").bound
+    release.cancel()
+
+
+def test_a_polled_unbind_that_is_given_up_changes_nothing(world: Used) -> None:
+    world.framework.open_device(world.a, "a", world.owner)
+    with same_state(world):
+        release = world.framework.begin_unbind(world.devices["a"])
+        assert not release.poll()
+        release.cancel()
+        release.cancel()
+    world.framework.open_device(world.a, "a", world.owner)
+
+
+def test_a_polled_unbind_times_out(world: Used) -> None:
+    world.framework.open_device(world.a, "a", world.owner)
+    release = world.framework.begin_unbind(world.devices["a"], timeout=0)
+    with pytest.raises(Busy):
+        release.poll()
+    world.framework.open_device(world.a, "a", world.owner)
+
+
+def test_a_polled_unbind_revokes_at_its_end(world: Used) -> None:
+    opened = world.framework.open_device(world.a, "a", world.owner)
+    release = world.framework.begin_unbind(world.devices["a"], revoke=True)
+    assert release.poll()
+    assert opened.data is None

@@ -58,8 +58,10 @@ def test_device_nodes(machine: Machine) -> None:
     minors = {group.number: group.minor for group in machine.framework.groups}
     for number in (240, 241):
         assert tree[f"/dev/vfio/{number}"] == CharDev("pci", number, MAJOR, minors[number])
-        assert text(tree, f"/sys/class/vfio/{number}/dev") == f"{MAJOR}:{minors[number]}\n"
-        assert f"DEVNAME=vfio/{number}\n" in text(tree, f"/sys/class/vfio/{number}/uevent")
+        folder = f"/sys/devices/virtual/vfio/{number}"
+        assert resolve(tree, f"/sys/class/vfio/{number}") is tree[folder]
+        assert text(tree, f"{folder}/dev") == f"{MAJOR}:{minors[number]}\n"
+        assert f"DEVNAME=vfio/{number}\n" in text(tree, f"{folder}/uevent")
 
 
 def test_what_a_driver_reads_of_a_device(machine: Machine) -> None:
@@ -106,8 +108,18 @@ def test_drivers(machine: Machine) -> None:
     tree = nodes(machine)
     assert f"{DEVICE}/driver" not in tree
     assert "DRIVER" not in text(tree, f"{DEVICE}/uevent")
-    bound = {path.rpartition("/")[2] for path in tree if path.startswith("/sys/bus/pci/drivers/")}
-    assert bound == {"vfio-pci", "0000:06:0d.1", "e1000", "0000:07:00.0"}
+    drivers = "/sys/bus/pci/drivers/"
+    files = ("bind", "unbind", "new_id", "remove_id", "uevent")
+    assert {path.removeprefix(drivers) for path in tree if path.startswith(drivers)} == {
+        *(
+            f"{name}{file}"
+            for name in ("vfio-pci", "e1000")
+            for file in ("", *(f"/{f}" for f in files))
+        ),
+        "vfio-pci/0000:06:0d.1",
+        "vfio-pci/module",
+        "e1000/0000:07:00.0",
+    }
     assert tree["/sys/bus/pci/devices/0000:07:00.0/driver"] == Link(
         "../../../../bus/pci/drivers/e1000"
     )
@@ -123,16 +135,23 @@ def test_mainline_links_the_group_and_hides_nodes_without_vfio() -> None:
     assert f"/sys/kernel/iommu_groups/3/devices/{A}" in tree
 
 
-def test_an_empty_machine_has_empty_folders() -> None:
+def test_an_empty_machine_has_a_bus_and_modules() -> None:
     tree = nodes(Machine(devices=[]))
-    assert {path.encode() for path in tree} == {
+    folders = {path.encode() for path, node in tree.items() if isinstance(node, Directory)}
+    assert folders == {
         *PREFIXES,
-        b"/sys/bus/pci/devices",
-        b"/sys/bus/pci/drivers",
-        b"/sys/bus/pci/drivers/vfio-pci",
+        *(
+            b"/sys/bus/pci/" + name
+            for name in (b"devices", b"drivers", b"drivers/vfio-pci", b"slots")
+        ),
         b"/sys/bus/platform/devices",
         b"/sys/bus/platform/drivers",
+        b"/sys/bus/platform/drivers/vfio-platform",
+        *(prefix + b"/parameters" for prefix in PREFIXES if prefix.startswith(b"/sys/module/")),
+        b"/sys/module/vfio_pci/drivers",
+        b"/sys/module/vfio_platform/drivers",
     }
+    assert isinstance(resolve(tree, "/sys/bus/pci/drivers/vfio-pci/module"), Directory)
 
 
 def test_facts(machine: Machine) -> None:

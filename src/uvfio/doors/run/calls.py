@@ -18,6 +18,7 @@ from uvfio.doors.run import sys as sc
 from uvfio.doors.run.paths import ARG, Request
 from uvfio.doors.run.stat import pack_stat, pack_stat_32
 from uvfio.errors import InvalidArgument
+from uvfio.uapi.seccomp import AUDIT_ARCH_I386
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,6 +179,10 @@ class Calls:
             return None
         process, file = found
         token = process.token(request[1], request[6] & INT) if offset is None else None
+        if file.whole and move == self.write_at:
+            parts = self._iovec(process, request[7], request[8], width)
+            data = b"".join(process.memory.read(base, min(size, PIECE)) for base, size in parts)
+            return file.pwrite(process, data, offset or 0)
         position = offset if offset is not None else token.position if token else 0
         done = 0
         for base, size in self._iovec(process, request[7], request[8], width):
@@ -275,6 +280,10 @@ class Calls:
     def dup2(self, request: Request) -> int | None:
         process = self.supervisor.processes.get(request[1])
         if request[6] & INT != request[7] & INT:
+            if request[7] & INT not in self.supervisor.reserved:
+                file = process.lookup(request[1], request[6] & INT)
+                if file is not None and file.whole:
+                    self.supervisor.copies.follow(process, request[1])
             process.files.pop(request[7] & INT, None)
         return None
 
@@ -319,7 +328,49 @@ class Calls:
     # -- what a VFIO file cannot do, and its facts ---------------------------------------------------
 
     def lseek(self, request: Request) -> int | None:
-        return self._refuse(request, errno.ESPIPE, "a VFIO file has no position to set")
+        offset, bits = request[7], 64
+        if request[4] == AUDIT_ARCH_I386:
+            offset, bits = offset & INT, 32
+        return self._seek(request, offset - (offset >> bits - 1 << bits), request[8] & INT)
+
+    def llseek(self, request: Request) -> int | None:
+        """_llseek of i386: the offset in two halves, the result in memory."""
+        offset = (request[7] & INT) << 32 | request[8] & INT
+        place = self._seek(request, offset - (offset >> 63 << 64), request[10] & INT)
+        if place is None:
+            return None
+        self.supervisor.processes.get(request[1]).memory.write(
+            request[9], place.to_bytes(8, "little")
+        )
+        return 0
+
+    def _seek(self, request: Request, offset: int, whence: int) -> int | None:
+        found = self._find(request)
+        if found is None:
+            return None
+        process, file = found
+        token = process.token(request[1], request[6] & INT)
+        if not file.whole or token is None:
+            raise OSError(errno.ESPIPE, "a VFIO file has no position to set")
+        if whence == os.SEEK_END:
+            offset += self.supervisor.paths.token_facts(token).real.st_size
+        elif whence == os.SEEK_CUR:
+            offset += token.position
+        elif whence != os.SEEK_SET:
+            raise InvalidArgument(f"whence {whence}")
+        if offset < 0:
+            raise InvalidArgument(f"position {offset}")
+        token.position = offset
+        return offset
+
+    def truncate(self, request: Request) -> int | None:
+        """Files of sysfs let it pass, and nothing happens (kernfs_iop_setattr)."""
+        found = self._find(request)
+        if found is None:
+            return None
+        if not found[1].whole:
+            raise OSError(errno.EINVAL, "not possible with a VFIO file")
+        return 0
 
     def not_possible(self, request: Request) -> int | None:
         """Calls that change the contents of a file as a whole: truncate, allocate, sync."""

@@ -9,8 +9,8 @@ A client sends one JSON object per line and gets one per request, in order of co
     {"verb": "status"}                                         {"ok": true, "machine": {...}, "run": {...}}
     anything that fails                                        {"ok": false, "error": "...", "hint": "..."}
 
-Everything runs on the supervisor's thread, between two trapped calls, except for an unbind that has to wait:
-it waits in a thread of its own and is cancelled when its client hangs up. When a request is answered, the
+Everything runs on the supervisor's thread, between two trapped calls. An unbind that has to wait is one of the
+supervisor's ``Waits``, and is cancelled when its client hangs up. When a request is answered, the
 files that programs see (/dev/vfio, /sys) show its effect.
 
 The socket belongs to the user who started the run (mode 0600) and goes with the run.
@@ -26,7 +26,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
-from uvfio.errors import Busy, ConfigError, InvalidArgument, VfioError
+from uvfio.errors import ConfigError, InvalidArgument, VfioError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,6 @@ class Control:
         self.supervisor = supervisor
         self.path = os.path.abspath(path)
         self.clients: set[Client] = set()
-        self._waiters: list[threading.Thread] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         mask = os.umask(0o177)
         try:
@@ -114,8 +113,6 @@ class Control:
         self._listener.close()
         for client in list(self.clients):
             self._drop(client)
-        for waiter in self._waiters:
-            waiter.join()
         try:
             os.unlink(self.path)
         except FileNotFoundError:
@@ -154,9 +151,7 @@ class Control:
             client.gone = True
             client.stop()
             client.socket.close()
-            framework = self.supervisor.machine.framework
-            with framework.lock:
-                framework.released.notify_all()  # a waiter of this client looks and gives up
+            self.supervisor.waits.poll()  # what this client waits for is given up
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -201,43 +196,25 @@ class Control:
         )
 
     def _unbind(self, client: Client, request: dict[str, Any]) -> dict[str, Any] | None:
-        """At once if nobody uses the device or nobody shall be asked; else in a thread."""
+        """At once if nobody uses the device or nobody shall be asked; else when its users let go."""
         address = _text(request, "address")
         timeout, revoke = request.get("timeout"), bool(request.get("revoke", False))
         if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
             raise InvalidArgument(f"timeout {timeout!r} is not a number of seconds")
-        machine = self.supervisor.machine
-        try:
-            machine.unbind(address, timeout=0, revoke=revoke and not timeout)
-        except Busy:
-            if timeout == 0:
-                raise
-        else:
-            self.supervisor.refresh_tree()
+        wait = self.supervisor.machine.begin_unbind(
+            address, timeout=timeout, revoke=revoke, interval=ASK_INTERVAL
+        )
+        self.supervisor.refresh_tree()
+        if wait is None:
             return {"ok": True}
 
-        def finish(answer: dict[str, Any]) -> None:
+        def finish(error: BaseException | None) -> None:
             self.supervisor.refresh_tree()
-            client.send(answer)
+            if error is not None and not isinstance(error, VfioError):
+                raise error
+            client.send({"ok": True} if error is None else _failure(error))
 
-        def wait() -> None:
-            try:
-                machine.unbind(
-                    address,
-                    timeout=timeout,
-                    revoke=revoke,
-                    interval=ASK_INTERVAL,
-                    cancelled=lambda: client.gone,
-                )
-                answer: dict[str, Any] = {"ok": True}
-            except VfioError as error:
-                answer = _failure(error)
-            self.supervisor.reactor.post(lambda: finish(answer))
-
-        self._waiters = [waiter for waiter in self._waiters if waiter.is_alive()]
-        waiter = threading.Thread(target=wait, name=f"unbind {address}", daemon=True)
-        self._waiters.append(waiter)
-        waiter.start()
+        self.supervisor.waits.add(wait, finish, lambda: not client.gone)
         return None
 
     def _run_facts(self) -> dict[str, Any]:

@@ -105,16 +105,28 @@ class Reactor:
 
         return stop
 
-    def accept_posts(self) -> None:
-        """From now on other threads may ``post``; the supervisor waits here because of them."""
+    def accept_posts(self) -> Callable[[], None]:
+        """From now on other threads may ``post``, and the supervisor waits here because of them, until the function
+        that this returns is called."""
         if self._bell < 0:
             self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self.watch(self._bell, self._run_posted)
+            self.watch(self._bell, self._run_posted, wake=False)
+        self.active += 1
+        stopped = False
+
+        def stop() -> None:
+            nonlocal stopped
+            if not stopped:
+                stopped = True
+                self.active -= 1
+
+        return stop
 
     def post(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` on the supervisor's thread, soon. For other threads; see ``accept_posts``."""
         self._posted.append(callback)
-        os.write(self._bell, ONE)
+        if self._bell >= 0:
+            os.write(self._bell, ONE)
 
     def _run_posted(self) -> None:
         os.read(self._bell, 8)
@@ -162,8 +174,9 @@ class Reactor:
 
     def close(self) -> None:
         self._epoll.close()
-        if self._bell >= 0:
-            os.close(self._bell)
+        bell, self._bell = self._bell, -1
+        if bell >= 0:
+            os.close(bell)
 
 
 class EventFd:

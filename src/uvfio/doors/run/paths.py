@@ -30,6 +30,7 @@ from uvfio.doors.run.stat import (
     pack_statfs_old,
     pack_statx,
 )
+from uvfio.doors.run.written import open_attribute
 from uvfio.fops.rfc import open_group
 from uvfio.machine.tree import PREFIXES
 
@@ -55,7 +56,8 @@ AT_EMPTY_PATH = 0x1000
 PATH_MAX = 4096
 ENODATA = errno.ENODATA
 
-WATCHED = (*PREFIXES, b"/proc/", b"/dev/fd/")
+MODULES = "/sys/module"  # the host's, but its listing shows the machine's modules as well
+WATCHED = (*PREFIXES, MODULES.encode(), b"/proc/", b"/dev/fd/")
 
 
 class Paths:
@@ -145,7 +147,10 @@ class Paths:
                 self.displaced = b".." in raw
             if not raw:
                 return base
-        return self._clean(f"{base}/".encode("utf-8", "surrogateescape") + raw)
+        path = self._clean(f"{base}/".encode("utf-8", "surrogateescape") + raw)
+        if base == MODULES and not self._is_ours(path):
+            self.displaced = True  # the listing has no more than names of the host's
+        return path
 
     def _clean(self, raw: bytes) -> str:
         """Without //, . and ..; a slash at the end, which asks for a folder, stays."""
@@ -230,6 +235,8 @@ class Paths:
             path = token.file.name
             if not path.startswith("/"):
                 raise OSError(errno.ENXIO, f"{path} cannot be opened again")
+        if path.rstrip("/") == MODULES and not flags & (os.O_ACCMODE | os.O_PATH):
+            return self._open_real(self.tree.list_beside(MODULES), flags, cloexec)
         if not self._is_ours(path):
             return self._open_elsewhere(self._host(process, path), flags, cloexec)
         found = self._find(
@@ -237,6 +244,10 @@ class Paths:
         )
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise OSError(errno.EEXIST, f"{path} exists")
+        if found.node is None and not flags & (os.O_PATH | os.O_DIRECTORY):
+            made = open_attribute(self.supervisor, found, flags)
+            if made is not None:
+                return self.supervisor.install(process, made, cloexec)
         if found.node is None or flags & os.O_PATH:
             return self._open_real(found, flags, cloexec)
         if flags & os.O_DIRECTORY:
@@ -265,8 +276,9 @@ class Paths:
 
     def _open_real(self, found: Found, flags: int, cloexec: bool) -> int:
         """A folder, a link's target or a text file of the tree: the program gets the real thing."""
-        if flags & os.O_ACCMODE != os.O_RDONLY and os.path.isdir(found.real):
-            raise OSError(errno.EISDIR, found.real)
+        if flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_PATH:
+            number = errno.EISDIR if os.path.isdir(found.real) else errno.EACCES
+            raise OSError(number, f"{self.tree.virtual(found.real)} cannot be written")
         keep = os.O_ACCMODE | os.O_DIRECTORY | os.O_NONBLOCK
         wanted = os.O_RDONLY if flags & os.O_PATH else flags & keep
         fd = os.open(found.real, wanted | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -322,10 +334,11 @@ class Paths:
         name = token.file.name
         if name.startswith("/"):
             found = self._find(name)
-            if found.node is not None:
-                real = os.stat(found.real)
-                rdev = os.makedev(found.node.major, found.node.minor)
-                return Facts.of(real, stat.S_IFCHR | found.node.mode, rdev)
+            real = os.stat(found.real)
+            if found.node is None:
+                return Facts.of(real)
+            rdev = os.makedev(found.node.major, found.node.minor)
+            return Facts.of(real, stat.S_IFCHR | found.node.mode, rdev)
         return Facts.of(os.stat(token.pin), 0o600)
 
     def _give(

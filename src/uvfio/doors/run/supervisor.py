@@ -41,7 +41,9 @@ from uvfio.doors.run.paths import Paths
 from uvfio.doors.run.process import Processes
 from uvfio.doors.run.tokens import Token, Tokens
 from uvfio.doors.run.tree import Tree, remove_folder
+from uvfio.doors.run.waits import Waits
 from uvfio.errors import NoMemory, NoSpace, TooManyFiles
+from uvfio.fops.file import Deferred
 from uvfio.machine.machine import Machine
 from uvfio.machine.tree import PREFIXES, nodes
 from uvfio.uapi.seccomp import (
@@ -58,6 +60,7 @@ from uvfio.uapi.seccomp import (
 
 if TYPE_CHECKING:
     from uvfio.doors.run.control import Control
+    from uvfio.doors.run.copies import Copies
     from uvfio.doors.run.process import Process
     from uvfio.fops.file import File
     from uvfio.machine.spec import MachineSpec
@@ -94,6 +97,7 @@ class Supervisor:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.reserved = reserved_range(soft)
         self.reactor = Reactor(lambda: report_bug("a timer; the run goes on without it"))
+        self.waits = Waits(self.reactor)
         self.tokens = Tokens(scratch, self._released, inotify=inotify)
         self.machine = Machine(spec, clock=self.reactor, store=self.tokens)
         self.tree = Tree(scratch)
@@ -101,6 +105,7 @@ class Supervisor:
         self.shown = self.machine.framework.generation
         self.reactor.watch(self.tokens.fileno, self.settle, wake=False)
         self.processes = Processes(self)
+        self._copies: Copies | None = None
         self.paths = Paths(self)
         self.calls = Calls(self)
         self.launched: Launched | None = None
@@ -126,13 +131,16 @@ class Supervisor:
         """Answer until every program has ended; returns the wait status of the first one."""
         assert self.launched is not None
         launched, reactor = self.launched, self.reactor
-        listener, handlers = self.listener, self.handlers
+        listener, handlers, waits = self.listener, self.handlers, self.waits
         ioctl, unpack, pack = fcntl.ioctl, seccomp_notif.unpack, seccomp_notif_resp.pack
         recv, send = SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
         go_on = SECCOMP_USER_NOTIF_FLAG_CONTINUE
         while True:
-            if reactor.busy and not reactor.wait_for(listener):
-                continue
+            if reactor.busy:
+                if waits.owed:
+                    waits.poll()
+                if not reactor.wait_for(listener):
+                    continue
             try:
                 request = unpack(ioctl(listener, recv, EMPTY))
             except OSError as error:
@@ -149,6 +157,9 @@ class Supervisor:
                 answer = pack(request[0], 0, -(failure.errno or errno.EIO), 0)
                 if isinstance(failure, Unreadable):
                     self._report_unreadable(request, failure)
+            except Deferred as later:
+                self._defer(request, later)
+                continue
             except Exception:
                 report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
                 answer = pack(request[0], 0, -errno.EIO, 0)
@@ -160,6 +171,7 @@ class Supervisor:
 
     def close(self) -> None:
         """Give everything back: files, groups, descriptors, the folder."""
+        self.waits.close()
         if self.control:
             self.control.close()
         self.tokens.release_all()
@@ -172,7 +184,6 @@ class Supervisor:
         """Serve a control socket at ``path``. ConfigError."""
         from uvfio.doors.run.control import Control
 
-        self.reactor.accept_posts()
         self.control = Control(self, path)
 
     def watch(self, watcher: Watcher) -> None:
@@ -190,6 +201,41 @@ class Supervisor:
         """Devices came or went: show the programs the machine as it is now."""
         self.shown = self.machine.framework.generation
         self.tree.update(nodes(self.machine, self.abi))
+
+    @property
+    def copies(self) -> Copies:
+        """Who follows copies of sysfs files; there from the first one on."""
+        if self._copies is None:
+            from uvfio.doors.run.copies import Copies
+
+            self._copies = Copies(self)
+        return self._copies
+
+    # -- answers that take a while ---------------------------------------------------------------
+
+    def _defer(self, request: tuple[int, ...], later: Deferred) -> None:
+        """Answer when the wait is over; a caller that was killed meanwhile ends it."""
+        number = request[0]
+
+        def finish(error: BaseException | None) -> None:
+            self.refresh_tree()
+            if error is not None and not isinstance(error, OSError):
+                report_bug(f"system call {request[3]} of task {request[1]}, which waited", error)
+                error = OSError(errno.EIO, str(error))
+            self._send(number, later.value if error is None else 0, error)
+            for told in later.answered:
+                told(later.value if error is None else error)
+
+        self.waits.add(later.wait, finish, lambda: sc.notif_id_valid(self.listener, number))
+
+    def _send(self, number: int, value: int, error: OSError | None) -> None:
+        failed = 0 if error is None else -(error.errno or errno.EIO)
+        try:
+            answer = seccomp_notif_resp.pack(number, value, failed, 0)
+            fcntl.ioctl(self.listener, SECCOMP_IOCTL_NOTIF_SEND, answer)
+        except OSError as lost:
+            if lost.errno not in SEND_ERRORS:
+                raise
 
     # -- services for handlers ---------------------------------------------------------------------
 
@@ -248,11 +294,11 @@ class Supervisor:
                 sys.stderr.write(f"hint: {failure.hint}\n")
 
 
-def report_bug(where: str) -> None:
-    """Inside an ``except`` that nobody expected: say what raised and whose it is; the run goes on."""
+def report_bug(where: str, error: BaseException | None = None) -> None:
+    """Nobody expected this error (default: the one being handled): say what raised and whose it is; the run goes on."""
     import traceback
 
-    error = sys.exc_info()[1]
+    error = error or sys.exc_info()[1]
     assert error is not None
     sys.stderr.write(f"uvfio: internal error in {where}\n")
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -262,7 +308,7 @@ def report_bug(where: str) -> None:
             f"uvfio: raised in {last.filename}:{last.lineno}, which is no part of uvfio: look there "
             "for the mistake of a device model\n"
         )
-    traceback.print_exc()
+    traceback.print_exception(error)
 
 
 def _table(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int, int], Handler]:
@@ -307,9 +353,9 @@ def _table_32(numbers: dict[str, int], supervisor: Supervisor) -> dict[tuple[int
         "pwritev2": calls.pwritev2_32,
         "pread64": calls.pread64_32,
         "pwrite64": calls.pwrite64_32,
-        "_llseek": calls.lseek,
+        "_llseek": calls.llseek,
         "fcntl64": calls.fcntl,
-        "ftruncate64": calls.not_possible,
+        "ftruncate64": calls.truncate,
         "fchown32": calls.not_permitted,
         "fstatfs64": calls.pass_on,
         "sendfile64": calls.cannot_move,
@@ -353,7 +399,7 @@ def _common(paths: Paths, calls: Calls) -> dict[str, Handler]:
         "read": calls.read,
         "write": calls.write,
         "lseek": calls.lseek,
-        "ftruncate": calls.not_possible,
+        "ftruncate": calls.truncate,
         "fallocate": calls.not_possible,
         "fsync": calls.not_possible,
         "fdatasync": calls.not_possible,

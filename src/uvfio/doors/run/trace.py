@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from uvfio.doors.run.paths import ARG, Request
 from uvfio.errors import VfioError
+from uvfio.fops.file import Deferred
 from uvfio.uapi import rfc
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
@@ -124,6 +125,12 @@ class Trace:
     def _wrap(
         self, name: str, handler: Handler, describe: Callable[..., dict[str, Any] | None]
     ) -> Handler:
+        def answered(before: dict[str, Any], request: Request, answer: int | OSError) -> None:
+            if isinstance(answer, OSError):
+                self._finish(before, request, describe, name, error=answer)
+            else:
+                self._finish(before, request, describe, name, value=answer)
+
         def traced(request: Request) -> int | None:
             before = describe(name, request, None)
             try:
@@ -131,6 +138,10 @@ class Trace:
             except OSError as error:
                 if before is not None:
                     self._finish(before, request, describe, name, error=error)
+                raise
+            except Deferred as later:
+                if before is not None:
+                    later.answered.append(lambda answer: answered(before, request, answer))
                 raise
             except Exception as bug:
                 if before is not None:

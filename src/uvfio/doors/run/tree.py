@@ -49,6 +49,11 @@ class Tree:
         os.mkdir(self.root)
         self._root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._nodes: dict[str, Node] = {}
+        self._folders: set[str] = (
+            set()
+        )  # that are there; asking the kernel costs more than the file
+        self._mask = os.umask(0o077)
+        os.umask(self._mask)
         self._devices: dict[int, CharDev] = {}
 
     def update(self, nodes: dict[str, Node]) -> None:
@@ -60,27 +65,37 @@ class Tree:
             if path not in self._nodes:
                 self._add(path, nodes[path])
 
+    def renew(self, path: str, node: Node) -> None:
+        """Show ``node`` at ``path``, where another one like it was."""
+        if self._nodes[path] != node:
+            self._remove(path)
+            self._add(path, node)
+
     def _remove(self, path: str) -> None:
         real = self.root + path
         if isinstance(self._nodes.pop(path), Directory):
             os.rmdir(real)
+            self._folders.discard(real)
         else:
             self._devices.pop(os.lstat(real).st_ino, None)
             os.unlink(real)
 
     def _add(self, path: str, node: Node) -> None:
         real = self.root + path
-        os.makedirs(os.path.dirname(real), exist_ok=True)
-        if isinstance(node, Directory):
-            os.makedirs(real, exist_ok=True)
-        elif isinstance(node, Link):
+        folder = real if isinstance(node, Directory) else real.rpartition("/")[0]
+        if folder not in self._folders:
+            os.makedirs(folder, exist_ok=True)
+            self._folders.add(folder)
+        if isinstance(node, Link):
             os.symlink(node.target, real)
-        else:
+        elif not isinstance(node, Directory):
             data = node.data if isinstance(node, Text) else b""
             fd = os.open(real, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, node.mode)
             try:
-                os.fchmod(fd, node.mode)  # whatever the umask
-                os.write(fd, data)
+                if node.mode & self._mask:
+                    os.fchmod(fd, node.mode)
+                if data:
+                    os.write(fd, data)
                 if isinstance(node, CharDev):
                     self._devices[os.fstat(fd).st_ino] = node
             finally:
@@ -98,6 +113,14 @@ class Tree:
         finally:
             os.close(fd)
         return Found(real, self._devices.get(found.st_ino) if stat.S_ISREG(found.st_mode) else None)
+
+    def list_beside(self, path: str) -> Found:
+        """A folder that is the host's, with what the tree has in it: names of the host's folders, empty ones."""
+        real = self.root + path
+        for entry in os.scandir(path):
+            if entry.is_dir():
+                os.makedirs(f"{real}/{entry.name}", exist_ok=True)
+        return Found(real, None)
 
     def virtual(self, real: str) -> str | None:
         """The program's name for a real path inside the folder, or None for one outside."""

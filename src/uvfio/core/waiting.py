@@ -1,0 +1,49 @@
+"""Things that take a while, for those who cannot wait: polled until they are done.
+
+Whoever serves others meanwhile (a supervisor) polls a ``Wait`` after everything that may end it, which is a close,
+and when ``delay`` has passed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Then", "Wait"]
+
+
+class Wait(Protocol):
+    """Something that goes on: see ``core.release.Release``."""
+
+    def poll(self) -> bool:
+        """Do the next thing; whether all is done. Raises what the write shall fail with."""
+
+    def delay(self) -> float:
+        """Seconds until the next ``poll``, unless something is closed before."""
+
+    def cancel(self) -> None:
+        """Give up; harmless at the end."""
+
+
+class Then:
+    """``wait``, and ``action`` once when it is done."""
+
+    __slots__ = ("_action", "_wait")
+
+    def __init__(self, wait: Wait, action: Callable[[], None]) -> None:
+        self._wait = wait
+        self._action = action
+
+    def poll(self) -> bool:
+        done = self._wait.poll()
+        if done:
+            self._action()
+        return done
+
+    def delay(self) -> float:
+        return self._wait.delay()
+
+    def cancel(self) -> None:
+        self._wait.cancel()
