@@ -19,13 +19,25 @@ if TYPE_CHECKING:
     from uvfio.core.device import BusDevice
     from uvfio.core.seams import Event
 
-__all__ = ["Dependent", "EventSource", "IrqAction", "IrqData", "ModernDevice"]
+__all__ = ["Activity", "Dependent", "EventSource", "IrqAction", "IrqData", "ModernDevice"]
 
 EventSource = Callable[[int], "Event | None"]
 """The program's event for the n-th interrupt of a call, or None where it gave -1. Asking gives a reference of our own
 and may fail (BadDescriptor, InvalidArgument), so a driver asks after all other checks."""
 
 IrqData = bytes | EventSource | None
+
+
+class Activity(Enum):
+    """What a device may do by itself while it migrates (``core/migration.py``).
+
+    FULL: everything. QUIET: answer, but start nothing: no DMA, no time passes. STOPPED: nothing; its memory and its
+    configuration space answer.
+    """
+
+    FULL = "full"
+    QUIET = "quiet"
+    STOPPED = "stopped"
 
 
 class IrqAction(Enum):

@@ -328,7 +328,7 @@ class DeviceFile(ModernFile):
         return handler(self, task, flags, arg + vfio.HEAD.size, argsz - vfio.HEAD.size)
 
     @staticmethod
-    def _checked(flags: int, given: int, operations: int, minimum: int) -> bool:
+    def checked(flags: int, given: int, operations: int, minimum: int) -> bool:
         """Whether to go on, or False for a probe (vfio_check_feature)."""
         if flags & (GET | SET) & ~operations:
             raise InvalidArgument("the feature cannot be used in this way")
@@ -342,13 +342,13 @@ class DeviceFile(ModernFile):
 
     def low_power_entry(self, task: Task, flags: int, data: int, given: int) -> int:
         """LOW_POWER_ENTRY."""
-        if self._checked(flags, given, SET, 0):
+        if self.checked(flags, given, SET, 0):
             self._need("LOW_POWER_ENTRY").enter_low_power(None)
         return 0
 
     def low_power_entry_with_wakeup(self, task: Task, flags: int, data: int, given: int) -> int:
         """LOW_POWER_ENTRY_WITH_WAKEUP."""
-        if not self._checked(flags, given, SET, 8):
+        if not self.checked(flags, given, SET, 8):
             return 0
         fd, reserved = struct.unpack("<iI", task.memory.read(data, 8))
         if fd < 0 or reserved:
@@ -363,13 +363,15 @@ class DeviceFile(ModernFile):
 
     def low_power_exit(self, task: Task, flags: int, data: int, given: int) -> int:
         """LOW_POWER_EXIT."""
-        if self._checked(flags, given, SET, 0):
+        if self.checked(flags, given, SET, 0):
             self._need("LOW_POWER_EXIT").leave_low_power()
         return 0
 
-    def precopy_info(self, task: Task, flags: int, data: int, given: int) -> int:
-        """MIG_PRECOPY_INFOv2: known, but for devices that migrate while they run."""
-        raise InvalidArgument(f"{self.device.name} does not migrate")
+    def migration(self, task: Task, flags: int, data: int, given: int) -> int:
+        """What devices that migrate have; see ``fops/migration.py``, which most programs need not load."""
+        from uvfio.fops.migration import HANDLERS
+
+        return HANDLERS[flags & features.VFIO_DEVICE_FEATURE_MASK](self, task, flags, data, given)
 
     # -- inner -------------------------------------------------------------------------------------
 
@@ -390,7 +392,7 @@ class DeviceFile(ModernFile):
         features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: low_power_entry,
         features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: low_power_entry_with_wakeup,
         features.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: low_power_exit,
-        features.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2: precopy_info,
+        **dict.fromkeys(features.MIGRATION_FEATURES, migration),
     }
     COMMANDS: ClassVar[dict[int, Callable[..., int]]] = {
         vfio.VFIO_DEVICE_GET_INFO: get_info,
