@@ -139,7 +139,7 @@ def next_state(current: MigrationState, wanted: int, flags: MigrationFlag) -> Mi
     goal = _S(wanted) if wanted in _S._value2member_map_ else _S.ERROR
     if not _exists(goal, flags):
         raise InvalidArgument(f"there is no migration state {wanted} with flags {flags:#x}")
-    if current is _S.ERROR:
+    if not _exists(current, flags):  # nobody can get into one of the others
         raise InvalidArgument("the device is in ERROR", "VFIO_DEVICE_RESET leads out of it")
     step = _via(current, goal)
     while step is not _S.ERROR and not _exists(step, flags):

@@ -317,8 +317,10 @@ class ResumingStream:
                     f"{where}: {offset:#x}+{length:#x} is not inside memory {index}"
                 )
         most = {IDENTITY: TEXT_MAX, BYTES: PIECE_MAX, ZEROS: 1 << 64, STATE: STATE_MAX, END: 4}
-        if length > most.get(kind, -1) or (kind == END and (length != 4 or self._state is None)):
+        if length > most.get(kind, -1):
             raise InvalidArgument(f"{where}: {length} bytes are not possible")
+        if kind == END and (length != 4 or index or self._state is None):
+            raise InvalidArgument(f"{where}: an end is not possible here")
         if kind == STATE and self._state is not None:
             raise InvalidArgument(f"{where}: the state comes once")
         return 0 if kind == ZEROS else length
