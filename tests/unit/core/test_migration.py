@@ -59,6 +59,10 @@ class Bench:
         self.device = FakeDevice()
         self.migration = Migration(self.device, flags)
 
+    @property
+    def state(self) -> str:
+        return self.migration.state.name
+
     def save(self) -> SavingStream:
         stream = self.migration.set_state(S.STOP_COPY)
         assert isinstance(stream, SavingStream)
@@ -87,9 +91,12 @@ def everything(stream: SavingStream) -> bytes:
 
 def test_numbers_are_those_of_the_header() -> None:
     assert {state.value: state.name for state in S} == features.STATE_NAMES
-    assert MigrationFlag.STOP_COPY == features.VFIO_MIGRATION_STOP_COPY
-    assert MigrationFlag.P2P == features.VFIO_MIGRATION_P2P
-    assert MigrationFlag.PRE_COPY == features.VFIO_MIGRATION_PRE_COPY
+    flags = (
+        features.VFIO_MIGRATION_STOP_COPY,
+        features.VFIO_MIGRATION_P2P,
+        features.VFIO_MIGRATION_PRE_COPY,
+    )
+    assert tuple(MigrationFlag) == flags
 
 
 @pytest.mark.parametrize("flags", FLAGS)
@@ -215,7 +222,7 @@ def test_a_file_that_was_closed_does_not_hinder_the_end(bench: Bench) -> None:
     assert stream is not None
     stream.close()
     bench.migration.set_state(S.STOP_COPY)
-    assert bench.migration.state is S.STOP_COPY
+    assert bench.state == "STOP_COPY"
 
 
 def test_the_estimate(bench: Bench) -> None:
@@ -232,18 +239,18 @@ def test_a_state_that_cannot_be_saved(bench: Bench) -> None:
     bench.device.failing = Unsupported("not now")
     with pytest.raises(Unsupported):
         bench.migration.set_state(S.STOP_COPY)
-    assert bench.migration.state is S.STOP
+    assert bench.state == "STOP"
     assert bench.migration.session is None
     bench.migration.set_state(S.RUNNING)
     stream = bench.migration.set_state(S.PRE_COPY)
     with pytest.raises(Unsupported):
         bench.migration.set_state(S.STOP_COPY)
-    assert bench.migration.state is S.PRE_COPY_P2P
+    assert bench.state == "PRE_COPY_P2P"
     assert bench.migration.session is stream
     assert bench.device.activity is Activity.QUIET
     bench.device.failing = None
     bench.migration.set_state(S.STOP_COPY)
-    assert bench.migration.state is S.STOP_COPY
+    assert bench.state == "STOP_COPY"
 
 
 @pytest.mark.parametrize("failing", [InvalidArgument("no"), KeyError("key"), IndexError("at")])
@@ -254,7 +261,7 @@ def test_a_state_that_is_not_taken(bench: Bench, failing: Exception) -> None:
     bench.device.failing = failing
     with pytest.raises(InvalidArgument, match="does not take"):
         bench.migration.set_state(S.RUNNING)
-    assert bench.migration.state is S.ERROR
+    assert bench.state == "ERROR"
     assert bench.device.activity is Activity.STOPPED
 
 
@@ -264,16 +271,16 @@ def test_wrong_data_are_an_error_until_a_reset(bench: Bench, data: bytes) -> Non
     try:
         stream.write(data)
     except InvalidArgument:
-        assert bench.migration.state is S.RESUMING
+        assert bench.state == "RESUMING"
     with pytest.raises(InvalidArgument):
         bench.migration.set_state(S.STOP)
     for wanted in range(8):
         with pytest.raises(InvalidArgument):
             bench.migration.set_state(wanted)
-        assert bench.migration.state is S.ERROR
+        assert bench.state == "ERROR"
     assert bench.device.word == b"word"
     bench.migration.reset()
-    assert bench.migration.state is S.RUNNING
+    assert bench.state == "RUNNING"
     assert bench.device.activity is Activity.FULL
 
 
@@ -281,7 +288,7 @@ def test_wrong_data_are_an_error_until_a_reset(bench: Bench, data: bytes) -> Non
 def test_a_reset_lets_it_run(bench: Bench, state: S) -> None:
     stream = bench.migration.set_state(state)
     bench.migration.reset()
-    assert bench.migration.state is S.RUNNING
+    assert bench.state == "RUNNING"
     assert bench.device.activity is Activity.FULL
     assert bench.migration.session is None
     assert stream is None or stream.closed
@@ -290,9 +297,9 @@ def test_a_reset_lets_it_run(bench: Bench, state: S) -> None:
 def test_a_reset_by_configuration_space_is_noticed(bench: Bench) -> None:
     stream = bench.save()
     bench.device.resets += 1
-    assert bench.migration.state is S.RUNNING
+    assert bench.state == "RUNNING"
     assert stream.closed
     assert bench.device.activity is Activity.FULL
     bench.device.resets += 1
     bench.migration.set_state(S.STOP)
-    assert bench.migration.state is S.STOP
+    assert bench.state == "STOP"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from threading import RLock
 
 import pytest
 
 from support.model_world import FakeClock
+from uvfio.core.seams import Clock
 from uvfio.errors import DmaFault, Unsupported
 from uvfio.models.pending import PendingCalls
 
@@ -15,12 +17,13 @@ from uvfio.models.pending import PendingCalls
 class Model:
     def __init__(self) -> None:
         self.lock = RLock()
-        self.clock = FakeClock()
+        self.fake = FakeClock()
+        self.clock: Clock = self.fake
         self.calls = PendingCalls(self)
         self.done: list[tuple[float, object]] = []
 
-    def ring(self, what: object = "ring") -> None:
-        self.done.append((self.clock.now, what))
+    def ring(self, what: object = "ring", more: int = 0) -> None:
+        self.done.append((self.fake.now, what))
 
     def fault(self) -> None:
         raise DmaFault("recorded")
@@ -34,8 +37,8 @@ def model() -> Model:
 def test_calls_are_made_once_in_time(model: Model) -> None:
     model.calls.after(2.0, model.ring)
     model.calls.after(1.0, partial(model.ring, 7))
-    model.clock.advance(1.0)
-    model.clock.advance(5.0)
+    model.fake.advance(1.0)
+    model.fake.advance(5.0)
     assert model.done == [(1.0, 7), (6.0, "ring")]
     assert len(model.calls) == 0
 
@@ -47,42 +50,42 @@ def test_cancelled_calls_are_not_made(model: Model) -> None:
     timer.cancel()
     assert len(model.calls) == 1
     model.calls.cancel_all()
-    model.clock.advance(2.0)
+    model.fake.advance(2.0)
     assert model.done == []
 
 
 def test_a_fault_ends_the_call_and_no_more(model: Model) -> None:
     model.calls.after(1.0, model.fault)
     model.calls.after(1.0, model.ring)
-    model.clock.advance(1.0)
+    model.fake.advance(1.0)
     assert model.done == [(1.0, "ring")]
 
 
 def test_time_stands_still(model: Model) -> None:
     model.calls.after(3.0, partial(model.ring, "early"))
-    model.clock.advance(1.0)
+    model.fake.advance(1.0)
     model.calls.pause()
     model.calls.pause()
-    assert model.clock.waiting == 0
+    assert model.fake.waiting == 0
     model.calls.after(1.5, partial(model.ring, "meanwhile"))
-    model.clock.advance(100.0)
+    model.fake.advance(100.0)
     assert model.done == []
     model.calls.resume()
     model.calls.resume()
-    assert model.clock.waiting == 2
-    model.clock.advance(1.5)
-    model.clock.advance(0.5)
+    assert model.fake.waiting == 2
+    model.fake.advance(1.5)
+    model.fake.advance(0.5)
     assert model.done == [(102.5, "meanwhile"), (103.0, "early")]
 
 
 def test_a_call_that_falls_due_just_as_time_stops_is_made_later(model: Model) -> None:
     model.calls.after(1.0, model.calls.pause)
     model.calls.after(1.0, model.ring)
-    model.clock.advance(1.0)
+    model.fake.advance(1.0)
     assert model.done == []
     assert len(model.calls) == 1
     model.calls.resume()
-    model.clock.advance(0.0)
+    model.fake.advance(0.0)
     assert model.done == [(1.0, "ring")]
 
 
@@ -91,7 +94,7 @@ def test_a_timer_can_be_cancelled_while_time_stands_still(model: Model) -> None:
     model.calls.pause()
     timer.cancel()
     model.calls.resume()
-    model.clock.advance(2.0)
+    model.fake.advance(2.0)
     assert model.done == []
 
 
@@ -104,13 +107,13 @@ def test_what_is_to_come_is_written_down(model: Model) -> None:
 
 @pytest.mark.parametrize("kind", ["lambda", "text", "keyword", "other"])
 def test_what_has_no_name_is_not(model: Model, kind: str) -> None:
-    callback = {
+    callbacks: dict[str, Callable[[], None]] = {
         "lambda": lambda: model.ring("x"),
         "text": partial(model.ring, "text"),
         "keyword": partial(model.ring, what=1),
         "other": Model().ring,
-    }[kind]
-    model.calls.after(1.0, callback)
+    }
+    model.calls.after(1.0, callbacks[kind])
     model.calls.pause()
     with pytest.raises(Unsupported, match="cannot be saved"):
         model.calls.export()
