@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.device import DeviceKind
 from uvfio.core.irq import ReportedEvent
-from uvfio.core.modern import IrqAction, IrqData, ModernDevice
+from uvfio.core.modern import IrqAction, IrqData, IrqDevice, ModernDevice
 from uvfio.errors import Gone, InvalidArgument, NoSpace, UnknownCommand
 from uvfio.fops.file import File
 from uvfio.fops.modern import Chain, ModernFile, read_struct
@@ -176,7 +176,7 @@ class DeviceFile(ModernFile):
         modern = self.modern
         if modern is None:
             irq = data.irq(index)
-            count, level, resizable = irq.count, irq.level, False
+            count, level, resizable = irq.count, irq.level, True
         else:
             count, resizable = modern.irq_count(index), modern.irq_resizable(index)
             level = index == vfio.VFIO_PCI_INTX_IRQ_INDEX
@@ -191,7 +191,7 @@ class DeviceFile(ModernFile):
 
     def set_irqs(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_SET_IRQS (vfio_set_irqs_validate_and_prepare, then the kind of interrupt decides)."""
-        modern, memory = self._need("VFIO_DEVICE_SET_IRQS"), task.memory
+        modern, memory = self._interrupts(), task.memory
         argsz, flags, index, start, count = vfio.IRQ_SET.unpack(
             read_struct(memory, arg, vfio.IRQ_SET.size)
         )
@@ -227,7 +227,7 @@ class DeviceFile(ModernFile):
         event, framework, name = task.event(fd), self.framework, self.device.name
         if framework.observer is None:
             return event
-        irq = IRQ_NAMES[index]
+        irq = IRQ_NAMES[index] if self.modern is not None else self._bound().irq(index).name
         return ReportedEvent(
             event, lambda: framework.notify("irq", device=name, irq=irq, vector=vector)
         )
@@ -382,6 +382,12 @@ class DeviceFile(ModernFile):
         if opened.data is None:
             raise Gone(f"{self.device.name} was taken away from its user")
         return opened.data
+
+    def _interrupts(self) -> IrqDevice:
+        data: object = self._bound()
+        if not isinstance(data, IrqDevice):
+            raise UnknownCommand(f"{self.device.name} has no VFIO_DEVICE_SET_IRQS")
+        return data
 
     def _need(self, what: str) -> ModernDevice:
         if self.modern is None:
