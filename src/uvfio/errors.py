@@ -26,6 +26,7 @@ __all__ = [
     "Gone",
     "InvalidArgument",
     "LimitExceeded",
+    "NoData",
     "NoMemory",
     "NoSpace",
     "NoSuchDevice",
@@ -159,6 +160,12 @@ class NoMemory(VfioError):
     """An object could not be made (no IOMMU serves the bus, no memory)."""
 
     default_errno = _errno.ENOMEM
+
+
+class NoData(VfioError):
+    """There is nothing to read now, and there may be something later."""
+
+    default_errno = _errno.ENOMSG
 
 
 class NoSpace(VfioError):

@@ -27,6 +27,7 @@ NUMBERS = {
     "Gone": errno.ENODEV,
     "InvalidArgument": errno.EINVAL,
     "LimitExceeded": errno.ENOMEM,
+    "NoData": errno.ENOMSG,
     "NoMemory": errno.ENOMEM,
     "NoSpace": errno.ENOSPC,
     "NoSuchDevice": errno.ENODEV,

@@ -1,8 +1,8 @@
 """What today's ABIs ask of a bound device beyond the operations of 2011 (``core/device.py``).
 
-``ModernDevice`` is the seam: a VFIO driver implements it in addition to ``BoundDevice``; a device without it
-has regions and information and no more. Everything is in terms of regions, interrupts and events; which ioctl it
-comes from is none of a driver's business.
+``ModernDevice`` is the seam: a VFIO driver implements it in addition to ``BoundDevice``. ``IrqDevice`` is the part of
+it about interrupts; a device with that alone has regions, information and interrupts and no more. Everything is in
+terms of regions, interrupts and events; which ioctl it comes from is none of a driver's business.
 
 ``SET_IRQS`` in one vocabulary: an *action* on ``count`` interrupts from ``start``, and *data* that says for which of
 them: all (None), those whose byte is not 0 (bytes), or what event each is connected with (``EventSource``).
@@ -19,13 +19,33 @@ if TYPE_CHECKING:
     from uvfio.core.device import BusDevice
     from uvfio.core.seams import Event
 
-__all__ = ["Dependent", "EventSource", "IrqAction", "IrqData", "ModernDevice"]
+__all__ = [
+    "Activity",
+    "Dependent",
+    "EventSource",
+    "IrqAction",
+    "IrqData",
+    "IrqDevice",
+    "ModernDevice",
+]
 
 EventSource = Callable[[int], "Event | None"]
 """The program's event for the n-th interrupt of a call, or None where it gave -1. Asking gives a reference of our own
 and may fail (BadDescriptor, InvalidArgument), so a driver asks after all other checks."""
 
 IrqData = bytes | EventSource | None
+
+
+class Activity(Enum):
+    """What a device may do by itself while it migrates (``core/migration.py``).
+
+    FULL: everything. QUIET: answer, but start nothing: no DMA, no time passes. STOPPED: nothing; its memory and its
+    configuration space answer.
+    """
+
+    FULL = "full"
+    QUIET = "quiet"
+    STOPPED = "stopped"
 
 
 class IrqAction(Enum):
@@ -47,18 +67,8 @@ class Dependent:
 
 
 @runtime_checkable
-class ModernDevice(Protocol):
-    """See the module's head. Calls arrive with the device's lock held."""
-
-    def load(self, index: int, offset: int, count: int) -> bytes:
-        """Read; registers with accesses of up to 8 bytes.
-
-        InvalidArgument outside of a region, BadAddress outside of configuration space, DecodingOff where the
-        program has switched the region off. Fewer bytes than ``count`` at the end of a region.
-        """
-
-    def store(self, index: int, offset: int, data: bytes) -> int:
-        """Write; as ``load``. How many bytes were taken."""
+class IrqDevice(Protocol):
+    """Interrupts as today's programs set them. Calls arrive with the device's lock held."""
 
     def irq_count(self, index: int) -> int:
         """How many interrupts there are of this kind; InvalidArgument for a kind that does not exist."""
@@ -71,6 +81,21 @@ class ModernDevice(Protocol):
     ) -> None:
         """Do ``action``. The range is inside ``irq_count``. UnknownCommand for what the kind cannot do at all,
         InvalidArgument for what it cannot do now, NoVectors, what an ``EventSource`` raises."""
+
+
+@runtime_checkable
+class ModernDevice(IrqDevice, Protocol):
+    """See the module's head. Calls arrive with the device's lock held."""
+
+    def load(self, index: int, offset: int, count: int) -> bytes:
+        """Read; registers with accesses of up to 8 bytes.
+
+        InvalidArgument outside of a region, BadAddress outside of configuration space, DecodingOff where the
+        program has switched the region off. Fewer bytes than ``count`` at the end of a region.
+        """
+
+    def store(self, index: int, offset: int, data: bytes) -> int:
+        """Write; as ``load``. How many bytes were taken."""
 
     def set_ioevent(
         self, index: int, offset: int, width: int, value: int, event: Callable[[], Event] | None

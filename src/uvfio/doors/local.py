@@ -139,12 +139,13 @@ class LocalEvent:
 class _Open:
     """An open file and how many descriptors, in all processes, lead to it."""
 
-    __slots__ = ("count", "file", "mapped")
+    __slots__ = ("count", "file", "mapped", "position")
 
     def __init__(self, file: File | LocalEvent) -> None:
         self.file = file
         self.count = 0
         self.mapped = 0
+        self.position = 0
 
     def drop(self) -> None:
         if self.count == self.mapped == 0 and isinstance(self.file, File):
@@ -248,6 +249,18 @@ class Process:
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         """``pwrite(2)``."""
         return self._file(fd).pwrite(self, data, offset)
+
+    def read(self, fd: int, count: int) -> bytes:
+        """``read(2)`` at the file position, which all duplicates of a descriptor share."""
+        data = self._file(fd).sequential().pread(self, count, self._open(fd).position)
+        self._open(fd).position += len(data)
+        return data
+
+    def write(self, fd: int, data: bytes) -> int:
+        """``write(2)`` at the file position."""
+        done = self._file(fd).sequential().pwrite(self, data, self._open(fd).position)
+        self._open(fd).position += done
+        return done
 
     def mmap(self, fd: int, size: int, offset: int, *, shared: bool = True) -> memoryview:
         """``mmap(2)``: the device's own memory."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.device import DeviceKind
 from uvfio.core.irq import ReportedEvent
-from uvfio.core.modern import IrqAction, IrqData, ModernDevice
+from uvfio.core.modern import IrqAction, IrqData, IrqDevice, ModernDevice
 from uvfio.errors import Gone, InvalidArgument, NoSpace, UnknownCommand
 from uvfio.fops.file import File
 from uvfio.fops.modern import Chain, ModernFile, read_struct
@@ -176,7 +176,7 @@ class DeviceFile(ModernFile):
         modern = self.modern
         if modern is None:
             irq = data.irq(index)
-            count, level, resizable = irq.count, irq.level, False
+            count, level, resizable = irq.count, irq.level, True
         else:
             count, resizable = modern.irq_count(index), modern.irq_resizable(index)
             level = index == vfio.VFIO_PCI_INTX_IRQ_INDEX
@@ -191,7 +191,7 @@ class DeviceFile(ModernFile):
 
     def set_irqs(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_SET_IRQS (vfio_set_irqs_validate_and_prepare, then the kind of interrupt decides)."""
-        modern, memory = self._need("VFIO_DEVICE_SET_IRQS"), task.memory
+        modern, memory = self._interrupts(), task.memory
         argsz, flags, index, start, count = vfio.IRQ_SET.unpack(
             read_struct(memory, arg, vfio.IRQ_SET.size)
         )
@@ -227,7 +227,7 @@ class DeviceFile(ModernFile):
         event, framework, name = task.event(fd), self.framework, self.device.name
         if framework.observer is None:
             return event
-        irq = IRQ_NAMES[index]
+        irq = IRQ_NAMES[index] if self.modern is not None else self._bound().irq(index).name
         return ReportedEvent(
             event, lambda: framework.notify("irq", device=name, irq=irq, vector=vector)
         )
@@ -328,7 +328,7 @@ class DeviceFile(ModernFile):
         return handler(self, task, flags, arg + vfio.HEAD.size, argsz - vfio.HEAD.size)
 
     @staticmethod
-    def _checked(flags: int, given: int, operations: int, minimum: int) -> bool:
+    def checked(flags: int, given: int, operations: int, minimum: int) -> bool:
         """Whether to go on, or False for a probe (vfio_check_feature)."""
         if flags & (GET | SET) & ~operations:
             raise InvalidArgument("the feature cannot be used in this way")
@@ -342,13 +342,13 @@ class DeviceFile(ModernFile):
 
     def low_power_entry(self, task: Task, flags: int, data: int, given: int) -> int:
         """LOW_POWER_ENTRY."""
-        if self._checked(flags, given, SET, 0):
+        if self.checked(flags, given, SET, 0):
             self._need("LOW_POWER_ENTRY").enter_low_power(None)
         return 0
 
     def low_power_entry_with_wakeup(self, task: Task, flags: int, data: int, given: int) -> int:
         """LOW_POWER_ENTRY_WITH_WAKEUP."""
-        if not self._checked(flags, given, SET, 8):
+        if not self.checked(flags, given, SET, 8):
             return 0
         fd, reserved = struct.unpack("<iI", task.memory.read(data, 8))
         if fd < 0 or reserved:
@@ -363,13 +363,15 @@ class DeviceFile(ModernFile):
 
     def low_power_exit(self, task: Task, flags: int, data: int, given: int) -> int:
         """LOW_POWER_EXIT."""
-        if self._checked(flags, given, SET, 0):
+        if self.checked(flags, given, SET, 0):
             self._need("LOW_POWER_EXIT").leave_low_power()
         return 0
 
-    def precopy_info(self, task: Task, flags: int, data: int, given: int) -> int:
-        """MIG_PRECOPY_INFOv2: known, but for devices that migrate while they run."""
-        raise InvalidArgument(f"{self.device.name} does not migrate")
+    def migration(self, task: Task, flags: int, data: int, given: int) -> int:
+        """What devices that migrate have; see ``fops/migration.py``, which most programs need not load."""
+        from uvfio.fops.migration import HANDLERS
+
+        return HANDLERS[flags & features.VFIO_DEVICE_FEATURE_MASK](self, task, flags, data, given)
 
     # -- inner -------------------------------------------------------------------------------------
 
@@ -381,6 +383,12 @@ class DeviceFile(ModernFile):
             raise Gone(f"{self.device.name} was taken away from its user")
         return opened.data
 
+    def _interrupts(self) -> IrqDevice:
+        data: object = self._bound()
+        if not isinstance(data, IrqDevice):
+            raise UnknownCommand(f"{self.device.name} has no VFIO_DEVICE_SET_IRQS")
+        return data
+
     def _need(self, what: str) -> ModernDevice:
         if self.modern is None:
             raise UnknownCommand(f"{self.device.name} has no {what}")
@@ -390,7 +398,7 @@ class DeviceFile(ModernFile):
         features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: low_power_entry,
         features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: low_power_entry_with_wakeup,
         features.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: low_power_exit,
-        features.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2: precopy_info,
+        **dict.fromkeys(features.MIGRATION_FEATURES, migration),
     }
     COMMANDS: ClassVar[dict[int, Callable[..., int]]] = {
         vfio.VFIO_DEVICE_GET_INFO: get_info,

@@ -71,6 +71,10 @@ class File:
         """``pwrite``: how many bytes were taken."""
         raise InvalidArgument(f"{self.name} cannot be written")
 
+    def sequential(self) -> File:
+        """What ``read`` and ``write`` act on, by ``pread`` and ``pwrite`` at the file position."""
+        return self
+
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
         """Check a mapping of ``size`` bytes and return the memory behind it."""
         raise InvalidArgument(f"{self.name} cannot be mapped", errno=19)

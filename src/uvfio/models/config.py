@@ -42,6 +42,11 @@ class ConfigSpace:
         """What the space holds now is what a reset restores."""
         self._power_on = bytes(self.data)
 
+    @property
+    def power_on(self) -> bytes:
+        """What a reset restores."""
+        return self._power_on
+
     def reset(self) -> None:
         """Power-on values everywhere."""
         self.data[:] = self._power_on

@@ -28,7 +28,7 @@ splits into two means the same.
 
 from __future__ import annotations
 
-from uvfio.errors import DmaFault
+from uvfio.errors import DmaFault, InvalidArgument
 from uvfio.models.bar import RegisterBar
 from uvfio.models.capability import Msi
 from uvfio.models.option import Option
@@ -88,9 +88,24 @@ class Edu(PciModel):
     dma_mask = Option(int, (1 << 28) - 1, "address bits that the DMA engine drives", check=_mask)
     dma_delay = Option(float, 0.0, "seconds that a transfer takes", check=_duration)
     factorial_delay = Option(float, 0.0, "seconds that a factorial takes", check=_duration)
+    migration = Option(bool, False, "state can be saved and resumed, DMA can be logged")
 
     def on_reset(self) -> None:
         self.buffer = bytearray(DMA_SIZE)
+
+    # -- migration -------------------------------------------------------------------------------
+
+    @property
+    def migratable(self) -> bool:
+        return self.migration
+
+    def save(self) -> bytes:
+        return bytes(self.buffer)
+
+    def load(self, state: bytes) -> None:
+        if len(state) != DMA_SIZE:
+            raise InvalidArgument(f"a buffer of {len(state)} bytes")
+        self.buffer[:] = state
 
     # -- liveness and factorial ------------------------------------------------------------------
 

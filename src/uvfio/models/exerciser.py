@@ -49,8 +49,10 @@ Registers take any width; every register access is done by lanes (``register.py`
 
 from __future__ import annotations
 
+from functools import partial
+
 from uvfio.drivers.pci.hardware import BarKind
-from uvfio.errors import DmaFault
+from uvfio.errors import DmaFault, InvalidArgument
 from uvfio.models.bar import MemoryBar, RegisterBar
 from uvfio.models.capability import (
     AdvancedErrorReporting,
@@ -139,6 +141,7 @@ class Exerciser(PciModel):
     msix = Option(int, 8, "MSI-X vectors, 0 for no capability and no BAR 1", check=_msix_count)
     flr = Option(bool, True, "function level reset")
     dma_delay = Option(float, 0.0, "seconds that a transfer takes", check=_duration)
+    migration = Option(bool, False, "state can be saved and resumed, DMA can be logged")
 
     regs = RegisterBar(0, ExerciserRegisters)
     ram = MemoryBar(2, memory)
@@ -173,6 +176,20 @@ class Exerciser(PciModel):
         self.table = bytearray(256)
         self.regs.memory_size = len(self.ram)
 
+    # -- migration -------------------------------------------------------------------------------
+
+    @property
+    def migratable(self) -> bool:
+        return self.migration
+
+    def save(self) -> bytes:
+        return bytes(self.table)
+
+    def load(self, state: bytes) -> None:
+        if len(state) != len(self.table):
+            raise InvalidArgument(f"a table of {len(state)} bytes")
+        self.table[:] = state
+
     # -- events, counter, reset ------------------------------------------------------------------
 
     @ExerciserRegisters.raise_events.on_write
@@ -198,7 +215,7 @@ class Exerciser(PciModel):
     def interrupt_requested(self, vector: int) -> None:
         delay = self.regs.interrupt_delay
         if delay:
-            self.after(delay / 1e6, lambda: self.interrupt(vector))
+            self.after(delay / 1e6, partial(self.interrupt, vector))
         else:
             self.interrupt(vector)
 

@@ -7,6 +7,10 @@ masked vector sets its pending bit instead and is sent when the mask goes away.
 INTx is a level. The status bit shows it whatever happens outside; the wire follows it unless the command
 register disables it or messages are enabled. The sink is told of changes of the wire only.
 
+While ``held`` (the function is stopped for migration) nothing is sent and the wire does not go up: what becomes due
+stays pending until ``hold(False)``. ``save`` and ``load`` move what no register holds, the level and the pending bits
+of MSI-X; the table is the host's business.
+
 This class owns the MSI-X table and the pending bits, and reads the rest from configuration space. It
 masks nothing on its own: that is the driver's business (vfio-pci masks INTx when it fires).
 """
@@ -38,6 +42,7 @@ class Interrupts:
     ) -> None:
         self.sink: InterruptSink | None = None
         self.lost = 0
+        self.held = False
         self.level = False
         self.wire = False
         self._config = config
@@ -106,19 +111,40 @@ class Interrupts:
         config.data[pci.PCI_STATUS] = config.data[pci.PCI_STATUS] & ~pci.PCI_STATUS_INTERRUPT | bit
         disabled = config.get(pci.PCI_COMMAND, 2) & pci.PCI_COMMAND_INTX_DISABLE
         wire = bool(bit) and not (disabled or self.msi_enabled or self.msix_enabled)
-        if wire != self.wire:
+        if wire != self.wire and not (wire and self.held):
             self.wire = wire
             if self.sink is not None:
                 self.sink.intx(wire)
+        if self.held:
+            return
         if self.msix_enabled and self._pending:
             self._flush_msix()
         elif self.msi_enabled and self._msi and self._msi.maskable:
             self._flush_msi()
 
+    # -- migration -------------------------------------------------------------------------------
+
+    def hold(self, held: bool) -> None:
+        """Send nothing from now on, or again."""
+        self.held = held
+        self.update()
+
+    def save(self) -> bytes:
+        """Level (1 byte) and the pending bits of MSI-X."""
+        return bytes((self.level,)) + self._pending.to_bytes(len(self._table) // 128 + 1, "little")
+
+    def load(self, state: bytes) -> None:
+        """What ``save`` of the same function gave. ValueError if it has another size."""
+        if len(state) != len(self._table) // 128 + 2 or state[0] > 1:
+            raise ValueError(f"{len(state)} bytes of interrupt state")
+        self.level = bool(state[0])
+        self._pending = int.from_bytes(state[1:], "little")
+        self.update()
+
     # -- messages --------------------------------------------------------------------------------
 
     def _deliverable(self) -> bool:
-        if self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER:
+        if self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER and not self.held:
             return self.sink is not None
         self.lost += 1
         return False
@@ -146,7 +172,7 @@ class Interrupts:
     def _send_msix(self, vector: int) -> None:
         if not 0 <= vector < len(self._table) // pci.PCI_MSIX_ENTRY_SIZE:
             self.lost += 1
-        elif self._msix_masked(vector):
+        elif self.held or self._msix_masked(vector):
             self._pending |= 1 << vector
         elif self._deliverable() and self.sink is not None:
             self.sink.msix(vector)
@@ -180,7 +206,7 @@ class Interrupts:
         """A bus write of 4 or 8 aligned bytes of the table; other widths are undefined and ignored."""
         if size in _TABLE_WIDTHS and offset % size == 0 and offset + size <= len(self._table):
             self._table[offset : offset + size] = value.to_bytes(size, "little")
-            if self.msix_enabled and self._pending:
+            if self.msix_enabled and self._pending and not self.held:
                 self._flush_msix()
 
     def read_pending(self, offset: int, size: int) -> int:

@@ -19,6 +19,7 @@ Rules of the silicon:
   bits, which are the business of who routes addresses here. In D3hot no BAR answers.
 - A DMA fault that a register hook or a timer does not catch ends what that hook was doing, and no more:
   a bus write has been posted long ago. It is recorded by the domain. A read gives ones then.
+- Migration (``models/migration.py``) may quiet the function or stop it; a reset does not change that.
 - A reset (FLR by configuration write, D3hot to D0, ``reset``) cancels what ``after`` has pending, restores the
   configuration space, registers and interrupt logic, clears memory BARs that do not say ``keep``, and calls
   ``on_reset``. The attachment to a domain and the sink stay.
@@ -36,6 +37,7 @@ from __future__ import annotations
 from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from uvfio.core.modern import Activity
 from uvfio.drivers.pci.hardware import Bar, BarKind
 from uvfio.errors import ConfigError, DmaFault
 from uvfio.models.bar import (
@@ -62,6 +64,7 @@ from uvfio.models.config import ConfigSpace
 from uvfio.models.dma import Dma
 from uvfio.models.header import define_bars, define_command, define_identity, padded_rom
 from uvfio.models.interrupt import Interrupts
+from uvfio.models.migration import Migrating
 from uvfio.models.option import Option, resolve
 from uvfio.models.pending import PendingCalls
 from uvfio.models.register import RegisterMap, hooks_of
@@ -84,7 +87,7 @@ _FAST_RESETS = (
 )
 
 
-class PciModel:
+class PciModel(Migrating):
     """One PCI function. Implements ``drivers.pci.hardware.PciFunction``.
 
     Class attributes to set: ``vendor_id`` and ``device_id`` at least. ``class_code`` has three bytes: base class,
@@ -181,7 +184,8 @@ class PciModel:
         self.register_maps: dict[int, RegisterMap] = {}
         self.memories: dict[int, memoryview] = {}
         self._take_memory()
-        self._awake = [self._window(index) for index in range(6)]
+        made = [self._make_windows(index) for index in range(6)]
+        self._awake, self._stopped = [awake for awake, _ in made], [stopped for _, stopped in made]
         self._windows = self._awake
         self.on_reset()
 
@@ -309,7 +313,7 @@ class PciModel:
             self._pending.cancel_all()
             self.config.reset()
             self.dma.asleep = False
-            self._windows = self._awake if not self._gone else [_ABSENT] * 6
+            self._settle_windows()
             self.interrupts.reset()
             for registers in self.register_maps.values():
                 registers.reset()
@@ -326,7 +330,7 @@ class PciModel:
                 return
             self._gone = True
             self._pending.cancel_all()
-            self._windows = [_ABSENT] * 6
+            self._settle_windows()
             self.dma.domain = None
             self.interrupts.sink = None
             if any(bar.mappable for bar in self._bars.values()):
@@ -408,31 +412,38 @@ class PciModel:
         if mappable:
             self.memories.update(self._store.allocate(self._address, mappable))
 
-    def _window(self, index: int) -> Window:
+    def _make_windows(self, index: int) -> tuple[Window, Window]:
+        """What answers behind BAR ``index``, and what of it does while the function is stopped."""
         bar = self._bars.get(index)
         if bar is None:
-            return _ABSENT
+            return _ABSENT, _ABSENT
         window: Window = _ABSENT
+        stopped: Window = _ABSENT
         declared = self.bar_declarations.get(index)
         if isinstance(declared, RegisterBar):
             window = self.register_maps[index] = declared.registers(self)
         elif isinstance(declared, MemoryBar):
             if index not in self.memories:
                 self.memories[index] = memoryview(bytearray(bar.size))
-            window = MemoryWindow(self.memories, index)
+            window = stopped = MemoryWindow(self.memories, index)
         msix = self._placed(MsiX)
         if msix is None or msix[0].bar != index:
-            return window
+            return window, stopped
         cap: MsiX = msix[0]
         table = CallWindow(self.interrupts.read_table, self.interrupts.write_table)
         pending = CallWindow(self.interrupts.read_pending)
-        return OverlayWindow(
-            window,
-            (
-                (cap.table, cap.table + cap.table_size, table),
-                (cap.pba, cap.pba + cap.pba_size, pending),
-            ),
+        parts = (
+            (cap.table, cap.table + cap.table_size, table),
+            (cap.pba, cap.pba + cap.pba_size, pending),
         )
+        return OverlayWindow(window, parts), OverlayWindow(stopped, parts)
+
+    def _settle_windows(self) -> None:
+        """Let answer behind the BARs who does so now."""
+        if self._gone or self.dma.asleep:
+            self._windows = [_ABSENT] * 6
+        else:
+            self._windows = self._stopped if self.activity is Activity.STOPPED else self._awake
 
     # -- resets and power ------------------------------------------------------------------------
 
@@ -448,6 +459,7 @@ class PciModel:
     def _flr_hook(self, offset: int, size: int, bit: int) -> Callable[[], None]:
         def written() -> None:
             if self.config.get(offset, size) & bit:
+                self.resets += 1
                 self.reset()  # which clears the bit
 
         return written
@@ -459,15 +471,17 @@ class PciModel:
         if state not in (_D0, _D3HOT):  # not supported: the write is completed and discarded
             state = _D3HOT if self.dma.asleep else _D0
             self.config.put(at, 2, control & ~pci.PCI_PM_CTRL_STATE_MASK | state)
-        elif state == _D3HOT:
-            self.dma.asleep = True
-            self._windows = [_ABSENT] * 6
-        elif self.dma.asleep:
-            if control & pci.PCI_PM_CTRL_NO_SOFT_RESET:
-                self.dma.asleep = False
-                self._windows = self._awake
-            else:
-                self.reset()
+        elif state == _D3HOT or not self.dma.asleep or control & pci.PCI_PM_CTRL_NO_SOFT_RESET:
+            self._settle_power()
+        else:
+            self.reset()
+
+    def _settle_power(self) -> None:
+        """Sleep, or be awake, as the power management registers say."""
+        at = self._places.get(PowerManagement)
+        state = self.config.get(at + pci.PCI_PM_CTRL, 2) if at is not None else _D0
+        self.dma.asleep = state & pci.PCI_PM_CTRL_STATE_MASK == _D3HOT
+        self._settle_windows()
 
 
 def _describe_bar(declared: BarDeclaration) -> dict[str, object]:

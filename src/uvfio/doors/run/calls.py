@@ -4,8 +4,8 @@ The filter notifies them for the reserved range, and the calls that can only mea
 handler looks the file up, calls its method, and copies data; a descriptor that is not ours goes back to the
 kernel (None). What changes the table of descriptors is done by the kernel too; here the cache is kept exact.
 
-Reading and writing at the file position is not something that VFIO programs do, but a device file has one:
-it starts at 0 and cannot be sought.
+Reading and writing at the file position is what migration data are made for. Device files have a position too, though
+no VFIO program uses it: it starts at 0 and cannot be sought. What was moved before an error counts, as in the kernel.
 """
 
 from __future__ import annotations
@@ -114,8 +114,13 @@ class Calls:
         done = 0
         count = min(count, MAX_RW_COUNT)
         while done < count:
-            data = file.pread(process, min(PIECE, count - done), offset + done)
-            process.memory.write(address + done, data)
+            try:
+                data = file.pread(process, min(PIECE, count - done), offset + done)
+                process.memory.write(address + done, data)
+            except OSError:
+                if done:
+                    break
+                raise
             done += len(data)
             if len(data) < PIECE:
                 break
@@ -132,7 +137,13 @@ class Calls:
         count = min(count, MAX_RW_COUNT)
         while done < count:
             size = min(PIECE, count - done)
-            taken = file.pwrite(process, process.memory.read(address + done, size), offset + done)
+            try:
+                data = process.memory.read(address + done, size)
+                taken = file.pwrite(process, data, offset + done)
+            except OSError:
+                if done:
+                    break
+                raise
             done += taken
             if taken < size:
                 break
@@ -158,7 +169,7 @@ class Calls:
         token = process.token(request[1], request[6] & INT)
         if token is None:
             return None
-        done = move(process, file, request[7], request[8], token.position)
+        done = move(process, file.sequential(), request[7], request[8], token.position)
         token.position += done
         return done
 
@@ -179,6 +190,7 @@ class Calls:
             return None
         process, file = found
         token = process.token(request[1], request[6] & INT) if offset is None else None
+        file = file.sequential() if offset is None else file
         if file.whole and move == self.write_at:
             parts = self._iovec(process, request[7], request[8], width)
             data = b"".join(process.memory.read(base, min(size, PIECE)) for base, size in parts)

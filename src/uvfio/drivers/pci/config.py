@@ -112,6 +112,25 @@ class ConfigSpace:
         """The command register's MEMORY, IO and INTX_DISABLE bits as the program has set them."""
         return self._copy[_COMMAND_WORD] & 0xFFFF
 
+    def save(self) -> bytes:
+        """The copy: 4 bytes for each word."""
+        return b"".join(word.to_bytes(4, "little") for word in self._copy)
+
+    def load(self, saved: bytes) -> None:
+        """Take over what the program of another such space had written. InvalidArgument for another size."""
+        if len(saved) != 4 * len(self._copy):
+            raise InvalidArgument(
+                f"{self._function.name}: {len(saved)} bytes of configuration space are saved, it has "
+                f"{4 * len(self._copy)}"
+            )
+        for word, own in enumerate(self._copy):
+            soft = self._virtual[word] & self._writable[word]
+            value = int.from_bytes(saved[4 * word : 4 * word + 4], "little")
+            copy = own & ~soft | value & soft
+            register = self._bars.index_of(word << 2)
+            self._copy[word] = copy if register is None else self._bars.virtual(register, copy)
+        self._interrupts.guest_mask(bool(self.command & pci.PCI_COMMAND_INTX_DISABLE))
+
     def read(self, offset: int, count: int) -> bytes:
         """Up to ``count`` bytes; fewer at the end of the space. InvalidArgument beyond the end."""
         if count == 4 and not offset & 3 and offset < self._size:

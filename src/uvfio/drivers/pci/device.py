@@ -5,7 +5,8 @@ exist: the virtual configuration space, the events, the saved state to return to
 
     first get    save the state; try a function reset; test INTX_DISABLE; switch decoding on; copy the
                  configuration space
-    reset        function reset; hardware state back as it was just before; the copy and the events stay
+    reset        function reset; hardware state back as it was just before; the copy and the events stay; a migration
+                 ends
     last put     bus master off; interrupts off, events dropped; copy dropped; reset; saved state back
 
 Invariants: a ``get`` that fails leaves the function as it was and the device closed; a ``put`` finishes
@@ -41,6 +42,8 @@ from uvfio.uapi import pci
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from uvfio.core.dma_log import DmaLogger
+    from uvfio.core.migration import Migration
     from uvfio.core.seams import Event
     from uvfio.drivers.pci.hardware import PciFunction
 
@@ -95,6 +98,8 @@ class VfioPciDevice(ModernPci):
         self._low_power = False
         self._wakeup = None
         self._saved: SavedState | None = None
+        self.migration: Migration | None = None
+        self.dma_logger: DmaLogger | None = None
         self._config = _ConfigWindow(function.name, Region(CONFIG_INDEX, function.config_size))
         self._windows: tuple[Window, ...] = (
             *(bar_window(function, n, function.bars.get(n)) for n in range(ROM_INDEX)),
@@ -207,6 +212,8 @@ class VfioPciDevice(ModernPci):
             before.restore(before.command | (self._bars.decode if opened else 0))
             if opened:
                 self._interrupts.reprogram()
+            if self.migration is not None:
+                self.migration.reset()
 
     def request(self, count: int) -> None:
         """Record that somebody wants the device back for the ``count``-th time, and tell the program."""
@@ -230,6 +237,12 @@ class VfioPciDevice(ModernPci):
             self._config.space = ConfigSpace(
                 self.function, self._layout, self._bars, self._interrupts, self._recover
             )
+            if getattr(self.function, "migratable", False):
+                from uvfio.drivers.pci.migration import begin
+
+                self.migration, self.dma_logger = begin(
+                    self.function, self._config.space, self._recover
+                )
         except BaseException:
             self._saved = self._config.space = None
             try:
@@ -247,9 +260,19 @@ class VfioPciDevice(ModernPci):
             self.function.config_write(pci.PCI_COMMAND, command & ~pci.PCI_COMMAND_MASTER, 2)
             self._interrupts.stop()
             self._end_modern()
+            self._end_migration()
             self._try_reset()
         finally:
             saved.restore(saved.command & ~pci.PCI_COMMAND_MASTER)
+
+    def _end_migration(self) -> None:
+        """The last close: no session and no log stay, and the function runs."""
+        migration, self.migration = self.migration, None
+        logger, self.dma_logger = self.dma_logger, None
+        if logger is not None:
+            logger.stop()
+        if migration is not None:
+            migration.close()
 
     def _try_reset(self) -> None:
         """Reset if there is a way. A reset that fails costs the program its reset, not the device."""

@@ -25,13 +25,14 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from uvfio.core.device import DeviceKind, DtProperty, IrqInfo, Region, ResourceKind
-from uvfio.drivers.platform.interrupts import Interrupts
+from uvfio.drivers.platform.irqset import IrqSets
 from uvfio.drivers.window import PAGE_SIZE, MemoryWindow, RegisterWindow, Window
 from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from uvfio.core.modern import IrqAction, IrqData
     from uvfio.core.seams import Event
     from uvfio.drivers.platform.hardware import Origin, PlatformHardware
 
@@ -47,7 +48,7 @@ class VfioPlatformDevice:
         self._opens = 0
         self._requests = 0
         self._reset_failed = False
-        self._interrupts = Interrupts(hardware, self._lock)
+        self._interrupts = IrqSets(hardware, self._lock)
         self._windows = tuple(_window(hardware, index) for index in range(len(hardware.regions)))
 
     def __repr__(self) -> str:
@@ -208,6 +209,22 @@ class VfioPlatformDevice:
     def set_unmask_event(self, index: int, event: Event | None) -> None:
         """Let ``event`` unmask interrupt ``index``, or end that; see ``Interrupts.set_unmask_event``."""
         self._interrupts.set_unmask_event(index, event)
+
+    # Interrupts as today's programs set them (``core.modern.IrqDevice``)
+
+    def irq_count(self, index: int) -> int:
+        """1. InvalidArgument for an interrupt that does not exist."""
+        return self._interrupts.info(index).count
+
+    def irq_resizable(self, index: int) -> bool:
+        """No: each is one wire."""
+        return False
+
+    def apply_irqs(
+        self, index: int, action: IrqAction, start: int, count: int, data: IrqData
+    ) -> None:
+        """See ``IrqSets.apply``."""
+        self._interrupts.apply(index, action, start, count, data)
 
 
 def _window(hardware: PlatformHardware, index: int) -> Window:

@@ -1,0 +1,128 @@
+"""Interrupts of a platform device as today's programs set them: each index is one wire with one event.
+
+``IrqSets`` adds to ``Interrupts`` the vocabulary of ``core/modern.py``:
+
+             mask, unmask                        trigger with an event         trigger with none or a byte
+    level    none, byte; an event each,          replaces the one that is      as the wire would: masks and signals,
+             -1 ends it, Busy if there is one    set, -1 drops it; masks stay  nothing while masked; count 0 drops it
+    edge     InvalidArgument                     replaces it, -1 drops it      signals; count 0 with none drops it
+
+A mask is this object's own and needs no event: a trigger without one masks too, and the mask stays when events come
+and go. All ends with the last close of the device.
+
+A failed call leaves everything as it was. Behaviour: drivers/vfio/platform/vfio_platform_irq.c,
+vfio_platform_set_irqs_ioctl and what it calls; drivers/vfio/virqfd.c, vfio_virqfd_enable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uvfio.core.irq import LevelInterrupt
+from uvfio.core.modern import IrqAction
+from uvfio.drivers.platform.interrupts import Interrupts
+from uvfio.errors import Busy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import RLock
+
+    from uvfio.core.modern import EventSource, IrqData
+    from uvfio.core.seams import Event
+    from uvfio.drivers.platform.hardware import PlatformHardware
+
+__all__ = ["IrqSets"]
+
+
+class IrqSets(Interrupts):
+    """See the module's head."""
+
+    def __init__(self, hardware: PlatformHardware, lock: RLock) -> None:
+        super().__init__(hardware, lock)
+        self._mask_events: dict[int, tuple[Event, Callable[[], None]]] = {}
+
+    def stop(self) -> None:
+        with self._lock:
+            for index in tuple(self._mask_events):
+                self._drop_mask_event(index)
+            super().stop()
+
+    def apply(self, index: int, action: IrqAction, start: int, count: int, data: IrqData) -> None:
+        """``IrqDevice.apply_irqs``."""
+        self._check_index(index)
+        with self._lock:
+            dropping = action is IrqAction.TRIGGER and not count and data is None
+            if not dropping and (start, count) != (0, 1):
+                raise self._refuse(f"interrupt {index} is one alone, not {count} from {start}")
+            if action is not IrqAction.TRIGGER:
+                self._mask(index, action, data)
+            elif dropping:
+                self._connect(index, None)
+            elif callable(data):
+                self._connect(index, data(0))
+            elif data is None or data[0]:
+                self._test(index)
+
+    def _connect(self, index: int, event: Event | None) -> None:
+        line = self._lines[index]
+        if isinstance(line, LevelInterrupt):
+            before = line.replace(event)
+            if before is not None:
+                before.close()
+        else:
+            for old in line.replace(0, [event]):
+                old.close()
+
+    def _test(self, index: int) -> None:
+        line = self._lines[index]
+        if not isinstance(line, LevelInterrupt):
+            line.fire(0)
+        elif not line.masked:
+            line.mask()
+            line.send()
+
+    def _mask(self, index: int, action: IrqAction, data: IrqData) -> None:
+        line = self._level(index)
+        if callable(data):
+            self._connect_mask(index, action, data)
+        elif data is None or data[0]:
+            if action is IrqAction.MASK:
+                line.mask()
+            else:
+                line.unmask()
+
+    def _connect_mask(self, index: int, action: IrqAction, source: EventSource) -> None:
+        masking = action is IrqAction.MASK
+        known = self._mask_events if masking else self._unmask_events
+        event = source(0)
+        if event is None:
+            if index in known:
+                (self._drop_mask_event if masking else self._drop_unmask_event)(index)
+            return
+        try:
+            if masking:
+                self._set_mask_event(index, event)
+            else:
+                self.set_unmask_event(index, event)
+        except BaseException:
+            event.close()
+            raise
+
+    def _set_mask_event(self, index: int, event: Event) -> None:
+        line = self._level(index)
+        if index in self._mask_events:
+            raise Busy(
+                f"{self._hardware.name}: interrupt {index} has a mask event already",
+                "unset it with fd -1",
+            )
+
+        def mask() -> None:
+            with self._lock:
+                line.mask()
+
+        self._mask_events[index] = event, event.watch(mask)
+
+    def _drop_mask_event(self, index: int) -> None:
+        event, cancel = self._mask_events.pop(index)
+        cancel()
+        event.close()
