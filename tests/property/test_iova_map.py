@@ -24,7 +24,10 @@ ranges = st.tuples(st.sampled_from(BASES), st.integers(0, SPACE - 1), st.integer
     lambda t: (t[0] + t[1], min(t[0] + t[1] + t[2], t[0] + SPACE) - 1)
 )
 operations = st.lists(
-    st.tuples(st.sampled_from(["insert", "insert", "remove", "look"]), ranges), max_size=120
+    st.tuples(
+        st.sampled_from(["insert", "insert", "remove", "remove all", "remove some", "look"]), ranges
+    ),
+    max_size=120,
 )
 
 
@@ -67,6 +70,10 @@ def test_map_agrees_with_a_page_dictionary(
             elif verb == "remove" and there:
                 table.remove(there[-1])
                 pages = {page: m for page, m in pages.items() if m is not there[-1]}
+            elif verb.startswith("remove"):
+                gone = there[::2] if verb == "remove some" else there
+                table.remove_all(gone)
+                pages = {page: m for page, m in pages.items() if m not in gone}
             for address in (first, last, (first + last) // 2):
                 assert table.find(address) is pages.get(address)
             check(table, pages)

@@ -11,6 +11,10 @@ An access is all or nothing as far as translation goes: before a byte moves, the
 mapped for that direction. Should the program's memory itself vanish (munmap after MAP_DMA), the access
 faults at that point.
 
+Translations that were used lately are kept by page number (``_tlb``): an access that begins in such a page and ends in
+its mapping needs no search. An entry is the mapping itself, so a change of its address is seen at once, and it
+goes when its mapping leaves the map (``_invalidate``).
+
 The map is page granular (4096 bytes). What may be mapped and unmapped is a matter of the ABI: ``map_range`` and
 ``unmap_range`` follow the 2011 driver, which merges neighbours and cuts mappings anywhere; ``core/mapping.py`` has
 today's rules, over the same map, limits and accounting. A domain has its own lock, taken after the framework's
@@ -22,7 +26,7 @@ A domain does not know groups, owners or files. Locked memory is charged to the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["ADDRESS_MAX", "PAGE_SIZE", "DmaCounters", "Domain", "Fault", "IommuUnit", "check_wrap"]
 
 PAGE_SIZE = 4096
+PAGE_SHIFT = 12
+TLB_ENTRIES = 4096
 FAULTS_KEPT = 256
 ADDRESS_MAX = (1 << 64) - 1
 
@@ -98,6 +104,11 @@ class Domain:
 
     ``entry_limit`` bounds the number of mappings. ``on_fault`` is told of each fault when it happens.
     ``counters`` are those of the machine, shared by all its domains.
+
+    What the IOMMUs in front of the attached devices can do together is known once for all accesses: ``units`` (the
+    distinct ones), ``coherent`` (accesses snoop the caches), ``interrupt_remapping`` (interrupts are isolated),
+    ``address_bits`` (width of an I/O virtual address), ``page_sizes`` (what all can map at once, smallest first) and
+    ``reserved`` (inclusive ranges that cannot be mapped). An ``IommuUnit`` never changes.
     """
 
     def __init__(
@@ -116,52 +127,34 @@ class Domain:
         self.closed = False
         self.counters = DmaCounters() if counters is None else counters
         self._on_fault = on_fault
-        self._recent: Mapping | None = None
+        self._tlb: dict[int, Mapping] = {}
+        self._survey()
 
     # -- the hardware behind it ------------------------------------------------------------------
 
-    @property
-    def units(self) -> tuple[IommuUnit, ...]:
-        """The distinct IOMMUs in front of the attached devices."""
-        return tuple(dict.fromkeys(d.unit for d in self.devices if d.unit))
-
-    @property
-    def coherent(self) -> bool:
-        """Device accesses snoop the caches (IOMMU_CAP_CACHE_COHERENCY)."""
-        return all(unit.coherent for unit in self.units)
-
-    @property
-    def interrupt_remapping(self) -> bool:
-        """Interrupts of the attached devices are isolated (IOMMU_CAP_INTR_REMAP)."""
-        return all(unit.interrupt_remapping for unit in self.units)
-
-    @property
-    def address_bits(self) -> int:
-        """Width of an I/O virtual address."""
-        return min((unit.address_bits for unit in self.units), default=64)
-
-    @property
-    def page_sizes(self) -> tuple[int, ...]:
-        """What every IOMMU in front of the devices can map at once, smallest first."""
-        sizes = [set(unit.page_sizes) for unit in self.units]
-        return tuple(sorted(set.intersection(*sizes))) if sizes else (PAGE_SIZE,)
-
-    @property
-    def reserved(self) -> tuple[tuple[int, int], ...]:
-        """Inclusive ranges that cannot be mapped."""
-        return tuple(sorted({r for unit in self.units for r in unit.reserved}))
+    def _survey(self) -> None:
+        """Sum up the IOMMUs in front of the devices; after each change of ``devices``."""
+        self.units = units = tuple(dict.fromkeys(d.unit for d in self.devices if d.unit))
+        self.coherent = all(unit.coherent for unit in units)
+        self.interrupt_remapping = all(unit.interrupt_remapping for unit in units)
+        self.address_bits = min((unit.address_bits for unit in units), default=64)
+        sizes = [set(unit.page_sizes) for unit in units]
+        self.page_sizes = tuple(sorted(set.intersection(*sizes))) if sizes else (PAGE_SIZE,)
+        self.reserved = tuple(sorted({r for unit in units for r in unit.reserved}))
 
     def attach(self, dev: BusDevice) -> None:
         """Route the device's DMA through this domain; the device's own error passes through."""
         with self.lock:
             dev.attach(self)
             self.devices.append(dev)
+            self._survey()
 
     def detach(self, dev: BusDevice) -> None:
         """Cut the device off. Nothing happens if it was not attached."""
         with self.lock:
             if dev in self.devices:
                 self.devices.remove(dev)
+                self._survey()
                 dev.detach()
 
     # -- mappings --------------------------------------------------------------------------------
@@ -195,7 +188,7 @@ class Domain:
             if not charged:
                 mm.uncharge(pages)
             for neighbour in joined:
-                self.mappings.remove(neighbour)
+                self._remove(neighbour)
             self.mappings.insert(
                 Mapping(
                     min([m.first for m in joined] + [iova]),
@@ -206,7 +199,6 @@ class Domain:
                     charged,
                 )
             )
-            self._recent = None
 
     def unmap_range(self, iova: int, size: int) -> int:
         """Unmap what is mapped in the range, cutting mappings where it begins and ends.
@@ -222,9 +214,9 @@ class Domain:
             found = self.mappings.overlapping(iova, last)
             if len(found) == 1 and found[0].first < iova and found[0].last > last:
                 self.check_entries(len(self.mappings) + 1)
-            done = 0
-            for m in found:
-                self.mappings.remove(m)
+            done = self.drop(found[1:-1])
+            for m in dict.fromkeys(found[:1] + found[-1:]):
+                self._remove(m)
                 low, high = max(m.first, iova), min(m.last, last)
                 if m.first < low:
                     self.mappings.insert(
@@ -238,27 +230,44 @@ class Domain:
                 done += high - low + 1
                 if m.charged:
                     m.mm.uncharge((high - low + 1) // PAGE_SIZE)
-            self._recent = None
             return done
 
     def drop(self, mappings: list[Mapping]) -> int:
-        """Forget whole mappings and uncharge them; returns how many bytes they were."""
+        """Forget whole mappings, given in order, and uncharge them; returns how many bytes they were."""
+        if not mappings:
+            return 0
         with self.lock:
-            for m in mappings:
-                self.mappings.remove(m)
-                if m.charged:
-                    m.mm.uncharge(m.size // PAGE_SIZE)
-            self._recent = None
-            return sum(m.size for m in mappings)
+            if len(mappings) == 1:
+                self.mappings.remove(mappings[0])
+            else:
+                self.mappings.remove_all(mappings)
+            self._invalidate(mappings[0].first, mappings[-1].last)
+            return self._uncharge(mappings)
 
     def unmap_all(self) -> None:
         """Forget every mapping and uncharge it."""
         with self.lock:
-            for m in self.mappings:
-                if m.charged:
-                    m.mm.uncharge(m.size // PAGE_SIZE)
+            self._uncharge(self.mappings)
             self.mappings.clear()
-            self._recent = None
+            self._tlb.clear()
+
+    def _remove(self, mapping: Mapping) -> None:
+        self.mappings.remove(mapping)
+        self._invalidate(mapping.first, mapping.last)
+
+    @staticmethod
+    def _uncharge(mappings: Iterable[Mapping]) -> int:
+        """Give back what ``mappings`` lock, once for each owner; returns how many bytes they are."""
+        total = 0
+        locked: dict[Mm, int] = {}
+        for m in mappings:
+            size = m.last - m.first + 1
+            total += size
+            if m.charged:
+                locked[m.mm] = locked.get(m.mm, 0) + size
+        for mm, size in locked.items():
+            mm.uncharge(size // PAGE_SIZE)
+        return total
 
     def close(self) -> None:
         """Detach every device, drop every mapping; accesses and mappings fail from now on."""
@@ -336,37 +345,39 @@ class Domain:
     def dma_read(self, requester: str, iova: int, size: int) -> bytes:
         """Read ``size`` bytes for the device named ``requester``. DmaFault if any is not mapped."""
         with self.lock:
-            m = self._recent
-            if m is not None and m.first <= iova and iova + size - 1 <= m.last and size > 0:
+            m = self._tlb.get(iova >> PAGE_SHIFT)
+            if m is None or not m.readable or iova + size - 1 > m.last:
+                pieces = self._translate(requester, iova, size, write=False)
                 self.counters.read += size
-                return self._fetch(requester, m, iova, size)
-            pieces = self._translate(requester, iova, size, write=False)
+                return b"".join(self._fetch(requester, m, at, n) for m, at, n in pieces)
             self.counters.read += size
-            return b"".join(self._fetch(requester, m, at, n) for m, at, n in pieces)
+            return self._fetch(requester, m, iova, size)
 
     def dma_write(self, requester: str, iova: int, data: bytes) -> None:
         """Write ``data``; nothing is written when any byte is not mapped writable (DmaFault)."""
+        size = len(data)
         with self.lock:
-            done = 0
-            for m, at, n in self._translate(requester, iova, len(data), write=True):
-                try:
-                    m.mm.memory.write(m.vaddr + (at - m.first), data[done : done + n])
-                except BadAddress as gone:
-                    raise self.fault(
-                        requester, at, n, True, f"the memory is gone: {gone}"
-                    ) from gone
-                done += n
-            self.counters.written += done
+            m = self._tlb.get(iova >> PAGE_SHIFT)
+            if m is None or not m.writable or iova + size - 1 > m.last:
+                done = 0
+                for m, at, n in self._translate(requester, iova, size, write=True):
+                    self._put(requester, m, at, data[done : done + n])
+                    done += n
+            else:
+                self._put(requester, m, iova, data)
+            self.counters.written += size
 
     def dma_store(self, requester: str, iova: int, value: int, width: int) -> None:
         """One store of 2, 4 or 8 bytes at an aligned address that nobody can see half of."""
         if width not in (2, 4, 8) or iova % width:
             raise InvalidArgument(f"a store of {width} bytes at iova {iova:#x} cannot be atomic")
         with self.lock:
-            m, at, _ = self._translate(requester, iova, width, write=True)[0]
+            m = self._tlb.get(iova >> PAGE_SHIFT)
+            if m is None or not m.writable or iova + width - 1 > m.last:
+                m = self._translate(requester, iova, width, write=True)[0][0]
             self.counters.written += width
             try:
-                m.mm.memory.store(m.vaddr + (at - m.first), value, width)
+                m.mm.memory.store(m.vaddr + (iova - m.first), value, width)
             except BadAddress as gone:
                 raise self.fault(
                     requester, iova, width, True, f"the memory is gone: {gone}"
@@ -402,6 +413,13 @@ class Domain:
         except BadAddress as gone:
             raise self.fault(requester, at, size, False, f"the memory is gone: {gone}") from gone
 
+    def _put(self, requester: str, m: Mapping, at: int, data: bytes) -> None:
+        try:
+            m.mm.memory.write(m.vaddr + (at - m.first), data)
+        except BadAddress as gone:
+            reason = f"the memory is gone: {gone}"
+            raise self.fault(requester, at, len(data), True, reason) from gone
+
     def _translate(
         self, requester: str, iova: int, size: int, write: bool
     ) -> list[tuple[Mapping, int, int]]:
@@ -409,6 +427,7 @@ class Domain:
         if iova < 0 or iova + size - 1 > ADDRESS_MAX:
             raise self.fault(requester, iova, size, write, "address wraps around 2**64")
         pieces = []
+        m: Mapping | None = None
         at, end = iova, iova + size
         while at < end:
             m = self.mappings.find(at)
@@ -421,6 +440,21 @@ class Domain:
             n = min(m.last + 1, end) - at
             pieces.append((m, at, n))
             at += n
-        if len(pieces) == 1 and pieces[0][0].readable:
-            self._recent = pieces[0][0]
+        if m is not None and len(pieces) == 1 and m.first <= iova >> PAGE_SHIFT << PAGE_SHIFT:
+            if len(self._tlb) >= TLB_ENTRIES:
+                self._tlb.clear()
+            self._tlb[iova >> PAGE_SHIFT] = m
         return pieces
+
+    def _invalidate(self, first: int, last: int) -> None:
+        """Forget what was translated in the range; whoever takes a mapping out of the map calls it."""
+        tlb = self._tlb
+        if not tlb:
+            return
+        low, high = first >> PAGE_SHIFT, last >> PAGE_SHIFT
+        if high - low < len(tlb):
+            for page in range(low, high + 1):
+                tlb.pop(page, None)
+        else:
+            for page in [page for page in tlb if low <= page <= high]:
+                del tlb[page]

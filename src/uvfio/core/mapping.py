@@ -140,7 +140,7 @@ class Type1:
         self._check_aligned(iova=iova, size=size, vaddr=vaddr)
 
     def _check_aligned(self, **values: int) -> None:
-        granule = self.granule
+        granule = self.domain.page_sizes[0]
         for name, value in values.items():
             if value % granule:
                 raise InvalidArgument(
@@ -201,15 +201,16 @@ class Type1:
         last = iova + size - 1
         found = mappings.overlapping(iova, last)
         if self.version > 1:
-            self._check_whole(iova, last)
+            self._check_whole(iova, last, found)
         elif found and found[0].first < iova:
             return []
         return found
 
-    def _check_whole(self, first: int, last: int) -> None:
-        """InvalidArgument if the range begins or ends inside a mapping."""
-        for mapping in (self.domain.mappings.find(first), self.domain.mappings.find(last)):
-            if mapping and (mapping.first < first or mapping.last > last):
+    @staticmethod
+    def _check_whole(first: int, last: int, found: list[Mapping]) -> None:
+        """InvalidArgument if the range begins or ends inside one of ``found``, which are all it touches."""
+        for mapping in (*found[:1], *found[-1:]):
+            if mapping.first < first or mapping.last > last:
                 raise InvalidArgument(
                     f"{first:#x}-{last:#x} cuts {mapping!r}", "take it as a whole"
                 )
@@ -233,8 +234,9 @@ class Type1:
         self._check_tracking(page)
         last = iova + size - 1
         with self.domain.lock:
-            self._check_whole(iova, last)
-            return self.domain.mappings.overlapping(iova, last)
+            found = self.domain.mappings.overlapping(iova, last)
+            self._check_whole(iova, last, found)
+            return found
 
     def _check_tracking(self, page: int) -> None:
         if not self.tracking:

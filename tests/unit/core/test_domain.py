@@ -116,6 +116,25 @@ def test_a_domain_can_do_what_all_its_units_can() -> None:
     assert domain.reserved == ((0x1000, 0x1FFF), (0x5000, 0x5FFF))
 
 
+def test_what_a_domain_can_do_changes_with_its_devices() -> None:
+    unit = IommuUnit("a", reserved=())
+    small = IommuUnit("b", address_bits=39, page_sizes=(PAGE,), reserved=((0, 0xFFF),))
+    wide, narrow = FakeBusDevice("a", 1, unit=unit), FakeBusDevice("b", 2, unit=small)
+    domain = Domain()
+    assert (domain.units, domain.page_sizes, domain.reserved) == ((), (PAGE,), ())
+    domain.attach(wide)
+    assert (domain.address_bits, domain.page_sizes) == (48, unit.page_sizes)
+    domain.attach(narrow)
+    assert (domain.units, domain.address_bits) == ((unit, small), 39)
+    assert (domain.page_sizes, domain.reserved) == ((PAGE,), ((0, 0xFFF),))
+    domain.detach(narrow)
+    assert (domain.units, domain.address_bits, domain.reserved) == ((unit,), 48, ())
+    narrow.attach_error = RuntimeError()
+    with pytest.raises(RuntimeError):
+        domain.attach(narrow)
+    assert domain.units == (unit,)
+
+
 def test_close_detaches_every_device_and_forgets_every_mapping(bench: Bench) -> None:
     bench.map(0, PAGE, 0)
     bench.domain.close()

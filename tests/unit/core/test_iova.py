@@ -127,3 +127,34 @@ def test_a_gap_between_chunks_is_searched_across_them(monkeypatch: pytest.Monkey
 def test_a_mapping_says_where_it_leads() -> None:
     assert repr(Mapping(0x1000, 0x2FFF, 0x7000, False, MM)) == "<Mapping 0x1000+0x2000 -> 0x7000 r>"
     assert repr(Mapping(0, 0xFFF, 0x7000, True, MM)) == "<Mapping 0x0+0x1000 -> 0x7000 rw>"
+
+
+def test_many_go_at_once_from_any_number_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iova, "CHUNK", 2)
+    table = filled(*((n, n) for n in range(12)))
+    table.remove_all(table.overlapping(1, 6))
+    assert bounds(list(table)) == [(0, 0), (7, 7), (8, 8), (9, 9), (10, 10), (11, 11)]
+    assert len(table) == 6
+    table.remove_all(list(table)[::2])
+    assert bounds(list(table)) == [(7, 7), (9, 9), (11, 11)]
+    table.remove_all([])
+    table.remove_all(list(table))
+    assert (len(table), table.find(7), list(table)) == (0, None, [])
+
+
+def test_if_one_is_not_there_none_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iova, "CHUNK", 2)
+    table = filled(*((n, n) for n in range(6)))
+    inside = list(table)
+    for wrong in (
+        [*inside, mapping(6, 6)],
+        [mapping(3, 3)],
+        [inside[0], mapping(3, 3)],
+        [inside[3], inside[0]],
+        [inside[0], inside[0]],
+    ):
+        with pytest.raises(KeyError):
+            table.remove_all(wrong)
+        assert list(table) == inside
+    with pytest.raises(KeyError):
+        IovaMap().remove_all(inside)
