@@ -10,6 +10,9 @@ what to read.
 Absolute times are medians too, and worth less: look at the steal time that is printed with them.
 
     trapped pread / C floor    the runner's own share of a register read; the floor is bench/floor.c
+    mainline / 2011            the same call by today's interface and by that of 2011: bench/abi.c. "device info" is
+                               GET_INFO, which reads and writes a struct, and GET_FLAGS, which only writes
+    millionth / first          one of the last of a million mappings and one of the first thousand
     umockdev ioctl / pread     the usual way to fake a device, in terms of a trapped read
     unrelated calls            what a program pays that the supervisor has nothing to do with
     gcc -c                     a whole program that opens many files
@@ -37,6 +40,8 @@ from typing import Final
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent
 GROUP, ADDRESS = "240", "0000:06:0d.0"
+ABIS: Final = ("2011", "mainline")
+MAPPINGS: Final = 1_000_000
 TURNS: Final = 3  # how often candidates take turns within a round; the best turn counts
 CALLS_OF_PROGRAMS: Final = 3  # gcc and true are run so often in a turn
 SMALL_C: Final = """\
@@ -61,6 +66,7 @@ class Bench:
     uvfio: Path
     calls: int
     work: Path
+    mappings: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
 
     def build(self) -> None:
@@ -69,7 +75,14 @@ class Bench:
             command = ["gcc", "-std=gnu11", "-O2", "-I", str(ROOT / "include")]
             command += ["-o", str(self.work / name), str(HERE / f"{name}.c")]
             subprocess.run(command, check=True)
+        for abi in ABIS:
+            command = ["gcc", "-std=gnu11", "-O2", "-I", str(ROOT / "include")]
+            command += [f'-DSESSION="session_{abi}.h"', "-o", str(self.work / f"abi_{abi}")]
+            subprocess.run([*command, str(HERE / "abi.c")], check=True)
         (self.work / "small.c").write_text(SMALL_C)
+        limit = f"[iommu]\ndma_entry_limit = {2 * MAPPINGS}\n"
+        device = f'[[device]]\naddress = "{ADDRESS}"\nmodel = "edu"\ngroup = {GROUP}\n'
+        (self.work / "large.toml").write_text(limit + device)
 
     # -- candidates ------------------------------------------------------------------------------
 
@@ -79,6 +92,24 @@ class Bench:
     def trapped_pread(self) -> float:
         command = [self._at("reader"), str(self.calls), GROUP, ADDRESS]
         return self._timings(self._under(command))["pread"]
+
+    def calls_of(self, abi: str) -> Timings:
+        """Calls of one interface, by name."""
+        command = [self._at(f"abi_{abi}"), "calls", GROUP, ADDRESS, str(self.calls)]
+        return self._timings(self._under(command, "--abi", abi))
+
+    def mappings_of(self, abi: str) -> Timings:
+        """Many mappings by one interface: of the last 20000 and, as "..., first", of the first thousand."""
+        command = [self._at(f"abi_{abi}"), "mappings", GROUP, ADDRESS, str(self.mappings)]
+        command = self._under(command, "--abi", abi, "-m", self._at("large.toml"))
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+        found: Timings = {}
+        for line in done.stdout.splitlines():
+            name, last, first = line.rsplit(maxsplit=2)
+            found[name] = float(last)
+            if float(first):
+                found[f"{name}, first"] = float(first)
+        return found
 
     def umockdev_ioctl(self) -> float:
         if shutil.which("umockdev-run") is None:
@@ -132,8 +163,8 @@ class Bench:
     def _at(self, name: str) -> str:
         return str(self.work / name)
 
-    def _under(self, command: list[str]) -> list[str]:
-        return [str(self.uvfio), "run", "--", *command]
+    def _under(self, command: list[str], *options: str) -> list[str]:
+        return [str(self.uvfio), "run", *options, "--", *command]
 
     def _timings(self, command: list[str]) -> Timings:
         """What a program of this directory printed: lines of name, median, minimum."""
@@ -163,6 +194,14 @@ class Bench:
                     found[name] = min(candidate(), found.get(name, inf))
                 except Unavailable as reason:
                     self.skipped[name] = str(reason)
+            for abi in ABIS:
+                for name, value in self.calls_of(abi).items():
+                    key = f"{name}, {abi} ns"
+                    found[key] = min(value, found.get(key, inf))
+        if self.mappings:
+            for abi in ABIS:
+                of = self.mappings_of(abi)
+                found |= {f"mappings: {name}, {abi} ns": value for name, value in of.items()}
         plain = self.unrelated(supervised=False)
         supervised = self.unrelated(supervised=True)
         found |= {f"{name} ns": value for name, value in plain.items()}
@@ -172,11 +211,26 @@ class Bench:
 
 def ratios(found: Timings, calls: list[str]) -> Timings:
     """What is derived from the values of one round."""
-    pairs = {
-        "trapped pread / C floor": ("trapped pread ns", "floor pread ns"),
-        "umockdev ioctl / trapped pread": ("umockdev ioctl ns", "trapped pread ns"),
-        "gcc -c, with / without": ("gcc -c supervised ms", "gcc -c ms"),
-    } | {f"{name}, with / without": (f"{name} supervised ns", f"{name} ns") for name in calls}
+    pairs = (
+        {
+            "trapped pread / C floor": ("trapped pread ns", "floor pread ns"),
+            "umockdev ioctl / trapped pread": ("umockdev ioctl ns", "trapped pread ns"),
+            "gcc -c, with / without": ("gcc -c supervised ms", "gcc -c ms"),
+        }
+        | {
+            f"{name}, mainline / 2011": (f"{name}, mainline ns", f"{name}, 2011 ns")
+            for name in ("pread", "device info", "region info", "map+unmap")
+        }
+        | {
+            f"{name}, {abi}, millionth / first": (
+                f"mappings: {name}, {abi} ns",
+                f"mappings: {name}, first, {abi} ns",
+            )
+            for name in ("map", "unmap")
+            for abi in ABIS
+        }
+        | {f"{name}, with / without": (f"{name} supervised ns", f"{name} ns") for name in calls}
+    )
     result = {
         name: found[above] / found[below]
         for name, (above, below) in pairs.items()
@@ -234,11 +288,14 @@ def main() -> None:
     parser.add_argument("--uvfio", type=Path, default=ROOT / ".venv" / "bin" / "uvfio")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="at least 5 for ratios")
     parser.add_argument("--calls", type=int, default=20000, metavar="N", help="calls of a round")
+    parser.add_argument(
+        "--mappings", action="store_true", help="also a million mappings (minutes in each round)"
+    )
     parser.add_argument("--json", action="store_true", help="all values of all rounds")
     options = parser.parse_args()
     uvfio = options.uvfio.absolute()
     with tempfile.TemporaryDirectory(prefix="uvfio-bench-") as work:
-        bench = Bench(uvfio, options.calls, Path(work))
+        bench = Bench(uvfio, options.calls, Path(work), MAPPINGS if options.mappings else 0)
         try:
             bench.build()
             machine = facts(uvfio)

@@ -112,9 +112,9 @@ class DeviceFile(ModernFile):
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
         with self.device.lock:
-            data = self._bound()
-            if self.modern is not None:
-                return self.modern.load(offset >> SHIFT, offset & OFFSET_MASK, count)
+            data, modern = self._bound(), self.modern
+            if modern is not None:
+                return modern.load(offset >> SHIFT, offset & OFFSET_MASK, count)
             return data.read(offset >> SHIFT, offset & OFFSET_MASK, count)
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:

@@ -114,7 +114,7 @@ class ContainerFile(ModernFile):
         self.framework.close_container(self.container)
 
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
-        if cmd not in self.ALONE and self.container.type1 is None:
+        if self.container.type1 is None and cmd not in self.ALONE:
             raise InvalidArgument(
                 f"the container has no IOMMU yet: {vfio.ioctl_name(self.kind, cmd)}",
                 "VFIO_GROUP_SET_CONTAINER and VFIO_SET_IOMMU come first",
@@ -206,7 +206,8 @@ class ContainerFile(ModernFile):
             done = type1.invalidate(iova, size, everything=everything)
         else:
             done = type1.unmap(iova, size, everything=everything)
-        memory.write(arg, vfio.DMA_UNMAP.pack(argsz, flags, iova, done))
+        if done != size:  # else the program would get what it has given
+            memory.write(arg, vfio.DMA_UNMAP.pack(argsz, flags, iova, done))
         return 0
 
     def dirty_pages(self, task: Task, arg: int) -> int:

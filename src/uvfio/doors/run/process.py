@@ -264,11 +264,10 @@ class Process:
         return soft
 
     def _may_lock(self) -> bool:
-        with open(f"/proc/{self.thread}/status", "rb") as file:
-            for line in file:
-                if line.startswith(b"CapEff:"):
-                    return bool(int(line.split()[1], 16) >> CAP_IPC_LOCK & 1)
-        return False
+        try:
+            return bool(sc.effective_capabilities(self.thread) >> CAP_IPC_LOCK & 1)
+        except OSError:
+            return False  # it has ended
 
     def free_number(self, least: int = 0) -> int | None:
         """The lowest free descriptor of the reserved range that is not below ``least``, or None."""

@@ -44,6 +44,7 @@ __all__ = [
     "Vma",
     "addfd",
     "close_range",
+    "effective_capabilities",
     "inotify_add_watch",
     "inotify_init1",
     "inotify_rm_watch",
@@ -70,6 +71,10 @@ PR_SET_NO_NEW_PRIVS: Final = 38
 KCMP_FILE: Final = 0
 KCMP_VM: Final = 1
 KCMP_FILES: Final = 2
+# linux/capability.h: u32 version; int pid, and twice u32 effective, permitted, inheritable
+LINUX_CAPABILITY_VERSION_3: Final = 0x20080522
+capability_header: Final = struct.Struct("<Ii")
+capability_data: Final = struct.Struct("<6I")
 # linux/close_range.h
 CLOSE_RANGE_UNSHARE: Final = 1 << 1
 CLOSE_RANGE_CLOEXEC: Final = 1 << 2
@@ -80,6 +85,7 @@ IN_Q_OVERFLOW: Final = 0x00004000
 IN_IGNORED: Final = 0x00008000
 IN_CLOEXEC: Final = os.O_CLOEXEC
 IN_NONBLOCK: Final = os.O_NONBLOCK
+NO_BYTES: Final = bytes(4)
 inotify_event: Final = struct.Struct("<iIII")
 # linux/openat2.h: u64 flags; u64 mode; u64 resolve
 open_how: Final = struct.Struct("<QQQ")
@@ -153,6 +159,7 @@ _pidfd_getfd = _bind("pidfd_getfd", c_int, c_int, c_uint, number=X86_64["pidfd_g
 _openat2 = _bind("openat2", c_int, c_char_p, c_char_p, c_ulong, number=X86_64["openat2"])
 _close_range = _bind("close_range", c_uint, c_uint, c_uint, number=X86_64["close_range"])
 _kcmp = _bind("kcmp", c_int, c_int, c_int, c_ulong, c_ulong, number=X86_64["kcmp"])
+_capget = _bind("capget", c_char_p, c_char_p)
 _prctl = _bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _prctl_name = _bind("prctl", c_int, c_char_p, c_ulong, c_ulong, c_ulong)
 _inotify_init1 = _bind("inotify_init1", c_int)
@@ -272,6 +279,14 @@ def close_range(first: int, last: int, flags: int = 0) -> None:
     _close_range(first, last, flags)
 
 
+def effective_capabilities(pid: int) -> int:
+    """The effective capabilities of a task as a bit mask: capget(2). OSError ESRCH if it is gone."""
+    answer = ctypes.create_string_buffer(capability_data.size)
+    _capget(capability_header.pack(LINUX_CAPABILITY_VERSION_3, pid), answer)
+    low, _, _, high, _, _ = capability_data.unpack(answer)
+    return int(low | high << 32)
+
+
 def kcmp(pid1: int, pid2: int, kind: int, index1: int = 0, index2: int = 0) -> int:
     """0 if both tasks share the object that ``kind`` names (KCMP_FILE, KCMP_VM...): kcmp(2)."""
     return _kcmp(pid1, pid2, kind, index1, index2)
@@ -293,9 +308,8 @@ def inotify_rm_watch(fd: int, wd: int) -> None:
 
 def readable_bytes(fd: int) -> int:
     """How much ``read`` would return (FIONREAD): ten times cheaper than a read that fails with EAGAIN."""
-    size = bytearray(4)
-    fcntl.ioctl(fd, termios.FIONREAD, size, True)
-    return int.from_bytes(size, "little")
+    answer = fcntl.ioctl(fd, termios.FIONREAD, NO_BYTES)
+    return int.from_bytes(bytes(answer), "little")
 
 
 class Vma(NamedTuple):

@@ -19,6 +19,7 @@ Behaviour: drivers/vfio/pci/vfio_pci_rdwr.c (vfio_pci_bar_rw, vfio_pci_ioeventfd
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ __all__ = ["Ioevents", "ModernAccess", "ModernPci", "place_of"]
 IOEVENTS_MAX = 1000
 _WIDEST = 8
 _CONFIG = 7
+_WORD = struct.Struct("<I")
 
 
 def place_of(name: str) -> tuple[int, int, int]:
@@ -157,6 +159,9 @@ class ModernPci:
 
     function: PciFunction
     _lock: RLock
+    _bar_read: Callable[[int, int, int], int]
+    _bar_write: Callable[[int, int, int, int], None]
+    _word_limits: tuple[int, ...]
     _interrupts: IrqSets
     _modern: ModernAccess
     _ioevents: Ioevents
@@ -176,6 +181,9 @@ class ModernPci:
         if not count:
             return b""
         with self._lock:
+            if count == 4 and self._is_word(index, offset):
+                self._modern.check_decoding(index, self._command())
+                return _WORD.pack(self._bar_read(index, offset, 4))
             count = self._admit(index, offset, count)
             window = self._window(index)
             if not isinstance(window, RegisterWindow):
@@ -191,6 +199,10 @@ class ModernPci:
         if not data:
             return 0
         with self._lock:
+            if len(data) == 4 and self._is_word(index, offset):
+                self._modern.check_decoding(index, self._command())
+                self._bar_write(index, offset, _WORD.unpack(data)[0], 4)
+                return 4
             window = self._window(index)
             if index == ROM_INDEX or not window.region.writable:
                 raise InvalidArgument(f"{self.function.name}: region {index} is read-only")
@@ -202,6 +214,15 @@ class ModernPci:
                     start = at - offset
                     window.write(at, data[start : start + size], _WIDEST)
             return count
+
+    def _is_word(self, index: int, offset: int) -> bool:
+        """Whether 4 bytes there are one register, the usual case: nothing to cut and nothing hidden."""
+        return (
+            0 <= index < ROM_INDEX
+            and not offset & 3
+            and 0 <= offset < self._word_limits[index]
+            and index != self._modern.table[0]
+        )
 
     def _admit(self, index: int, offset: int, count: int) -> int:
         """How many bytes of the access are inside; all of it refused as the module's head says."""

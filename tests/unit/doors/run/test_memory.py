@@ -363,3 +363,33 @@ def test_a_store_is_not_torn(puppet: Puppet, shared: bool) -> None:
         while os.waitpid(child, os.WNOHANG) == (0, 0):
             seen |= {words[0] for _ in range(100)}
     assert seen <= {0, (1 << 64) - 1}
+
+
+def test_pinning_looks_at_areas_not_at_pages(
+    puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 GiB cost what 4 KiB cost: one question, or one reading of the text, and no page is touched."""
+    size = 4 << 30
+    no_reserve = 0x4000
+    at = puppet.must("mmap", 0, size, RW, MAP_PRIVATE | MAP_ANONYMOUS | no_reserve, -1, 0)
+    memory = program_memory(puppet)
+    asked: list[int] = []
+    real = ProgramMemory._area
+
+    def area(self: ProgramMemory, address: int) -> object:
+        asked.append(address)
+        return real(self, address)
+
+    monkeypatch.setattr(ProgramMemory, "_area", area)
+    for name in ("read", "write", "view"):
+        monkeypatch.setattr(ProgramMemory, name, None)
+    before = resident(puppet.pid)
+    assert memory.pin(at, size, True) == size
+    assert asked == [at]
+    assert resident(puppet.pid) == before
+
+
+def resident(pid: int) -> int:
+    """Pages of memory that a process has."""
+    with open(f"/proc/{pid}/statm") as statm:
+        return int(statm.read().split()[1])

@@ -259,6 +259,16 @@ def test_addfd_errors() -> None:
     """) == ["EBADF", "EBADF", "ENOENT", "program No such device"]
 
 
+def test_effective_capabilities() -> None:
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("CapEff:"))
+    assert s.effective_capabilities(os.getpid()) == int(line.split()[1], 16)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(ProcessLookupError, match="capget"):
+        s.effective_capabilities(gone.pid)
+
+
 def test_sync_wake_up() -> None:
     output = supervised("""
         listener = program(lambda: os.access("/", os.F_OK))
