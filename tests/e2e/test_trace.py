@@ -43,6 +43,88 @@ def test_a_loop_over_a_register(python: Callable[..., list[str]]) -> None:
     assert lines[-2:] == ["released anon_inode:[vfio-device]", "released /dev/vfio/240"]
 
 
+TODAY = """
+import ctypes, fcntl, mmap, os, struct
+group = os.open("/dev/vfio/240", os.O_RDWR)
+container = os.open("/dev/vfio/vfio", os.O_RDWR)
+fcntl.ioctl(container, 0x3B65, 3)
+fcntl.ioctl(group, 0x3B67, bytearray(struct.pack("<II", 8, 0)), True)
+fcntl.ioctl(group, 0x3B68, struct.pack("<i", container))
+fcntl.ioctl(container, 0x3B66, 3)
+device = fcntl.ioctl(group, 0x3B6A, bytearray(b"0000:06:0d.0\\0"), True)
+memory = mmap.mmap(-1, 4096)
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+fcntl.ioctl(container, 0x3B71, struct.pack("<IIQQQ", 32, 3, address, 0x10000, 4096))
+try: fcntl.ioctl(container, 0x3B71, struct.pack("<IIQQQ", 32, 1, address, 0x10000, 4096))
+except OSError: pass
+fcntl.ioctl(container, 0x3B72, bytearray(struct.pack("<IIQQ", 24, 0, 0, 0x100000)), True)
+fcntl.ioctl(device, 0x3B6C, bytearray(struct.pack("<IIIIQQ", 32, 0, 7, 0, 0, 0)), True)
+event = os.eventfd(0)
+fcntl.ioctl(device, 0x3B6E, struct.pack("<5Ii", 24, 4 | 32, 1, 0, 1, event))
+os.pwrite(device, b"\\x06\\x00", (7 << 40) + 4)
+os.preadv(device, [bytearray(4), bytearray(4)], 0)
+os.pwritev(device, [b"\\x34", b"\\x12\\0\\0"], 4)
+print(event)
+"""
+
+
+def test_the_calls_of_today(python: Callable[..., list[str]]) -> None:
+    words = ["run", "--abi", "mainline", "--trace", "--", *python(TODAY)]
+    done = run_uvfio(*words).ok()
+    pid = done.stderr.split()[0]
+    lines = [line.removeprefix(f"{pid} ") for line in done.stderr.splitlines()]
+    group, container = "768</dev/vfio/240>", "769</dev/vfio/vfio>"
+    device = "770<anon_inode:[vfio-device]>"
+    address = re.search(rf"vaddr=({ADDRESS})", done.stderr)
+    assert address is not None
+    mapped = f"vaddr={address[1]}, iova=0x10000, size=0x1000"
+    assert lines[:-3] == [
+        'openat("/dev/vfio/240") = 768',
+        'openat("/dev/vfio/vfio") = 769',
+        f"ioctl({container}, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) = 1",
+        f"ioctl({group}, VFIO_GROUP_GET_STATUS, {{flags=VIABLE}}) = 0",
+        f"ioctl({group}, VFIO_GROUP_SET_CONTAINER, [769]) = 0",
+        f"ioctl({container}, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) = 0",
+        f'ioctl({group}, VFIO_GROUP_GET_DEVICE_FD, "0000:06:0d.0") = 770',
+        f"ioctl({container}, VFIO_IOMMU_MAP_DMA, {{flags=READ|WRITE, {mapped}}}) = 0",
+        (
+            f"ioctl({container}, VFIO_IOMMU_MAP_DMA, {{flags=READ, {mapped}}}) = -1 EEXIST "
+            "(iova 0x10000+0x1000 overlaps mapping 0x10000+0x1000)"
+        ),
+        f"ioctl({container}, VFIO_IOMMU_UNMAP_DMA, {{flags=0, iova=0, size=0x1000}}) = 0",
+        (
+            f"ioctl({device}, VFIO_DEVICE_GET_REGION_INFO, {{flags=READ|WRITE, index=CONFIG, "
+            "size=0x100, offset=0x70000000000}) = 0"
+        ),
+        (
+            f"ioctl({device}, VFIO_DEVICE_SET_IRQS, {{flags=DATA_EVENTFD|ACTION_TRIGGER, index=MSI, "
+            f"start=0, count=1, fds=[{done.stdout.strip()}]}}) = 0"
+        ),
+        f"pwrite({device}, 0x6, 2, region 7 + 0x4) = 2",
+        f"preadv2({device}, 0x10000ed, 8, region 0 + 0x0) = 8",
+        f"pwritev2({device}, 0x1234, 4, region 0 + 0x4) = 4",
+    ]
+    assert lines[-3:] == [
+        f"released {name}"
+        for name in ("anon_inode:[vfio-device]", "/dev/vfio/vfio", "/dev/vfio/240")
+    ]
+
+
+def test_a_summary_of_today_s_calls(python: Callable[..., list[str]]) -> None:
+    words = ["run", "--abi", "mainline", "--trace-summary", "--json", "--", *python(TODAY)]
+    calls = json.loads(run_uvfio(*words).ok().stderr)["summary"]["calls"]
+    assert {name: (of["calls"], of["errors"]) for name, of in calls.items()} == {
+        **dict.fromkeys(("VFIO_CHECK_EXTENSION", "VFIO_GROUP_GET_STATUS"), (1, 0)),
+        **dict.fromkeys(("VFIO_GROUP_SET_CONTAINER", "VFIO_SET_IOMMU"), (1, 0)),
+        **dict.fromkeys(("VFIO_GROUP_GET_DEVICE_FD", "VFIO_DEVICE_GET_REGION_INFO"), (1, 0)),
+        **dict.fromkeys(("VFIO_DEVICE_SET_IRQS", "VFIO_IOMMU_UNMAP_DMA"), (1, 0)),
+        **dict.fromkeys(("pwrite", "preadv", "pwritev"), (1, 0)),
+        "VFIO_IOMMU_MAP_DMA": (2, 1),
+        "open": (2, 0),
+        "close": (3, 0),
+    }
+
+
 WRONG_CALLS = """
 import ctypes, fcntl, mmap, os, struct
 def dma(vaddr, iova, size):

@@ -79,6 +79,10 @@ class File:
         """Check a mapping of ``size`` bytes and return the memory behind it."""
         raise InvalidArgument(f"{self.name} cannot be mapped", errno=19)
 
+    def abi_of(self, cmd: int) -> str:
+        """Which ABI has this file's request ``cmd``: "2011" or "mainline". For those who show calls."""
+        return "2011"
+
     def face(self, kind: type[FileT]) -> FileT | None:
         """This file as one of that class, or None if it is no such file."""
         return self if isinstance(self, kind) else None

@@ -55,6 +55,9 @@ class ModernFile(File):
             error.errno = ERRNO.get(type(error), error.errno)
             raise
 
+    def abi_of(self, cmd: int) -> str:
+        return "mainline"
+
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
         """Look the command up and call it."""
         handler = self.COMMANDS.get(cmd)

@@ -79,11 +79,18 @@ class AnyGroupFile(File):
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
         chosen = self.chosen
         if chosen is None:
-            wanted = self.default if cmd == SHARED else DECIDES.get(cmd)
+            wanted = self._wanted(cmd)
             if wanted is None:  # refused, and which check refuses it is the default's
                 return self.default(self.framework, self.held).ioctl(task, cmd, arg)
             chosen = self.decide(wanted)
         return chosen.ioctl(task, cmd, arg)
+
+    def _wanted(self, cmd: int) -> type[Face] | None:
+        return self.default if cmd == SHARED else DECIDES.get(cmd)
+
+    def abi_of(self, cmd: int) -> str:
+        face = type(self.chosen) if self.chosen else self._wanted(cmd) or self.default
+        return MAINLINE if face is LegacyGroupFile else "2011"
 
     def decide(self, wanted: type[Face]) -> Face:
         """Become a file of that ABI. Busy if the group cannot be opened that way now."""

@@ -173,9 +173,9 @@ class Calls:
         token.position += done
         return done
 
-    def _iovec(
-        self, process: Process, address: int, count: int, width: int
-    ) -> list[tuple[int, int]]:
+    @staticmethod
+    def parts(process: Process, address: int, count: int, width: int) -> list[tuple[int, int]]:
+        """(address, bytes) of each part of an iovec with words of ``width`` bytes."""
         if count > UIO_MAXIOV:
             raise InvalidArgument(f"{count} parts, at most {UIO_MAXIOV}")
         raw = process.memory.read(address, count * 2 * width)
@@ -197,7 +197,7 @@ class Calls:
             return file.pwrite(process, data, offset or 0)
         position = offset if offset is not None else token.position if token else 0
         done = 0
-        for base, size in self._iovec(process, request[7], request[8], width):
+        for base, size in self.parts(process, request[7], request[8], width):
             if not size:
                 continue
             try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TextIO
 
+from uvfio.doors.run import trace_modern
 from uvfio.uapi import rfc
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
@@ -29,6 +30,10 @@ COUNTED = {
     "pwrite64": "pwrite",
     "preadv": "preadv",
     "pwritev": "pwritev",
+    "readv": "readv",
+    "writev": "writev",
+    "preadv2": "preadv",
+    "pwritev2": "pwritev",
     "read": "read",
     "write": "write",
     "mmap": "mmap",
@@ -60,6 +65,7 @@ class Summary:
         self.counts: dict[str, Count] = {}
         self.interrupts = 0
         self.dma = supervisor.machine.framework.dma_counters
+        self.processes = supervisor.processes
         for arch, numbers in ((AUDIT_ARCH_X86_64, X86_64), (AUDIT_ARCH_I386, I386)):
             for name, shown in COUNTED.items():
                 key = (numbers.get(name, -1), arch)
@@ -79,14 +85,26 @@ class Summary:
                 raise
             finally:
                 if failed or value is not None or shown == "mmap":
-                    name = rfc.ioctl_name(request[7] & INT) if shown == "ioctl" else shown
+                    seconds = perf_counter() - begun
+                    name = self._request_name(request) if shown == "ioctl" else shown
                     count = self.counts.setdefault(name, Count())
                     count.calls += 1
                     count.errors += failed
-                    count.seconds += perf_counter() - begun
+                    count.seconds += seconds
             return value
 
         return counted
+
+    def _request_name(self, request: tuple[int, ...]) -> str:
+        """The name that the file has for it; one that is closed by now is taken for a file of 2011."""
+        command = request[7] & INT
+        try:
+            file = self.processes.get(request[1]).lookup(request[1], request[6] & INT)
+        except OSError:
+            file = None
+        if file is not None and file.abi_of(command) == "mainline":
+            return trace_modern.name_of(file.kind, command)
+        return rfc.ioctl_name(command)
 
     def released(self, file: File) -> None:
         """A file's last reference went: counted as a close."""

@@ -5,7 +5,8 @@
     1234 ioctl(769<anon_inode:[vfio-iommu]>, VFIO_IOMMU_MAP_DMA, {...}) = -1 EBUSY (iova 0x1000+0x1000 overlaps ...)
     0000:06:0d.0 fault: write iova 0x9000+0x4: not mapped
 
-Arguments are decoded by the tables that decode the calls (``uvfio.uapi.rfc``). With ``as_json`` every line is a
+Arguments are decoded by the tables that decode the calls: those of 2011 here, by ``uvfio.uapi.rfc``, today's in
+``trace_modern``; the file says which of the two its requests are. With ``as_json`` every line is a
 JSON object with the same facts. Tracing wraps the handlers of a supervisor; without it they are not touched.
 """
 
@@ -16,7 +17,9 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any, TextIO
 
+from uvfio.doors.run import trace_modern
 from uvfio.doors.run.paths import ARG, Request
+from uvfio.doors.run.trace_text import SHOWN, Read, flags_text, string_text
 from uvfio.errors import VfioError
 from uvfio.fops.file import Deferred
 from uvfio.uapi import rfc
@@ -33,20 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["Trace", "decode_argument"]
 
 INT = 0xFFFFFFFF
-SHOWN = 16  # bytes of data in a line
+NODES = ("/dev/vfio", "/dev/iommu")
+VECTORS = ("readv", "writev", "preadv", "pwritev", "preadv2", "pwritev2")
 
 
-def flags_text(flags: int, names: dict[int, str]) -> str:
-    """``VIABLE|MM_LOCKED``, with unknown bits as a number; "0" for none."""
-    words = [name for bit, name in names.items() if flags & bit]
-    rest = flags & ~sum(names)
-    if rest or not words:
-        words.append(hex(rest) if rest else "0")
-    return "|".join(words)
-
-
-def decode_argument(request: int, read: Callable[[int, int], bytes], address: int) -> str:
-    """The argument of an ioctl as text; ``read(address, size)`` gives the program's memory."""
+def decode_argument(request: int, read: Read, address: int) -> str:
+    """The argument of an ioctl of 2011 as text; ``read(address, size)`` gives the program's memory."""
     known = rfc.IOCTLS.get(request)
     if known is None:
         return f"{address:#x}"
@@ -57,10 +52,7 @@ def decode_argument(request: int, read: Callable[[int, int], bytes], address: in
         if kind == "none":
             return ""
         if kind == "char*":
-            raw = read(address, min(64, 4096 - address % 4096))  # memory may end behind the page
-            if b"\0" not in raw and len(raw) < 64:
-                raw += read(address + len(raw), 64 - len(raw))
-            return '"' + raw.split(b"\0")[0].decode("utf-8", "replace") + '"'
+            return string_text(read, address)
         if kind == "u64*":
             value = rfc.U64.unpack(read(address, 8))[0]
             return f"[{flags_text(value, rfc.FLAG_NAMES.get(known.name, {}))}]"
@@ -112,6 +104,7 @@ class Trace:
             "openat": self._open,
             "open": self._open,
             "openat2": self._open,
+            **dict.fromkeys(VECTORS, self._vector),
         }
         for arch, numbers in ((AUDIT_ARCH_X86_64, X86_64), (AUDIT_ARCH_I386, I386)):
             for name, method in describe.items():
@@ -198,50 +191,97 @@ class Trace:
             return None
         process, file = found
         command = request[7] & INT
-        known = rfc.IOCTLS.get(command)
-        call = rfc.ioctl_name(command)
-        if value is None or (known is not None and known.output):
-            argument = decode_argument(command, process.memory.read, request[8])
-            inner = f"{request[6] & INT}<{file.name}>, {call}" + (
-                f", {argument}" if argument else ""
-            )
-            return {
-                "call": "ioctl",
-                "fd": request[6] & INT,
-                "file": file.name,
-                "command": call,
-                "argument": argument,
-                "text": f"ioctl({inner})",
-            }
-        return {}
+        read, at = process.memory.read, request[8]
+        modern = file.abi_of(command) == "mainline"
+        known = trace_modern.find(file.kind, command) if modern else rfc.IOCTLS.get(command)
+        if value is not None and (known is None or not known.output):
+            return {}
+        if modern:
+            call = trace_modern.name_of(file.kind, command)
+            argument = trace_modern.decode(file, command, read, at)
+        else:
+            call = rfc.ioctl_name(command)
+            argument = decode_argument(command, read, at)
+        inner = f"{request[6] & INT}<{file.name}>, {call}" + (f", {argument}" if argument else "")
+        return {
+            "call": "ioctl",
+            "fd": request[6] & INT,
+            "file": file.name,
+            "command": call,
+            "argument": argument,
+            "text": f"ioctl({inner})",
+        }
 
     def _access(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
         found = self._find(request)
         if found is None:
             return None
-        process, file = found
+        process, _ = found
         name = name.removesuffix("64")
-        data = ""
-        writing = name.endswith("write")
-        if writing or value is not None:
-            size = request[8] if writing else value or 0
+        raw: bytes | None = None
+        if name.endswith("write") or value is not None:
+            size = request[8] if name.endswith("write") else value or 0
             raw = process.read_some(request[7], min(size, SHOWN))
-            data = _data_text(raw) + ("..." if size > SHOWN else "")
-        offset = request[9]
-        if request[4] == AUDIT_ARCH_I386:
-            offset = offset & INT | (request[10] & INT) << 32
-        where = f"region {offset >> 40} + {offset & ((1 << 40) - 1):#x}"
-        positioned = name.startswith("p")
-        if not positioned:
-            where = "position"
-        shown = data or f"{request[7]:#x}"
+            more = size > SHOWN
+        offset = None
+        if name.startswith("p"):
+            offset = request[9]
+            if request[4] == AUDIT_ARCH_I386:
+                offset = offset & INT | (request[10] & INT) << 32
+        data = "" if raw is None else _data_text(raw) + "..." * more
+        return self._access_facts(request, found, name, data, request[8], offset)
+
+    def _vector(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
+        """An access with several parts: shown as one, with what all of them hold."""
+        found = self._find(request)
+        if found is None:
+            return None
+        process, _ = found
+        narrow = request[4] == AUDIT_ARCH_I386
+        try:
+            width = 4 if narrow else 8
+            parts = self.supervisor.calls.parts(process, request[7], request[8], width)
+        except OSError:
+            parts = []
+        total = sum(size for _, size in parts)
+        data = ""
+        if "write" in name or value is not None:
+            left = size = total if "write" in name else value or 0
+            raw = b""
+            for base, length in parts:
+                taken = min(length, left, SHOWN - len(raw))
+                raw += process.read_some(base, taken) if taken else b""
+                left -= taken
+            data = _data_text(raw) + "..." * (size > SHOWN)
+        offset = None
+        if name.startswith("p"):
+            offset = request[9]
+            if narrow:
+                offset = offset & INT | (request[10] & INT) << 32
+            if name.endswith("2") and offset == (1 << 64) - 1:
+                offset = None  # the file position
+        return self._access_facts(request, found, name, data, total, offset)
+
+    @staticmethod
+    def _access_facts(
+        request: Request,
+        found: tuple[Process, File],
+        name: str,
+        data: str,
+        count: int,
+        offset: int | None,
+    ) -> dict[str, Any]:
+        fd, file = request[6] & INT, found[1]
+        where = "position"
+        if offset is not None:
+            where = f"region {offset >> 40} + {offset & ((1 << 40) - 1):#x}"
         return {
             "call": name,
-            "fd": request[6] & INT,
+            "fd": fd,
             "file": file.name,
-            **({"offset": offset} if positioned else {}),
+            **({} if offset is None else {"offset": offset}),
             "data": data,
-            "text": f"{name}({request[6] & INT}<{file.name}>, {shown}, {request[8]}, {where})",
+            "text": f"{name}({fd}<{file.name}>, {data or hex(request[7])}, {count}, {where})",
         }
 
     def _mmap(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
@@ -267,7 +307,7 @@ class Trace:
             path = self.supervisor.paths.interesting(request, dirfd, request[at])
         except OSError:
             return None
-        if path is None or not path.startswith("/dev/vfio"):
+        if path is None or not path.startswith(NODES):
             return None
         return {"call": name, "path": path, "text": f'{name}("{path}")'}
 

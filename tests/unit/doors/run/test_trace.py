@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from support.puppet import MAP_SHARED, PAGE, PROT_READ, Stage, open_descriptors
-from uvfio.doors.run.trace import Trace, decode_argument, flags_text, open_output
+from uvfio.doors.run.trace import Trace, decode_argument, open_output
+from uvfio.doors.run.trace_text import flags_text
 from uvfio.errors import BadAddress
 from uvfio.uapi import rfc
 
