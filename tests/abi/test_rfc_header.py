@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 
+from support.requirements import require, require_program
 from uvfio.uapi import rfc
 from uvfio.uapi.structs import Struct
 
@@ -23,7 +24,11 @@ INCLUDE: Final = Path(__file__).parents[2] / "include"
 HEADER: Final = INCLUDE / "uvfio" / "vfio-2011.h"
 CC: Final = os.environ.get("CC", "gcc")
 
-pytestmark = pytest.mark.skipif(shutil.which(CC) is None, reason=f"no C compiler ({CC})")
+
+@pytest.fixture(autouse=True)
+def _compiler() -> None:
+    require(shutil.which(CC) is not None, f"no C compiler ({CC})")
+
 
 # What the header of 2011 gives on x86-64; GET_DEVICE_FD and GET_DTPATH encode the size of a pointer.
 GOLDEN: Final = {
@@ -119,12 +124,11 @@ def need_32_bit(tmp_path: Path) -> None:
         capture_output=True,
         check=False,
     )
-    if done.returncode != 0:
-        pytest.skip("no 32-bit C library to compile against (gcc-multilib)")
+    require(done.returncode == 0, "no 32-bit C library to compile against (gcc-multilib)")
     try:
         subprocess.run([program], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"32-bit programs do not run here: {error}")
+        require(False, f"32-bit programs do not run here: {error}")
 
 
 def ask_c(tmp_path: Path, bits: int) -> dict[str, int]:
@@ -204,8 +208,8 @@ def test_requests_fit_an_unsigned_int(tmp_path: Path, bits: int) -> None:
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
 def test_header_stands_alone(tmp_path: Path, language: str, flags: list[str]) -> None:
-    if language == "c++" and shutil.which("g++") is None:
-        pytest.skip("no C++ compiler (g++)")
+    if language == "c++":
+        require_program("g++")
     source = (
         "#include <uvfio/vfio-2011.h>\n"
         "#include <uvfio/vfio-2011.h>\n"  # a second time does nothing
@@ -253,7 +257,6 @@ def test_both_interfaces_in_one_file_is_refused(tmp_path: Path) -> None:
         check=False,
         cwd=tmp_path,
     )
-    if "linux/vfio.h: No such file" in done.stderr:
-        pytest.skip("no linux/vfio.h here")
+    require("linux/vfio.h: No such file" not in done.stderr, "no linux/vfio.h (linux-libc-dev)")
     assert done.returncode != 0
     assert "include one of them" in done.stderr

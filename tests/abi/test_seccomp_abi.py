@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from support.requirements import require_program
 from uvfio.doors.run import bpf, check
 from uvfio.doors.run import sys as syscalls
 from uvfio.uapi import seccomp
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+@pytest.fixture(autouse=True)
+def _compiler() -> None:
+    require_program("gcc")
+
 
 HEADERS = """
 #include <fcntl.h>
@@ -162,8 +166,7 @@ def test_the_kernel_agrees_on_sizes() -> None:
 def test_i386_program_is_elf(tmp_path: Path) -> None:
     path = tmp_path / "program"
     path.write_bytes(check._i386_program())
-    if shutil.which("readelf") is None:
-        pytest.skip("needs readelf")
-    done = subprocess.run(["readelf", "-hl", str(path)], capture_output=True, text=True, check=True)
+    command = [require_program("readelf"), "-hl", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "ELF32" in done.stdout
     assert "Intel 80386" in done.stdout

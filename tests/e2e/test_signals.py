@@ -62,7 +62,10 @@ def test_a_program_that_cannot_be_executed(tmp_path: Path) -> None:
     file.write_text("#!/bin/sh\n")
     done = run_uvfio("run", "--", file)
     assert done.status == 126
-    assert done.stderr == f"uvfio: cannot run {file}: Permission denied\n"
+    assert done.stderr.splitlines() == [
+        f"uvfio: cannot run {file}: Permission denied",
+        f"hint: it is not executable: chmod +x {file}",
+    ]
 
 
 def test_a_script_without_an_interpreter_line(tmp_path: Path) -> None:

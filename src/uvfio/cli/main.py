@@ -82,11 +82,17 @@ def _dispatch(words: list[str]) -> int:
     if verb == "--version":
         print(f"uvfio {__version__}")
         return 0
+    if verb == "help" and rest and rest[0] in VERBS:
+        return _verb(rest[0])(["--help"])
     if verb in ("-h", "--help", "help"):
         print(_help())
         return 0
     if verb not in VERBS:
         kind = "option" if verb.startswith("-") else "verb"
+        later = next((word for word in rest if word in VERBS), None)
+        if kind == "option" and later is not None:
+            hint = f"options stand behind the verb: `uvfio {later} {verb} ...`"
+            raise UsageError(f"the option {verb!r} stands in front of the verb", hint)
         raise UsageError(
             f"there is no {kind} {verb!r}",
             did_you_mean(verb, VERBS, "`uvfio --help` lists the verbs"),
@@ -122,13 +128,13 @@ def _help() -> str:
         "usage: uvfio VERB [OPTION...]\n\n"
         "VFIO in userspace: a machine whose devices are Python, for programs that cannot tell.\n\n"
         f"{verbs}\n\n"
-        "`uvfio VERB --help` tells more. Exit status: that of the program for `run` (125: uvfio itself\n"
+        "`uvfio help VERB` tells more. Exit status: that of the program for `run` (125: uvfio itself\n"
         "failed, 126 and 127 as in a shell), 0 or 1 for the other verbs, 2 for a wrong command line."
     )
 
 
 def _complain(message: str, hint: str, status: int) -> int:
-    lines = [f"uvfio: {message}"]
+    lines = [f"uvfio: {message.removeprefix('uvfio ')}"]  # a verb's own messages begin so
     if hint:
         lines.append(f"hint: {hint}")
     print("\n".join(lines), file=sys.stderr)

@@ -119,6 +119,7 @@ def parse(words: Sequence[str]) -> Options:
                 hint = "leave the = out to trace to stderr"
                 raise UsageError("uvfio run: --trace= names no file", hint)
             options.trace = value or STDERR
+            _check_trace(name, value, words[position:])
         elif name not in OPTIONS:
             hint = did_you_mean(name, OPTIONS, "see `uvfio run --help`")
             raise UsageError(f"uvfio run: there is no option {name!r}", hint)
@@ -134,6 +135,17 @@ def parse(words: Sequence[str]) -> Options:
             options.help = True
     options.program = words[position:]
     return options
+
+
+def _check_trace(name: str, file: str, rest: Sequence[str]) -> None:
+    """``--trace FILE -- PROGRAM``: FILE would be the program, so say how a file is named, if it cannot be one."""
+    import shutil
+
+    if file or len(rest) < 3 or rest[1] != "--" or rest[0].startswith("-"):
+        return
+    if shutil.which(rest[0]) is None:
+        hint = f"a file is named with =: {name}={rest[0]}"
+        raise UsageError(f"uvfio run: there is no program {rest[0]!r} to trace", hint)
 
 
 def _set(options: Options, name: str, value: str) -> None:

@@ -198,7 +198,13 @@ class Machine:
         return self._plug(spec, driver)
 
     def _plug(self, spec: DeviceSpec, driver: str | None = None) -> Slot:
-        slot = Slot(spec, self._make(spec))
+        try:
+            slot = Slot(spec, self._make(spec))
+        except ConfigError as error:  # a model says what is wrong, not in which file
+            where = "" if spec.source.startswith("-d") else spec.source
+            if where and where not in str(error):
+                raise ConfigError(f"{where}: {error}", error.hint) from error
+            raise
         device = slot.device
         try:
             if isinstance(device, PciModel):

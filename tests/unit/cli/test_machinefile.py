@@ -112,3 +112,16 @@ def test_unreadable(tmp_path: Path) -> None:
         load(str(tmp_path / "absent.toml"))
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(str(tmp_path))
+
+
+def test_an_option_that_the_model_refuses_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from uvfio.cli.main import main
+
+    file = tmp_path / "machine.toml"
+    file.write_text('[[device]]\nmodel = "edu"\n[[device]]\nmodel = "edu"\noptions = { foo = 1 }\n')
+    assert main(["list", "-m", str(file)]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"uvfio: {file}: device[1]: 0000:00:02.0: Edu: foo 1 is not an option")
+    assert "dma_mask" in second

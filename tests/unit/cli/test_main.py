@@ -41,7 +41,10 @@ def test_help_names_every_verb(words: list[str], capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
-    assert f"uvfio {verb}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"uvfio {verb}" in text
+    assert main(["help", verb]) == 0
+    assert capsys.readouterr().out == text
 
 
 @pytest.mark.parametrize(
@@ -50,35 +53,45 @@ def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]
         (["lst"], "uvfio: there is no verb 'lst'", "did you mean list?"),
         (["frobnicate"], "uvfio: there is no verb 'frobnicate'", "`uvfio --help`"),
         (["--frobnicate"], "uvfio: there is no option '--frobnicate'", "`uvfio --help`"),
+        (
+            ["-d", "edu", "run", "true"],
+            "uvfio: the option '-d' stands in front of the verb",
+            "`uvfio run -d ...`",
+        ),
+        (
+            ["run", "--trace", "no-such-file.txt", "--", "true"],
+            "uvfio: run: there is no program 'no-such-file.txt' to trace",
+            "--trace=no-such-file.txt",
+        ),
         (["serve"], "uvfio: there is no verb 'serve'", "`uvfio --help`"),
-        (["list", "--jsn"], "uvfio: uvfio list: there is no option '--jsn'", "did you mean --json"),
-        (["list", "--js"], "uvfio: uvfio list: there is no option '--js'", "--json"),
-        (["list", "x"], "uvfio: uvfio list: one argument too many: 'x'", "`uvfio list --help`"),
-        (["show"], "uvfio: uvfio show: the following arguments are required: ADDRESS", "--help"),
+        (["list", "--jsn"], "uvfio: list: there is no option '--jsn'", "did you mean --json"),
+        (["list", "--js"], "uvfio: list: there is no option '--js'", "--json"),
+        (["list", "x"], "uvfio: list: one argument too many: 'x'", "`uvfio list --help`"),
+        (["show"], "uvfio: show: the following arguments are required: ADDRESS", "--help"),
         (
             ["list", "-d"],
-            "uvfio: uvfio list: argument -d/--device: expected one argument",
+            "uvfio: list: argument -d/--device: expected one argument",
             "--help",
         ),
         (["list", "-d", "edu,x"], "uvfio: -d 'edu,x': option 'x' is not key=value", "DEVICE ="),
-        (["run"], "uvfio: uvfio run: no program is given", "PROGRAM"),
-        (["run", "-d", "edu", "--"], "uvfio: uvfio run: no program is given", "PROGRAM"),
-        (["run", "--trase", "x"], "uvfio: uvfio run: there is no option '--trase'", "--trace"),
+        (["run"], "uvfio: run: no program is given", "PROGRAM"),
+        (["run", "-d", "edu", "--"], "uvfio: run: no program is given", "PROGRAM"),
+        (["run", "--trase", "x"], "uvfio: run: there is no option '--trase'", "--trace"),
         (
             ["run", "--abi", "2012", "x"],
-            "uvfio: uvfio run: --abi '2012' is none of auto, 2011, mainline",
+            "uvfio: run: --abi '2012' is none of auto, 2011, mainline",
             "2011",
         ),
-        (["run", "--trace=", "x"], "uvfio: uvfio run: --trace= names no file", "stderr"),
-        (["run", "--json=1", "x"], "uvfio: uvfio run: --json takes no value '1'", "--help"),
-        (["run", "-x", "x"], "uvfio: uvfio run: there is no option '-x'", "--help"),
-        (["run", "-d"], "uvfio: uvfio run: -d needs a value", "--help"),
-        (["run", "-d", "--", "x"], "uvfio: uvfio run: -d needs a value", "--help"),
-        (["run", "--json", "x"], "uvfio: uvfio run: --json is the form of the trace", "--trace"),
-        (["run", "--status-fd", "99", "x"], "uvfio: uvfio run: --status-fd 99: that desc", "3>"),
+        (["run", "--trace=", "x"], "uvfio: run: --trace= names no file", "stderr"),
+        (["run", "--json=1", "x"], "uvfio: run: --json takes no value '1'", "--help"),
+        (["run", "-x", "x"], "uvfio: run: there is no option '-x'", "--help"),
+        (["run", "-d"], "uvfio: run: -d needs a value", "--help"),
+        (["run", "-d", "--", "x"], "uvfio: run: -d needs a value", "--help"),
+        (["run", "--json", "x"], "uvfio: run: --json is the form of the trace", "--trace"),
+        (["run", "--status-fd", "99", "x"], "uvfio: run: --status-fd 99: that desc", "3>"),
         (
             ["run", "--status-fd", "x", "x"],
-            "uvfio: uvfio run: --status-fd 'x' is not the number of a descriptor",
+            "uvfio: run: --status-fd 'x' is not the number of a descriptor",
             "3>",
         ),
         (["run", "--memlock", "x", "x"], "uvfio: uvfio run: --memlock 'x' is not a size", "512M"),

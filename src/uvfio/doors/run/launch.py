@@ -178,6 +178,9 @@ class Launched:
         if message:
             number = _MESSAGE.unpack(message)[1]
             sys.stderr.write(f"uvfio: cannot run {self._name}: {os.strerror(number)}\n")
+            hint = exec_hint(self._name, number)
+            if hint:
+                sys.stderr.write(f"hint: {hint}\n")
             sys.stderr.flush()
         # The others stay open for the rest of this process: the thread may be about to use them.
         os.close(self.listener)
@@ -439,6 +442,21 @@ def _close_inherited() -> None:
             continue  # the directory's own
 
 
+def exec_hint(name: str, number: int) -> str:
+    """What may help when executing ``name`` has failed with errno ``number``; empty for nothing."""
+    if not os.path.isfile(name):
+        return ""
+    if name.endswith(".py"):
+        return f"a Python program is run by Python: uvfio run python3 {name}"
+    if number == errno.EACCES and not os.access(name, os.X_OK):
+        return f"it is not executable: chmod +x {name}"
+    if number == errno.ENOENT:
+        if "/" not in name:
+            return f"the current folder is not searched for programs: ./{name}"
+        return "what is not there is the interpreter that the file names"
+    return ""
+
+
 def _run_program(
     argv: Sequence[str],
     env: Mapping[str, str],
@@ -491,7 +509,7 @@ def _execvpe(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
         except PermissionError as error:
             failure = error  # told only if no later directory has it
         except OSError as error:
-            if error.errno != errno.ENOEXEC:
+            if error.errno != errno.ENOEXEC or candidate.endswith(".py"):
                 raise
             os.execve("/bin/sh", ["/bin/sh", candidate, *argv[1:]], env)  # a script without #!
     raise failure

@@ -116,11 +116,36 @@ class TestExec:
         assert run(str(tmp_path / "program")).returncode == 127
         assert run("").returncode == 127
 
+    @pytest.mark.parametrize(("mode", "status"), [(0o644, 126), (0o755, 126)])
+    def test_a_python_program_needs_python(
+        self, run: Run, tmp_path: Path, mode: int, status: int
+    ) -> None:
+        """Also one that a shell would take for its own: executable, and without #!."""
+        script = tmp_path / "script.py"
+        script.write_text("print(1)\n")
+        script.chmod(mode)
+        done = run(str(script))
+        assert done.returncode == status
+        assert done.stderr.splitlines()[1] == (
+            f"hint: a Python program is run by Python: uvfio run python3 {script}"
+        )
+
+    def test_an_interpreter_that_is_not_there(self, run: Run, tmp_path: Path) -> None:
+        script = tmp_path / "script"
+        script.write_text("#!/nonexistent/interpreter\n")
+        script.chmod(0o755)
+        done = run(str(script))
+        assert done.returncode == 127
+        assert "the interpreter" in done.stderr
+
     def test_not_executable(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "program").write_text("text")
         done = run(str(tmp_path / "program"))
         assert done.returncode == 126
-        assert done.stderr == f"uvfio: cannot run {tmp_path}/program: Permission denied\n"
+        assert done.stderr == (
+            f"uvfio: cannot run {tmp_path}/program: Permission denied\n"
+            f"hint: it is not executable: chmod +x {tmp_path}/program\n"
+        )
         assert run(str(tmp_path)).returncode == 126
         assert run(str(tmp_path / "program" / "x")).returncode == 126
 
