@@ -94,8 +94,8 @@ def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]
             "uvfio: run: --status-fd 'x' is not the number of a descriptor",
             "3>",
         ),
-        (["run", "--memlock", "x", "x"], "uvfio: uvfio run: --memlock 'x' is not a size", "512M"),
-        (["run", "--memlock=-1", "x"], "uvfio: uvfio run: --memlock '-1' is not a size", "512M"),
+        (["run", "--memlock", "x", "x"], "uvfio: run: --memlock 'x' is not a size", "512M"),
+        (["run", "--memlock=-1", "x"], "uvfio: run: --memlock '-1' is not a size", "512M"),
         (
             ["run", "-d", "edu@x", "x"],
             "uvfio: -d 'edu@x': address 'x' is not a PCI address",

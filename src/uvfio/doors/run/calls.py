@@ -192,7 +192,7 @@ class Calls:
         token = process.token(request[1], request[6] & INT) if offset is None else None
         file = file.sequential() if offset is None else file
         if file.whole and move == self.write_at:
-            parts = self._iovec(process, request[7], request[8], width)
+            parts = self.parts(process, request[7], request[8], width)
             data = b"".join(process.memory.read(base, min(size, PIECE)) for base, size in parts)
             return file.pwrite(process, data, offset or 0)
         position = offset if offset is not None else token.position if token else 0
