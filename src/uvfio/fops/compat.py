@@ -81,7 +81,7 @@ class CompatFile(ModernFile):
             sizes &= sum(hwpt.unit.page_sizes)
         chain = Chain()
         chain.add(vfio.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, vfio.U32.pack(PLENTY))
-        answer_info(memory, arg, argsz, sizes, chain, ioas.windows())
+        answer_info(memory, arg, argsz, sizes, chain, ioas.windows(), exact=True)
         return 0
 
     def map_dma(self, task: Task, arg: int) -> int:

@@ -127,7 +127,8 @@ class IommufdFile(CompatFile):
         ioas = self.context.find(args.ioas_id, Ioas)
         room, windows = args.num_iovas, ioas.windows()
         listed = b"".join(uapi.IOVA_RANGE.pack(*window) for window in windows[:room])
-        call.memory.write(args.allowed_iovas, listed)
+        if listed:
+            call.memory.write(args.allowed_iovas, listed)
         args.num_iovas, args.out_iova_alignment = len(windows), ioas.granule
         call.respond(args)
         if len(windows) > room:
@@ -140,7 +141,8 @@ class IommufdFile(CompatFile):
         """IOMMU_IOAS_ALLOW_IOVAS: where addresses may be chosen."""
         _check_zero(reserved=args.reserved)
         ioas = self.context.find(args.ioas_id, Ioas)
-        raw = call.memory.read(args.allowed_iovas, args.num_iovas * uapi.IOVA_RANGE.size)
+        size = args.num_iovas * uapi.IOVA_RANGE.size
+        raw = call.memory.read(args.allowed_iovas, size) if size else b""
         ioas.allow(list(uapi.IOVA_RANGE.iter_unpack(raw)))
         return 0
 
@@ -271,7 +273,8 @@ class IommufdFile(CompatFile):
             raise Unsupported(f"{unit.name} has no information of type {args.out_data_type}")
         about = uapi.iommu_hw_info_vtd(0, 0, capabilities(unit), extended_capabilities(unit))
         raw = bytes(about)
-        memory.write(args.data_uptr, raw[: args.data_len])
+        if args.data_len:
+            memory.write(args.data_uptr, raw[: args.data_len])
         for at in range(len(raw), args.data_len, PIECE):
             memory.write(args.data_uptr + at, bytes(min(PIECE, args.data_len - at)))
         args.data_len = len(raw)

@@ -90,13 +90,19 @@ def answer_info(
     page_sizes: int,
     chain: Chain,
     windows: list[tuple[int, int]],
+    *,
+    exact: bool = False,
 ) -> None:
-    """The answer of VFIO_IOMMU_GET_INFO: ``chain`` and behind it the capability IOVA_RANGE."""
+    """The answer of VFIO_IOMMU_GET_INFO: ``chain`` and behind it the capability IOVA_RANGE.
+
+    ``exact``: it says how much it is also when there was more room.
+    """
     ranges = b"".join(struct.pack("<QQ", *window) for window in windows)
     ranges = struct.pack("<II", len(windows), 0) + ranges
     chain.add(vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, ranges)
     size = min(argsz, INFO.size)
     argsz, at = chain.place(memory, arg, argsz, INFO.size)
+    argsz = INFO.size + chain.size if exact else argsz
     flags = vfio.VFIO_IOMMU_INFO_PGSIZES | vfio.VFIO_IOMMU_INFO_CAPS
     memory.write(arg, INFO.pack(argsz, flags, page_sizes, at, 0)[:size])
 
