@@ -9,6 +9,8 @@ import pytest
 from support.uvfio_cli import run_uvfio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from e2e.conftest import Programs
 
 ADDRESS = "0000:01:00.0"
@@ -48,3 +50,29 @@ def test_a_trace_of_containers(mode: str, program: Programs) -> None:
     lines = run_uvfio(*words).ok().stderr
     assert "</dev/vfio/7>, VFIO_GROUP_SET_CONTAINER, [768]) = 0" in lines
     assert "VFIO_IOMMU_MAP_DMA, {argsz=0x20, flags=READ|WRITE, " in lines
+
+
+PATHS = """
+import os, stat, sys
+about = os.stat("/dev/iommu")
+assert stat.S_ISCHR(about.st_mode) and about.st_rdev == os.makedev(10, 125), about
+for path in ("/dev/iommu/", "/dev/iommu/x"):
+    try: os.stat(path)
+    except NotADirectoryError: pass
+    else: raise AssertionError(path)
+assert not os.path.exists("/dev/iommu-not-ours")
+assert os.listdir("/dev/vfio/devices") and os.listdir("/sys/class/vfio-dev") == ["vfio0"]
+assert open("/sys/class/vfio-dev/vfio0/dev").read() == "510:0\\n"
+fd = os.open("/dev/iommu", os.O_RDWR)
+assert os.readlink(f"/proc/self/fd/{fd}") == "/dev/iommu"
+assert os.fstat(fd).st_rdev == about.st_rdev
+"""
+
+
+def test_the_files_that_programs_look_for(python: Callable[..., list[str]]) -> None:
+    run_uvfio(*RUN, "--", *python(PATHS)).ok()
+
+
+def test_there_are_none_in_2011(python: Callable[..., list[str]]) -> None:
+    code = "import os; assert not any(map(os.path.exists, ('/dev/iommu', '/dev/vfio/devices')))"
+    run_uvfio("run", "--abi", "2011", "--", *python(code)).ok()

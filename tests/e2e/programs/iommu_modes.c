@@ -4,6 +4,7 @@
  * the device's own node. iommu_modes MODE ADDRESS; the device is an exerciser. What differs between them is the
  * table "modes" and the functions up to unmap_all.
  */
+#define _GNU_SOURCE
 #include "check.h"
 #include "iommufd.h"
 
@@ -390,6 +391,32 @@ static void own_node(struct session *s)
 	s->device = other.device;
 }
 
+/* A memory file: the device reaches it without anybody having it mapped. */
+static void file(struct session *s)
+{
+	struct ioas_map_file argument = {
+		.size = sizeof(argument), .ioas_id = s->ioas, .start = PAGE, .length = PAGE,
+		.flags = MAP_WRITEABLE | MAP_READABLE,
+	};
+	char text[16] = "";
+	uint64_t done;
+	int fd = memfd_create("memory", 0);
+
+	must("ftruncate", ftruncate(fd, 2 * PAGE) == 0);
+	argument.fd = fd;
+	check_ok("map a file where there is room", ioctl(s->iommu, IOAS_MAP_FILE, &argument));
+	check_equal("room is behind the first page", argument.iova, PAGE);
+	check_equal("the device writes to it", transfer(s, argument.iova, 0, 16, TO_RAM), 0);
+	check("the file has it", pread(fd, text, 16, PAGE) == 16 && !strcmp(text, "seen by both"));
+	argument.start = 2 * PAGE;
+	check_errno("beyond the end", ioctl(s->iommu, IOAS_MAP_FILE, &argument), EINVAL);
+	argument.start = 0;
+	argument.fd = s->device;
+	check_errno("a device is no memory", ioctl(s->iommu, IOAS_MAP_FILE, &argument), EINVAL);
+	close(fd);
+	check_ok("unmap the file", unmap(s, PAGE, PAGE, &done));
+}
+
 /* A copy of the descriptor from before the first mapping: both are one file. */
 static void copies(struct session *s)
 {
@@ -449,8 +476,10 @@ int main(int argc, char **argv)
 	copies(&s);
 	memory_of_the_device(&s);
 	interrupts(&s);
-	if (!mode->type)
+	if (!mode->type) {
+		file(&s);
 		own_node(&s);
+	}
 	tear_down(&s);
 	set_up(&s);
 	check("and again", s.device >= 0);
