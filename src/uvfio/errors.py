@@ -25,17 +25,20 @@ __all__ = [
     "DmaFault",
     "Gone",
     "InvalidArgument",
+    "IovaInUse",
     "LimitExceeded",
     "NoData",
     "NoMemory",
     "NoSpace",
     "NoSuchDevice",
     "NoSuchGroup",
+    "NoSuchObject",
     "NoVectors",
     "NotMapped",
     "NotOwner",
     "NotViable",
     "Overlap",
+    "ReadOnly",
     "TooManyFiles",
     "TooManyMappings",
     "UnknownCommand",
@@ -122,6 +125,18 @@ class Overlap(VfioError):
     default_errno = _errno.EEXIST
 
 
+class IovaInUse(VfioError):
+    """I/O addresses that a device cannot use, or not in this way, are mapped or set aside already."""
+
+    default_errno = _errno.EADDRINUSE
+
+
+class ReadOnly(VfioError):
+    """Memory that was given to be read shall be written."""
+
+    default_errno = _errno.EPERM
+
+
 class NotMapped(VfioError):
     """There is no DMA mapping where one is needed."""
 
@@ -132,6 +147,12 @@ class NoSuchGroup(VfioError):
     """No group has this number or minor."""
 
     default_errno = _errno.ENODEV
+
+
+class NoSuchObject(VfioError):
+    """The file has no object with this number, or it is of another kind."""
+
+    default_errno = _errno.ENOENT
 
 
 class NoSuchDevice(VfioError):

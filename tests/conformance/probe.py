@@ -793,6 +793,185 @@ def shared_group(b: str, s: str, driver: str) -> None:
             os.close(number)
 
 
+# -- iommufd and the devices' own nodes --------------------------------------------------------
+
+
+class Iommufd:
+    """An open /dev/iommu."""
+
+    def __init__(self) -> None:
+        self.fd = open_file("/dev/iommu")
+
+    def alloc(self, size: int = 12, flags: int = 0, *more: int) -> int:
+        answer = ask(self.fd, IOAS_ALLOC, pack(f"{3 + len(more)}I", size, flags, 0, *more))
+        return answer["III"][2]
+
+    def map(
+        self, ioas: int, iova: int, size: int, flags: int = 7, vaddr: int = -1, argsz: int = 40
+    ) -> int:
+        vaddr = odd_memory if vaddr == -1 else vaddr
+        argument = pack("IIIIQQQ", argsz, flags, ioas, 0, vaddr, size, iova)
+        return ask(self.fd, IOAS_MAP, argument)["IIIIQQQ"][6]
+
+    def unmap(self, ioas: int, iova: int, size: int) -> str:
+        return hex(ask(self.fd, IOAS_UNMAP, pack("IIQQ", 24, ioas, iova, size))["IIQQ"][3])
+
+    def copy(self, target: int, source: int, iova: int, size: int, to: int) -> str:
+        argument = pack("IIIIQQQ", 40, 7, target, source, size, to, iova)
+        return hex(ask(self.fd, IOAS_COPY, argument)["IIIIQQQ"][5])
+
+    def ranges(self, ioas: int, room: int) -> str:
+        listed = ctypes.create_string_buffer(16 * 64)
+        argument = pack("IIIIQQ", 32, ioas, room, 0, ctypes.addressof(listed), 0)
+        answer = ask(self.fd, IOVA_RANGES, argument)
+        (count,), (align,) = unpack("I", answer.data, 8), unpack("Q", answer.data, 24)
+        shown = [unpack("QQ", listed.raw, 16 * n) for n in range(min(count, room))]
+        words = " ".join(f"{first:#x}-{last:#x}" for first, last in shown)
+        return f"num={count} align={align:#x} {words}"
+
+    def allow(self, ioas: int, first: int, last: int) -> int:
+        listed = ctypes.create_string_buffer(pack("QQ", first, last), 16)
+        argument = pack("IIIIQ", 24, ioas, 1, 0, ctypes.addressof(listed))
+        return ask(self.fd, ALLOW_IOVAS, argument).result
+
+    def option(self, number: int, thing: int) -> tuple[int, ...]:
+        return ask(self.fd, OPTION, pack("IIHHIQ", 24, number, 1, 0, thing, 0))["IIHHIQ"]
+
+    def vfio_ioas(self, op: int, ioas: int = 0) -> Answer:
+        return ask(self.fd, VFIO_IOAS, pack("IIHH", 12, ioas, op, 0))
+
+    def destroy(self, thing: int) -> Answer:
+        return ask(self.fd, DESTROY, pack("II", 8, thing))
+
+    def alloc_hwpt(self, device: int, ioas: int, flags: int = 0) -> int:
+        argument = pack("IIIIIIIIQII", 48, flags, device, ioas, 0, 0, 0, 0, 0, 0, 0)
+        return ask(self.fd, HWPT_ALLOC, argument)["IIIIIIIIQ"][4]
+
+    def hw_info(self, device: int) -> tuple[int, ...]:
+        return ask(self.fd, GET_HW_INFO, pack("IIIIQIIQ", 40, 0, device, 0, 0, 0, 0, 0))["IIIIQIIQ"]
+
+
+def address_spaces(iommufd: Iommufd) -> tuple[int, int]:
+    """The numbers of two address spaces, the second with addresses that may be chosen."""
+    fd, maps, unmaps = iommufd.fd, iommufd.map, iommufd.unmap
+    case("iommufd unknown ioctl", command, fd, DESTROY + 0x7E)
+    case("iommufd IOAS_ALLOC size=8", iommufd.alloc, 8)
+    case("iommufd IOAS_ALLOC flags=1", iommufd.alloc, 12, 1)
+    first = iommufd.alloc()
+    case("iommufd IOAS_ALLOC id", lambda: first)
+    case("iommufd IOAS_ALLOC size=20 trailing zero", iommufd.alloc, 20, 0, 0, 0)
+    case("iommufd IOAS_ALLOC size=20 trailing nonzero", iommufd.alloc, 20, 0, 5, 0)
+    case("iommufd IOVA_RANGES empty ioas", iommufd.ranges, first, 64)
+    case("iommufd IOVA_RANGES bad id", iommufd.ranges, 999, 64)
+    case("iommufd IOVA_RANGES n=0", iommufd.ranges, first, 0)
+
+    case("iommufd MAP fixed 0x100000+0x10000", maps, first, 0x100000, 0x10000, show=hex)
+    case("iommufd MAP overlap", maps, first, 0x104000, 0x1000)
+    case("iommufd MAP fixed unaligned iova", maps, first, 0x200800, 0x1000)
+    case("iommufd MAP unaligned va", maps, first, 0x200000, 0x1000, 7, memory + 0x800)
+    case("iommufd MAP len 0", maps, first, 0x200000, 0)
+    case("iommufd MAP flags 0x80", maps, first, 0x200000, 0x1000, 0x87)
+    case("iommufd MAP no perm", maps, first, 0x200000, 0x1000, 1)
+    case("iommufd MAP not fixed", maps, first, 0, 0x4000, 6, show=hex)
+    case("iommufd MAP bad ioas", maps, 999, 0x200000, 0x1000)
+    case("iommufd MAP wraps", maps, first, LAST_PAGE, 0x2000)
+    case("iommufd MAP bad va (no device)", maps, first, 0x300000, 0x1000, 7, 0x10000, show=hex)
+    case("iommufd MAP size=39", maps, first, 0x400000, 0x1000, 7, memory, 39)
+    case("iommufd UNMAP middle", unmaps, first, 0x104000, 0x1000)
+    case("iommufd UNMAP head", unmaps, first, 0x100000, 0x1000)
+    case("iommufd UNMAP not mapped", unmaps, first, 0x900000, 0x1000)
+    case("iommufd UNMAP len 0", unmaps, first, 0x100000, 0)
+    case("iommufd UNMAP exact", unmaps, first, 0x100000, 0x10000)
+    case("iommufd UNMAP all (0,U64_MAX)", unmaps, first, 0, 2**64 - 1)
+    case("iommufd UNMAP all, empty", unmaps, first, 0, 2**64 - 1)
+
+    second = iommufd.alloc()
+    maps(first, 0x100000, 0x10000)
+    case("iommufd COPY whole", iommufd.copy, second, first, 0x100000, 0x10000, 0x500000)
+    case("iommufd COPY part", iommufd.copy, second, first, 0x102000, 0x1000, 0x600000)
+    case("iommufd COPY hole", iommufd.copy, second, first, 0x900000, 0x1000, 0x700000)
+    case("iommufd COPY overlap", iommufd.copy, second, first, 0x100000, 0x1000, 0x500000)
+    case("iommufd ALLOW_IOVAS 0..1G", iommufd.allow, second, 0, 0x3FFFFFFF)
+    name = "iommufd MAP outside allowed, not fixed"
+    case(name, maps, second, 0, 0x1000, 6, show=hex)
+    case("iommufd OPTION rlimit mode get", iommufd.option, 0, 0)
+    case("iommufd OPTION huge pages get", iommufd.option, 1, first)
+    get = "iommufd VFIO_IOAS get"
+    case(get, iommufd.vfio_ioas, 0, show=lambda answer: answer["IIHH"])
+    case("iommufd VFIO_IOAS set", iommufd.vfio_ioas, 1, first, show=nothing)
+    case(get, iommufd.vfio_ioas, 0, show=lambda answer: answer["IIHH"])
+    case("iommufd compat GET_API_VERSION", command, fd, GET_API_VERSION)
+    case("iommufd compat CHECK_EXTENSION v2", command, fd, CHECK_EXTENSION, 3)
+    case("iommufd compat SET_IOMMU", command, fd, SET_IOMMU, 3)
+    return first, second
+
+
+def own_node(iommufd: Iommufd, first: int, second: int, group_path: str) -> None:
+    """A device that is opened by its own node, and page tables for it."""
+    name = os.listdir(f"/sys/bus/pci/devices/{A}/vfio-dev")[0]
+    fd = case("cdev open", open_file, f"/dev/vfio/devices/{name}", show=lambda fd: "fd")
+    case("cdev second open", open_file, f"/dev/vfio/devices/{name}", show=lambda fd: "fd")
+    device = Device(fd)
+
+    def attach(page_table: int) -> int:
+        return ask(fd, ATTACH, pack("IIII", 16, 0, page_table, 0))["IIII"][2]
+
+    def bind(iommufd: int, flags: int = 0, argsz: int = 24) -> int:
+        return ask(fd, BIND_IOMMUFD, pack("IIiIQ", argsz, flags, iommufd, 0, 0))["IIiIQ"][3]
+
+    case("cdev GET_INFO before bind", device.info)
+    case("cdev pread before bind", device.read, 4, CONFIG)
+    case("cdev mmap before bind", map_file, fd, 4096, 0)
+    case("cdev ATTACH before bind", attach, first)
+    case("cdev BIND fd=-1", bind, -1)
+    case("cdev BIND /dev/null", bind, null)
+    case("cdev BIND flags=0x80", bind, iommufd.fd, 0x80)
+    case("cdev BIND argsz=8", bind, iommufd.fd, 0, 8)
+    number = case("cdev BIND ok", bind, iommufd.fd)
+    case("cdev BIND twice", bind, iommufd.fd)
+    case("cdev GET_INFO after bind", device.info)
+    case("cdev group open while cdev bound", open_file, group_path)
+    case("cdev ATTACH bad id", attach, 999)
+    case("cdev ATTACH device id as pt", attach, number)
+    case("cdev ATTACH ioas", attach, first)
+    case("cdev ATTACH again same", attach, first)
+    case("cdev ATTACH replace other ioas", attach, second)
+    case("cdev ATTACH back", attach, first)
+    case("iommufd IOVA_RANGES attached", iommufd.ranges, first, 64)
+    case("iommufd MAP reserved 0xfee00000", iommufd.map, first, 0xFEE00000, 0x1000)
+    case("iommufd MAP bad va attached", iommufd.map, first, 0x300000, 0x1000, 7, 0x10000)
+    case("iommufd MAP ok attached", iommufd.map, first, 0x300000, 0x1000, show=hex)
+    case("iommufd DESTROY attached ioas", iommufd.destroy, first)
+    case("iommufd DESTROY bad id", iommufd.destroy, 999)
+    case("iommufd DESTROY device id", iommufd.destroy, number)
+    page_table = case("iommufd HWPT_ALLOC", iommufd.alloc_hwpt, number, first)
+    case("iommufd HWPT_ALLOC dirty flag", iommufd.alloc_hwpt, number, first, 2)
+    case("iommufd HWPT_ALLOC unknown flag", iommufd.alloc_hwpt, number, first, 0x8000)
+    case("iommufd GET_HW_INFO", iommufd.hw_info, number)
+    case("cdev ATTACH hwpt", attach, page_table)
+    case("cdev DETACH", ask, fd, DETACH, pack("II", 8, 0), show=ret)
+    case("cdev DETACH twice", ask, fd, DETACH, pack("II", 8, 0), show=ret)
+    case("iommufd DESTROY ioas after detach", iommufd.destroy, second, show=ret)
+    case("cdev RESET", command, fd, RESET)
+    os.close(iommufd.fd)
+    case("cdev GET_INFO after iommufd closed", device.info)
+    os.close(fd)
+
+
+def compatibility(group_path: str) -> None:
+    """The container's requests on an iommufd."""
+    fd, group = open_file("/dev/iommu"), open_file(group_path)
+    case("group SET_CONTAINER with iommufd", set_container, group, fd)
+    case("compat SET_IOMMU type1v2", command, fd, SET_IOMMU, 3)
+    case("compat MAP", map_dma, fd, 0x100000, 0x4000, show=ret)
+    case("compat UNMAP middle (v2)", unmap_dma, fd, 0x101000, 0x1000, show=unmapped)
+    name = "compat IOMMU_GET_INFO"
+    case(name, iommu_info, fd, 24, show=lambda answer: answer["IIQII"])
+    case("compat GET_DEVICE_FD", device_fd, group, A, show=lambda fd: "fd")
+    case("compat DIRTY_PAGES start", ask, fd, DIRTY_PAGES, pack("II", 8, 1))
+    case("compat UNMAP_ALL", unmap_dma, fd, 0, 0, 2, show=unmapped)
+
+
 def main() -> None:
     libc.mprotect(ctypes.c_void_p(read_only), 4096, 1)
     print("# kernel", os.uname().release)
@@ -815,12 +994,18 @@ def main() -> None:
     lifetime(path, group, device, events[3])
     if len(sys.argv) > 4:
         shared_group(*sys.argv[2:5])
+    if os.path.exists("/dev/iommu"):
+        print("## iommufd")
+        iommufd = Iommufd()
+        own_node(iommufd, *address_spaces(iommufd), path)
+        compatibility(path)
     print("#", len(asked), "cases")
 
 
 # Memory that DMA may use, a page that main makes read-only, and a file that has nothing to do with VFIO.
 area, small = mmap.mmap(-1, 4 << 20), mmap.mmap(-1, 8192)
 memory = (ctypes.addressof(ctypes.c_char.from_buffer(area)) + 4095) & ~4095
+odd_memory = (memory + 0x3FFF & ~0x3FFF) + 0x2000  # addresses are chosen aligned as the memory is
 read_only = ctypes.addressof(ctypes.c_char.from_buffer(small)) & ~4095
 null = os.open("/dev/null", os.O_RDWR)
 

@@ -104,6 +104,7 @@ class ContainerMixin:
         def _new_domain(self) -> Domain: ...
         def _new_iommu(self) -> Iommu: ...
         def _start(self, opened: OpenDevice) -> None: ...
+        def _forget_nodes(self, group: Group) -> None: ...
         def lookup(self, dev: BusDevice) -> Device | None: ...
         @property
         def groups(self) -> tuple[Group, ...]: ...
@@ -158,8 +159,9 @@ class ContainerMixin:
         """(viable, in a container). NoSuchDevice for an orphan."""
         with self.lock:
             self._check_orphan(held)
-            inside = held.group.iommu is not None
-            return inside or held.group.foreigner is None, inside
+            iommu = held.group.iommu
+            inside = iommu is not None and iommu.joined
+            return inside or (iommu is None and held.group.foreigner is None), inside
 
     def join(self, held: OpenGroup, container: Container) -> None:
         """Put the group into the container (vfio_container_attach_group).
@@ -171,6 +173,8 @@ class ContainerMixin:
             self.check_no_container(held)
             self._check_orphan(held)
             foreigner = group.foreigner
+            if group.iommu is not None:
+                raise NotViable(f"devices of group {group} belong to an iommufd", "close them")
             if foreigner is not None:
                 raise NotViable(
                     f"group {group} is not viable: {foreigner.name} belongs to the driver "
@@ -182,25 +186,25 @@ class ContainerMixin:
     def check_no_container(self, held: OpenGroup) -> None:
         """InvalidArgument if the group is in a container."""
         with self.lock:
-            if held.group.iommu is not None and not held.orphan:
+            iommu = held.group.iommu
+            if iommu is not None and iommu.joined and not held.orphan:
                 raise InvalidArgument(f"group {held.group} has a container", "unset it first")
 
     def leave(self, held: OpenGroup) -> None:
         """Take the group out (vfio_group_ioctl_unset_container).
 
-        Order: InvalidArgument if it is in none, Busy while a device of it is open.
+        Order: InvalidArgument if it is in none, Busy while a device of it is open. From an iommufd it may go then too:
+        the device stays there.
         """
         with self.lock:
             group = held.group
             container = self._container(held)
-            if group.devices_in_use:
-                names = ", ".join(d.name for d in group.devices if d.in_use)
-                raise Busy(f"group {group} cannot leave: {names} is open", "close its device files")
-            self._depart(container, group)
+            if container.depart(group):
+                self._depart(container, group)
 
     def _container(self, held: OpenGroup) -> Iommu:
         iommu = held.group.iommu
-        if iommu is None or held.orphan:
+        if iommu is None or held.orphan or not iommu.joined:
             raise InvalidArgument(f"group {held.group} has no container", "set one first")
         return iommu
 
@@ -219,6 +223,7 @@ class ContainerMixin:
 
     def _orphan(self, group: Group) -> None:
         """A device was unbound: if it was the last of its group, today's ABI sees the group go."""
+        self._forget_nodes(group)
         if any(device.bound for device in group.devices):
             return
         for held in [held for held in group.opens if held.exclusive]:
@@ -237,8 +242,10 @@ class ContainerMixin:
 
     def _settle_container(self, container: Iommu) -> None:
         """Groups that nobody holds any more, by file or by device, leave."""
+        container.forget_closed()
         for group in list(container.groups):
-            if not group.is_open and not group.devices_in_use:
+            held = group.is_open and container.joined
+            if not held and not group.devices_in_use:
                 self._depart(container, group)
 
     # -- devices ---------------------------------------------------------------------------------
@@ -247,13 +254,12 @@ class ContainerMixin:
         """Open the device of the group that ``text`` means (vfio_group_ioctl_get_device_fd).
 
         Order: NoSuchDevice, InvalidArgument for options, InvalidArgument without a container or as long as it
-        has no IOMMU, Gone, then what the driver's ``get`` raises.
+        has no IOMMU (for an iommufd what ``Claim.admit`` raises), Gone, then what the driver's ``get`` raises.
         """
         with self.lock:
             self._check_orphan(held)
             device = self._find_member(held.group, text)
-            if self._container(held).domain is None:
-                raise InvalidArgument(f"the container of group {held.group} has no IOMMU yet")
+            self._container(held).admit(device)
             assert device.data is not None
             opened = OpenDevice(device, device.data)
             device.opens.append(opened)
@@ -274,7 +280,7 @@ class ContainerMixin:
     def bus_reset(self, scope: list[Dependent], owned: Callable[[Device], bool]) -> None:
         """Reset every device of ``scope``, each under its lock.
 
-        InvalidArgument if VFIO does not have one of them, or one is open and not ``owned``. Behaviour:
+        InvalidArgument if VFIO does not have one of them, or one is not ``owned``. Behaviour:
         vfio_pci_dev_set_hot_reset.
         """
         with ExitStack() as locks:
@@ -288,7 +294,7 @@ class ContainerMixin:
                     raise InvalidArgument(
                         f"{dependent.dev.name} would be reset too, and VFIO does not have it"
                     )
-                if device.in_use and not owned(device):
+                if not owned(device):
                     raise InvalidArgument(
                         f"{device.name} would be reset too, and is somebody else's"
                     )

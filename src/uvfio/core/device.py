@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from uvfio.core.domain import Domain, IommuUnit
     from uvfio.core.group import Group
     from uvfio.core.iommu import Iommu
+    from uvfio.core.iommufd import Context
     from uvfio.core.seams import Event
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "DeviceTree",
     "DtProperty",
     "IrqInfo",
+    "OpenCdev",
     "OpenDevice",
     "Region",
     "ResourceKind",
@@ -215,17 +217,32 @@ class OpenDevice:
         self.ready = False
 
 
+class OpenCdev:
+    """One open node of a device. ``opened`` is there while it is bound to an iommufd, ``gone`` is true once the device
+    has been taken from its VFIO driver: then the file is good for nothing."""
+
+    __slots__ = ("context", "device", "gone", "opened")
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.opened: OpenDevice | None = None
+        self.context: Context | None = None
+        self.gone = False
+
+
 class Device:
     """The framework's record of one added device. Fields are changed under the framework's lock.
 
     ``lock`` serialises the driver's callbacks for this device (open, close, reset, release), so that a
     slow reset does not hold up the framework; it is taken before the framework's lock, never inside it.
     ``taint`` says why the device makes its group unusable although it looks bound, or is empty.
-    ``host_driver`` is the driver of the host that has the device, or empty.
+    ``host_driver`` is the driver of the host that has the device, or empty. ``cdevs`` are the open files of the
+    device's own node: whoever has one has not let go of the device, bound or not.
     """
 
     __slots__ = (
         "attached",
+        "cdevs",
         "data",
         "departing",
         "dev",
@@ -248,6 +265,7 @@ class Device:
         self.data: BoundDevice | None = None
         self.attached = False
         self.opens: list[OpenDevice] = []
+        self.cdevs: list[OpenCdev] = []
         self.gone = False
         self.reserved = False
         self.departing = 0

@@ -19,7 +19,7 @@ is always followed by ``_settle``, the only place where contexts end:
     5. whoever waits for a device looks again
 
 That is the life of 2011. Contexts that die with their handle are settled in ``core/container.py``, which has
-the operations of today's ABI.
+the operations of today's group ABI; those of iommufd are in ``core/cdev.py``.
 
 Driver API: ``add_device``, ``bind_device``, ``unbind_device`` (in ``uvfio.core.release``), ``del_device``. A
 device added to a group in use is attached, reserved for the owner, and offered to its driver.
@@ -35,6 +35,7 @@ from collections.abc import Callable
 from threading import Condition, RLock
 from typing import TYPE_CHECKING, Any
 
+from uvfio.core.cdev import CdevMixin
 from uvfio.core.container import ContainerMixin
 from uvfio.core.device import Device, OpenDevice
 from uvfio.core.domain import DmaCounters, Domain, Fault
@@ -54,12 +55,12 @@ MINORMASK = (1 << 20) - 1
 Observer = Callable[[str, dict[str, Any]], None]
 
 
-class Framework(ContainerMixin, ReleaseMixin):
+class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
     """See the module's head.
 
     ``observer(kind, facts)`` is told of "group-added", "group-removed" (it may raise: the operation is
     undone), "fault", "irq", "request", "revoke", "taint". ``minors`` bounds the number of groups.
-    ``generation`` grows whenever a group comes or goes.
+    ``generation`` grows whenever a group or a device's own node comes or goes.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Framework(ContainerMixin, ReleaseMixin):
         self._next_minor = 0
         self.generation = 0
         self._minor_limit = minors
+        self.nodes = {}
 
     # -- registry --------------------------------------------------------------------------------
 
@@ -173,6 +175,7 @@ class Framework(ContainerMixin, ReleaseMixin):
                 device.iommu.attach_device(device)
             device.data = data
             device.taint = device.host_driver = ""
+            self._add_node(device)
 
     def bind_foreign(self, dev: BusDevice, driver: str) -> None:
         """A driver of the host has ``dev``; "" when it has let go. Busy as ``check_foreign_bind`` says."""
@@ -190,11 +193,7 @@ class Framework(ContainerMixin, ReleaseMixin):
             if device and device.bound:
                 raise Busy(f"{dev.name} is bound to {device.driver.name}", "unbind it first")
             iommu = device.iommu if device else None
-            if (
-                device
-                and iommu
-                and (iommu.domain is not None or iommu.lifetime is Lifetime.WITH_HANDLE)
-            ):
+            if device and iommu and iommu.owns_dma:
                 raise Busy(
                     f"{dev.name} is reserved: its group {device.group} is in use through VFIO",
                     f"only {device.driver.name} may have it",

@@ -9,7 +9,9 @@ Life of the 2011 kind (``Lifetime.WITH_USERS``)::
 Invariants, kept by the framework (``settle``): a domain exists exactly while an iommu file or a device
 file is open; a set of several groups has an owner; each group points back to its context.
 
-A container (``Lifetime.WITH_HANDLE``, ``core/container.py``) is made by its handle; groups come and go.
+A container (``Lifetime.WITH_HANDLE``, ``core/container.py``) is made by its handle; groups come and go. A claim of an
+iommufd (``core/claim.py``) is one as well, with one group; where it differs it answers for itself: ``joined``,
+``owns_dma``, ``admit``, ``depart``, ``forget_closed``.
 
 ``attach_group`` and ``detach_group`` are the two structural operations (review rows 9 and 10); MERGE and
 UNMERGE of the 2011 ABI and SET/UNSET_CONTAINER of mainline are faces of them. Changes happen under the
@@ -21,7 +23,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from uvfio.errors import Gone, InvalidArgument, NoMemory, NotOwner, UnsafeInterrupts
+from uvfio.errors import Busy, Gone, InvalidArgument, NoMemory, NotOwner, UnsafeInterrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +88,16 @@ class Iommu:
     def viable(self) -> bool:
         """Whether every device of every member is bound to a VFIO driver."""
         return bool(self.groups) and all(group.viable for group in self.groups)
+
+    @property
+    def joined(self) -> bool:
+        """Whether its groups were put into it, by their files."""
+        return True
+
+    @property
+    def owns_dma(self) -> bool:
+        """Whether no driver of the host may have a device of its groups."""
+        return self.domain is not None or self.lifetime is Lifetime.WITH_HANDLE
 
     @property
     def departing(self) -> bool:
@@ -162,6 +174,21 @@ class Iommu:
         self.domain = None
 
     # -- membership ------------------------------------------------------------------------------
+
+    def admit(self, device: Device) -> None:
+        """A device of a member is about to be opened. InvalidArgument as long as there is no domain."""
+        if self.domain is None:
+            raise InvalidArgument(f"the container of group {device.group} has no IOMMU yet")
+
+    def depart(self, group: Group) -> bool:
+        """A member wants to leave; whether it does at once. Busy while a device of it is open."""
+        if group.devices_in_use:
+            names = ", ".join(d.name for d in group.devices if d.in_use)
+            raise Busy(f"group {group} cannot leave: {names} is open", "close its device files")
+        return True
+
+    def forget_closed(self) -> None:
+        """Devices may have been closed."""
 
     def attach_group(self, group: Group) -> None:
         """Add a group that is in no context; if the domain exists its devices are attached to it."""

@@ -27,6 +27,7 @@ __all__ = [
     "IrqData",
     "IrqDevice",
     "ModernDevice",
+    "TakesToken",
 ]
 
 EventSource = Callable[[int], "Event | None"]
@@ -64,6 +65,16 @@ class Dependent:
     segment: int
     bus: int
     devfn: int
+
+
+@runtime_checkable
+class TakesToken(Protocol):
+    """A bound device that may want to know more than a program's right to its group before it is opened.
+
+    A device that is none of these takes no token."""
+
+    def check_token(self, token: bytes | None) -> None:
+        """Let in who says ``token``, 16 bytes, or nothing. InvalidArgument for one too many."""
 
 
 @runtime_checkable

@@ -53,6 +53,8 @@ class ReleaseMixin:
         """Whether the device's context is idle (vfio_device_removeable); today: whether it is not open."""
         with self.lock:
             iommu = device.iommu
+            if device.cdevs:
+                return False
             if iommu is None:
                 return True
             if iommu.lifetime is Lifetime.WITH_HANDLE:

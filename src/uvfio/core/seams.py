@@ -120,6 +120,12 @@ class Task(Protocol):
     def event(self, fd: int) -> Event:
         """A reference of our own to the caller's eventfd. BadDescriptor if closed, InvalidArgument if no eventfd."""
 
+    def file_memory(self, fd: int) -> Memory:
+        """The contents of the caller's shared memory file (memfd), by offset, for DMA; a reference of our own.
+
+        BadDescriptor if closed. For any other file, and beyond the end, ``pin`` is InvalidArgument.
+        """
+
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK in bytes, or None for a task that no limit binds (CAP_IPC_LOCK, infinity)."""
 

@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING
 
 from uvfio.core.seams import Mm
 from uvfio.errors import BadAddress, BadDescriptor, InvalidArgument, NoSuchGroup, TooManyFiles
+from uvfio.fops.cdev import DEVICES, open_cdev
 from uvfio.fops.file import File
+from uvfio.fops.iommufd import IOMMU_NODE, open_iommufd
 from uvfio.fops.legacy import CONTAINER_NODE, open_container
 from uvfio.fops.personality import MAINLINE, open_group
 from uvfio.fops.rfc import install
@@ -34,7 +36,7 @@ from uvfio.fops.rfc import install
 if TYPE_CHECKING:
     from uvfio.machine.machine import Machine
 
-__all__ = ["LocalEvent", "LocalMemory", "Process"]
+__all__ = ["LocalEvent", "LocalMemory", "MemoryFile", "Process"]
 
 PAGE = 4096
 HEAP = 0x10000000
@@ -136,12 +138,48 @@ class LocalEvent:
         return count
 
 
+class MemoryFile:
+    """A memfd of a local process: bytes that processes share and that can be given to devices, by offset."""
+
+    def __init__(self, size: int) -> None:
+        self.data = memoryview(bytearray(size))
+
+    def read(self, address: int, size: int) -> bytes:
+        return bytes(self._slice(address, size))
+
+    def write(self, address: int, data: bytes) -> None:
+        self._slice(address, len(data))[:] = data
+
+    def store(self, address: int, value: int, width: int) -> None:
+        self._slice(address, width)[:] = value.to_bytes(width, "little")
+
+    def view(self, address: int, size: int) -> memoryview | None:
+        return self._slice(address, size)
+
+    def pin(self, address: int, size: int, writable: bool) -> int:
+        if address + size > len(self.data):
+            raise InvalidArgument(f"{address:#x}+{size:#x} is beyond the end of the file")
+        return size
+
+    def _slice(self, address: int, size: int) -> memoryview:
+        if address + size > len(self.data):
+            raise BadAddress(f"{address:#x}+{size:#x} is beyond the end of the file")
+        return self.data[address : address + size]
+
+
+class NoMemoryFile(MemoryFile):
+    """Any other file: no device can use it."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
 class _Open:
     """An open file and how many descriptors, in all processes, lead to it."""
 
     __slots__ = ("count", "file", "mapped", "position")
 
-    def __init__(self, file: File | LocalEvent) -> None:
+    def __init__(self, file: File | LocalEvent | MemoryFile) -> None:
         self.file = file
         self.count = 0
         self.mapped = 0
@@ -187,7 +225,7 @@ class Process:
         return self._open(fd).file
 
     def install(self, file: object, cloexec: bool) -> int:
-        if not isinstance(file, File | LocalEvent):
+        if not isinstance(file, File | LocalEvent | MemoryFile):
             raise InvalidArgument(f"{file!r} is no file")
         return self._install(_Open(file))
 
@@ -197,16 +235,30 @@ class Process:
             raise InvalidArgument(f"descriptor {fd} is not an eventfd")
         return found
 
+    def file_memory(self, fd: int) -> MemoryFile:
+        found = self._open(fd).file
+        return found if isinstance(found, MemoryFile) else NoMemoryFile()
+
     def memlock_limit(self) -> int | None:
         return self.memlock
 
     # -- system calls ----------------------------------------------------------------------------
 
     def open(self, path: str) -> int:
-        """``open(2)`` of a node of the machine: /dev/vfio/N, /dev/vfio/vfio. NoSuchGroup for anything else."""
+        """``open(2)`` of a node of the machine; NoSuchGroup for anything else.
+
+        Those are /dev/vfio/N, and where today's ABI is known /dev/vfio/vfio, /dev/iommu and
+        /dev/vfio/devices/vfioN.
+        """
         framework = self.machine.framework
         if path == CONTAINER_NODE and self.abi != "2011":
             return install(self, open_container(framework))
+        if path == IOMMU_NODE and self.abi != "2011":
+            return install(self, open_iommufd(framework))
+        folder, _, name = path.rpartition("/vfio")
+        number = int(name) if folder == DEVICES and name.isdecimal() else -1
+        if number in framework.nodes and self.abi != "2011":
+            return install(self, open_cdev(framework, number))
         for group in framework.groups:
             shown = self.abi != MAINLINE or any(device.bound for device in group.devices)
             if shown and path == f"/dev/vfio/{group.node_name}":
@@ -285,6 +337,10 @@ class Process:
     def eventfd(self) -> int:
         """``eventfd(2)``."""
         return self.install(LocalEvent(), True)
+
+    def memfd(self, size: int) -> int:
+        """``memfd_create(2)`` and ``ftruncate(2)``."""
+        return self.install(MemoryFile(size), True)
 
     def fork(self) -> Process:
         """``fork(2)``: another address space, the same open files."""

@@ -133,6 +133,10 @@ class DeviceFile(ModernFile):
 
     # -- what there is -----------------------------------------------------------------------------
 
+    def bind_iommufd(self, task: Task, arg: int) -> int:
+        """VFIO_DEVICE_BIND_IOMMUFD: only for files of a device's own node (``fops/cdev.py``)."""
+        raise InvalidArgument("a device that was opened by its group cannot be bound to an iommufd")
+
     def get_info(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_GET_INFO."""
         data, memory = self._bound(), task.memory
@@ -295,8 +299,8 @@ class DeviceFile(ModernFile):
         return count > 0
 
     def owns(self, device: Device, named: set[object]) -> bool:
-        """Whether an open device is the caller's."""
-        return device.group in named
+        """Whether a device is the caller's, or nobody's."""
+        return not device.in_use or device.group in named
 
     def _named_groups(self, task: Task, raw: bytes) -> set[object]:
         from uvfio.fops.legacy import LegacyGroupFile
@@ -410,6 +414,7 @@ class DeviceFile(ModernFile):
         vfio.VFIO_DEVICE_PCI_HOT_RESET: hot_reset,
         vfio.VFIO_DEVICE_IOEVENTFD: ioeventfd,
         vfio.VFIO_DEVICE_FEATURE: feature,
+        vfio.VFIO_DEVICE_BIND_IOMMUFD: bind_iommufd,
     }
 
 

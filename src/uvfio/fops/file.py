@@ -47,7 +47,9 @@ class File:
     __slots__ = ("name", "region_memory", "released")
 
     kind: ClassVar[str] = ""
-    """What the ABI calls this kind of file: "container", "group", "device"; its requests are known by that."""
+    """What the ABI calls this kind of file: "container", "group", "device", "iommufd"; it tells requests apart."""
+    alone: ClassVar[bool] = False
+    """Whether a door must tell this open file from others that expose the memory of the same device."""
     structural: ClassVar[bool] = False
     """Whether calls depend on what else is open: a door must have released what was closed before."""
 

@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from uvfio.core.mapping import Type1
     from uvfio.core.seams import Memory, Task
 
-__all__ = ["CONTAINER_NODE", "ContainerFile", "LegacyGroupFile", "open_container", "open_group"]
+__all__ = [
+    "CONTAINER_NODE",
+    "ContainerFile",
+    "LegacyGroupFile",
+    "answer_info",
+    "open_container",
+    "open_group",
+    "read_info",
+    "read_map",
+]
 
 CONTAINER_NODE: Final = "/dev/vfio/vfio"
 
@@ -67,6 +76,44 @@ def open_container(framework: Framework) -> ContainerFile:
 def open_group(framework: Framework, group: Group, task: Task) -> LegacyGroupFile:
     """``open("/dev/vfio/N")`` of today. NoSuchGroup when the group went meanwhile, Busy if it is open."""
     return LegacyGroupFile(framework, framework.open_group(group, task.mm, exclusive=True))
+
+
+def read_info(memory: Memory, arg: int) -> int:
+    """The ``argsz`` of VFIO_IOMMU_GET_INFO."""
+    return int.from_bytes(read_struct(memory, arg, INFO_MIN)[:4], "little")
+
+
+def answer_info(
+    memory: Memory,
+    arg: int,
+    argsz: int,
+    page_sizes: int,
+    chain: Chain,
+    windows: list[tuple[int, int]],
+    *,
+    exact: bool = False,
+) -> None:
+    """The answer of VFIO_IOMMU_GET_INFO: ``chain`` and behind it the capability IOVA_RANGE.
+
+    ``exact``: it says how much it is also when there was more room.
+    """
+    ranges = b"".join(struct.pack("<QQ", *window) for window in windows)
+    ranges = struct.pack("<II", len(windows), 0) + ranges
+    chain.add(vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, ranges)
+    size = min(argsz, INFO.size)
+    argsz, at = chain.place(memory, arg, argsz, INFO.size)
+    argsz = INFO.size + chain.size if exact else argsz
+    flags = vfio.VFIO_IOMMU_INFO_PGSIZES | vfio.VFIO_IOMMU_INFO_CAPS
+    memory.write(arg, INFO.pack(argsz, flags, page_sizes, at, 0)[:size])
+
+
+def read_map(memory: Memory, arg: int, known: int) -> tuple[int, int, int, int]:
+    """(flags, vaddr, iova, size) of VFIO_IOMMU_MAP_DMA. InvalidArgument for flags that are not ``known``."""
+    raw = read_struct(memory, arg, vfio.DMA_MAP.size)
+    flags, vaddr, iova, size = vfio.DMA_MAP.unpack(raw)[1:]
+    if flags & ~known:
+        raise InvalidArgument(f"flags {flags:#x} has unknown bits")
+    return flags, vaddr, iova, size
 
 
 class Bitmap:
@@ -149,29 +196,19 @@ class ContainerFile(ModernFile):
     def iommu_get_info(self, task: Task, arg: int) -> int:
         """VFIO_IOMMU_GET_INFO, with the capabilities MIGRATION, DMA_AVAIL and IOVA_RANGE."""
         type1, memory = self._type1(), task.memory
-        argsz = int.from_bytes(read_struct(memory, arg, INFO_MIN)[:4], "little")
-        size = min(argsz, INFO.size)
+        argsz = read_info(memory, arg)
         chain = Chain()
         migration = struct.pack("<IxxxxQQ", 0, type1.granule, BITMAP_MAX)
         chain.add(vfio.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, migration)
         chain.add(vfio.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, vfio.U32.pack(type1.available))
-        windows = type1.windows()
-        ranges = b"".join(struct.pack("<QQ", *window) for window in windows)
-        ranges = struct.pack("<II", len(windows), 0) + ranges
-        chain.add(vfio.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, ranges)
-        argsz, at = chain.place(memory, arg, argsz, INFO.size)
-        flags = vfio.VFIO_IOMMU_INFO_PGSIZES | vfio.VFIO_IOMMU_INFO_CAPS
-        info = INFO.pack(argsz, flags, sum(type1.domain.page_sizes), at, 0)
-        memory.write(arg, info[:size])
+        sizes = sum(type1.domain.page_sizes)
+        answer_info(memory, arg, argsz, sizes, chain, type1.windows())
         return 0
 
     def map_dma(self, task: Task, arg: int) -> int:
         """VFIO_IOMMU_MAP_DMA, or with the flag VADDR a new address for a stale mapping."""
         type1 = self._type1()
-        raw = read_struct(task.memory, arg, vfio.DMA_MAP.size)
-        _, flags, vaddr, iova, size = vfio.DMA_MAP.unpack(raw)
-        if flags & ~MAP_FLAGS:
-            raise InvalidArgument(f"flags {flags:#x} has unknown bits")
+        flags, vaddr, iova, size = read_map(task.memory, arg, MAP_FLAGS)
         readable = bool(flags & vfio.VFIO_DMA_MAP_FLAG_READ)
         writable = bool(flags & vfio.VFIO_DMA_MAP_FLAG_WRITE)
         mm, limit = task.mm, task.memlock_limit()
@@ -279,14 +316,19 @@ class LegacyGroupFile(ModernFile):
         return 0
 
     def set_container(self, task: Task, arg: int) -> int:
-        """VFIO_GROUP_SET_CONTAINER: the argument points to a container's descriptor."""
+        """VFIO_GROUP_SET_CONTAINER: the argument points to a container's descriptor, or to an iommufd's."""
         fd = read_int(task.memory, arg)
         file = task.file(fd)
         self.framework.check_no_container(self.held)
         found = file.face(ContainerFile) if isinstance(file, File) else None
-        if found is None or found.framework is not self.framework:
-            raise InvalidArgument(f"descriptor {fd} is no container", errno=errno.EBADFD)
-        self.framework.join(self.held, found.container)
+        if found is None:
+            from uvfio.fops.iommufd import context_of
+
+            self.framework.join_iommufd(self.held, context_of(self.framework, file, fd))
+        elif found.framework is not self.framework:
+            raise InvalidArgument(f"descriptor {fd} is of another machine", errno=errno.EBADFD)
+        else:
+            self.framework.join(self.held, found.container)
         return 0
 
     def unset_container(self, task: Task, arg: int) -> int:

@@ -30,7 +30,7 @@ from uvfio.uapi import vfio
 if TYPE_CHECKING:
     from uvfio.core.seams import Memory, Task
 
-__all__ = ["Chain", "ModernFile", "read_struct"]
+__all__ = ["Chain", "ModernFile", "read_sized", "read_struct"]
 
 ERRNO: Final[dict[type[VfioError], int]] = {
     NotViable: errno.EPERM,
@@ -38,6 +38,7 @@ ERRNO: Final[dict[type[VfioError], int]] = {
     TooManyMappings: errno.ENOSPC,
     WrapsAround: errno.EOVERFLOW,
 }
+PIECE: Final = 4096  # bytes looked at in one go
 CAP_HEADER: Final = struct.Struct("<HHI")  # id, version, offset of the next
 
 
@@ -73,6 +74,21 @@ def read_struct(memory: Memory, address: int, size: int) -> bytes:
     if argsz < size:
         raise InvalidArgument(f"argsz is {argsz}, at least {size} are needed")
     return raw
+
+
+def read_sized(memory: Memory, address: int, size: int, full: int) -> bytes:
+    """``full`` bytes of a struct that its caller knows with ``size`` bytes (copy_struct_from_user).
+
+    What is missing is 0, and what is too much has to be 0. BadAddress, InvalidArgument as E2BIG.
+    """
+    raw = memory.read(address, min(size, full))
+    for at in range(full, size, PIECE):
+        if any(memory.read(address + at, min(PIECE, size - at))):
+            raise InvalidArgument(
+                f"the size is {size}, and what is behind the first {full} bytes is not 0",
+                errno=errno.E2BIG,
+            )
+    return raw.ljust(full, b"\0")
 
 
 class Chain:

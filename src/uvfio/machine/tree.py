@@ -12,7 +12,8 @@ Nodes are named tuples because a data class costs a millisecond to define, which
 
 ``abi`` decides what iommu_group is: in 2011 a plain file that holds the number (the name of the node, should
 another bus have had a group of that number first), in mainline a link to the group's folder. Group nodes belong
-to every group in 2011, in mainline to groups that VFIO has a device of. Mainline has /dev/vfio/vfio besides.
+to every group in 2011, in mainline to groups that VFIO has a device of. Mainline has /dev/vfio/vfio besides, and what
+``machine/tree_modern.py`` adds.
 """
 
 from __future__ import annotations
@@ -50,8 +51,12 @@ PREFIXES = (
     b"/sys/class/vfio",
     b"/sys/devices/virtual/vfio",
     *(f"/sys/module/{module}".encode() for module in MODULES),
+    b"/sys/class/vfio-dev",
+    b"/sys/class/iommu",
+    b"/dev/iommu",
 )
 """Everything at and below these belongs to the machine; the host's own is hidden."""
+NO_FOLDERS = (b"/dev/iommu",)
 
 MAJOR = 511  # the top of the kernel's dynamic range
 MISC_MAJOR, VFIO_MINOR = 10, 196
@@ -88,7 +93,8 @@ class Link(NamedTuple):
 class CharDev(NamedTuple):
     """The node of the group with this ``minor``; only its owner, the user who runs the program, may open it.
 
-    With ``opens`` "container" it is the node that makes containers, and ``bus`` and ``group`` mean nothing.
+    With ``opens`` "container" and "iommufd" it is the node that makes those, with "cdev" that of the device with this
+    ``minor``; then ``bus`` and ``group`` mean nothing.
     """
 
     bus: str
@@ -104,7 +110,9 @@ Node = Directory | Text | Link | CharDev
 
 def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
     """The tree of ``machine`` now, as ``abi`` ("2011" or "mainline") has it."""
-    tree: dict[str, Node] = {prefix.decode(): Directory() for prefix in PREFIXES}
+    tree: dict[str, Node] = {
+        prefix.decode(): Directory() for prefix in PREFIXES if prefix not in NO_FOLDERS
+    }
     for folder in (f"{_PCI}/devices", f"{_PCI}/slots", f"{_PLATFORM}/devices"):
         tree[folder] = Directory()
     for bus in ("pci", "platform"):
@@ -120,6 +128,10 @@ def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
         name = machine.record(slot.address).group.node_name
         link = Link(f"{_UP}/kernel/iommu_groups/{name}")
         _add_device(tree, machine, slot, _text(name) if abi == "2011" else link)
+    if abi != "2011":
+        from uvfio.machine.tree_modern import add_iommufd
+
+        add_iommufd(tree, machine)
     return tree
 
 

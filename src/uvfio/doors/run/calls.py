@@ -268,6 +268,8 @@ class Calls:
         size = -(-request[7] // 4096) * 4096
         shared = request[9] & MAP_TYPE != MAP_PRIVATE
         file.mmap(process, size, offset, shared)
+        if file.alone:
+            self.supervisor.expose(process, request[1], request[10] & INT, file)
         return None  # allowed: the kernel maps the token's own bytes
 
     # -- the table of descriptors --------------------------------------------------------------------

@@ -266,6 +266,14 @@ class Paths:
             from uvfio.fops.legacy import open_container
 
             return open_container(framework)
+        if node.opens == "iommufd":
+            from uvfio.fops.iommufd import open_iommufd
+
+            return open_iommufd(framework)
+        if node.opens == "cdev":
+            from uvfio.fops.cdev import open_cdev
+
+            return open_cdev(framework, node.minor)
         group = framework.group(node.bus, node.group)
         if abi == "2011":
             return open_group(framework, group, process)
@@ -333,7 +341,10 @@ class Paths:
         """What fstat of a VFIO file says: a device node's own facts, or those of an anonymous inode."""
         name = token.file.name
         if name.startswith("/"):
-            found = self._find(name)
+            try:
+                found = self._find(name)
+            except FileNotFoundError:  # the node went, who has it open keeps it
+                return Facts.of(os.stat(token.pin), stat.S_IFCHR | 0o600)
             real = os.stat(found.real)
             if found.node is None:
                 return Facts.of(real)

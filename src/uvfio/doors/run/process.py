@@ -28,6 +28,7 @@ from uvfio.doors.run.memory import ProgramMemory, Unreadable, UserMemory
 from uvfio.errors import BadAddress, BadDescriptor, VfioError
 
 if TYPE_CHECKING:
+    from uvfio.doors.run.filemem import FileMemory
     from uvfio.doors.run.supervisor import Supervisor
     from uvfio.doors.run.tokens import Token
     from uvfio.fops.file import File
@@ -254,6 +255,17 @@ class Process:
             return sc.pidfd_getfd(by_thread, fd)
         finally:
             os.close(by_thread)
+
+    def file_memory(self, fd: int) -> FileMemory:
+        from uvfio.doors.run.filemem import FileMemory
+
+        ours = self.lookup(self.thread, fd) is not None
+        try:
+            return FileMemory(self.copy_descriptor(fd), usable=not ours)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EACCES):
+                raise Unreadable.because(self.tgid, f"take its descriptor {fd}") from error
+            raise BadDescriptor(f"descriptor {fd} is not open") from error
 
     def memlock_limit(self) -> int | None:
         if self.supervisor.memlock is not None:

@@ -259,6 +259,24 @@ class Supervisor:
             process.files[given] = file
         return given
 
+    def expose(self, process: Process, tid: int, number: int, file: File) -> None:
+        """Put the memory of the device behind descriptor ``number``, which leads to ``file``, before it is mapped."""
+        token = process.token(tid, number)
+        if token is None or self.tokens.holds_memory(token):
+            return
+        with open(f"/proc/{tid}/fdinfo/{number}", "rb") as about:
+            flags = int(about.read().partition(b"flags:")[2].split()[0], 8)
+        found = self.tokens.expose(file)
+        if found is None:
+            return
+        memory, fd = found
+        try:
+            sc.addfd(self.listener, self.current, fd, number, bool(flags & os.O_CLOEXEC))
+        except OSError as error:
+            self.tokens.abort(memory, fd, file)
+            raise NoMemory(f"descriptor {number} cannot be exchanged: {error.strerror}") from error
+        os.close(fd)
+
     def addfd(self, fd: int, number: int | None, cloexec: bool) -> int:
         """Copy a descriptor of ours into the caller of the current call."""
         try:

@@ -13,6 +13,10 @@ An event only means that some open file ended. Devices with mappable regions hav
 opens, because all must share the bytes; and a program can open any token once more, through /dev/stdin or
 /proc/PID/task/TID/fd. Whether it was the last tells a write lease, which the kernel grants to a sole opener.
 A token that was still open is asked again at each ``drain``: the second close may give no event of its own.
+
+A file that is ``alone`` (one of several opens of a device's node) has a token of its own and no memory. When a
+descriptor of it is mapped, that descriptor is exchanged for one of the device's memory (``expose``); the file is then
+behind two tokens, and ends with the last of them.
 """
 
 from __future__ import annotations
@@ -98,8 +102,20 @@ class Tokens:
 
     def create(self, file: File) -> tuple[Token, int]:
         """A token for ``file`` and the descriptor to give away; close it when the program has its copy."""
-        memory = self._memory.get(file.region_memory or "")
+        memory = None if file.alone else self._memory.get(file.region_memory or "")
         token = memory or self._new_token()
+        return token, self._give(token, file)
+
+    def expose(self, file: File) -> tuple[Token, int] | None:
+        """As ``create``, for a file that is alone: the token of its device's memory. None without such memory."""
+        token = self._memory.get(file.region_memory or "")
+        return None if token is None else (token, self._give(token, file))
+
+    def holds_memory(self, token: Token) -> bool:
+        """Whether a device's memory is in it."""
+        return token.shared >= 0
+
+    def _give(self, token: Token, file: File) -> int:
         fd = os.open(f"/proc/self/fd/{token.pin}", os.O_RDWR | os.O_CLOEXEC)
         if token.watch < 0:
             try:
@@ -107,13 +123,13 @@ class Tokens:
                 token.watch = sc.inotify_add_watch(self._inotify, path, sc.IN_CLOSE_WRITE)
             except OSError:
                 os.close(fd)
-                if memory is None:
+                if token.shared < 0:
                     os.close(token.pin)
                 raise
             self._watches[token.watch] = token
         token.files.append(file)
         self._tokens[token.key] = token
-        return token, fd
+        return fd
 
     def abort(self, token: Token, fd: int, file: File) -> None:
         """Giving failed: take back what ``create`` made; the caller releases ``file``."""
@@ -161,6 +177,10 @@ class Tokens:
             self._release(token)
 
     def _release(self, token: Token) -> None:
+        others = [
+            file for other in self._tokens.values() if other is not token for file in other.files
+        ]
+        token.files = [file for file in dict.fromkeys(token.files) if file not in others]
         if self.on_release:
             self.on_release(token)
         self._closing.pop(token, None)

@@ -525,3 +525,56 @@ def test_a_puppet_is_a_process() -> None:
     assert isinstance(puppet, Puppet)
     assert puppet.call("getpid") == process.pid
     finish(puppet, process)
+
+
+# -- files that are alone ------------------------------------------------------------------------------------
+
+
+class LoneFile(CountedFile):
+    """One of several opens of a node."""
+
+    __slots__ = ()
+
+    alone = True
+
+
+def test_files_that_are_alone_have_tokens_of_their_own(tokens: Tokens) -> None:
+    tokens.allocate("device", {2: PAGE})
+    one, two = LoneFile("/dev/a", "device"), LoneFile("/dev/a", "device")
+    (first, fd), (second, other) = tokens.create(one), tokens.create(two)
+    assert first is not second
+    assert not tokens.holds_memory(first)
+    os.close(fd)
+    tokens.drain()
+    assert (one.releases, two.releases) == (1, 0)
+    os.close(other)
+    tokens.drain()
+    assert two.releases == 1
+    tokens.release("device")
+
+
+@pytest.mark.parametrize("first", ["its own", "the memory's"])
+def test_a_file_behind_two_tokens_ends_with_the_last_of_them(tokens: Tokens, first: str) -> None:
+    told: list[list[str]] = []
+    tokens.on_release = lambda token: told.append([file.name for file in token.files])
+    tokens.allocate("device", {2: PAGE})
+    file = LoneFile("/dev/a", "device")
+    _, fd = tokens.create(file)
+    exposed = tokens.expose(file)
+    assert exposed is not None
+    memory, mapped = exposed
+    assert tokens.holds_memory(memory)
+    assert memory.file is file
+    order = (fd, mapped) if first == "its own" else (mapped, fd)
+    os.close(order[0])
+    tokens.drain()
+    assert (file.releases, told) == (0, [[]])
+    os.close(order[1])
+    tokens.drain()
+    assert (file.releases, told) == (1, [[], ["/dev/a"]])
+    assert len(tokens) == 0
+    tokens.release("device")
+
+
+def test_a_device_without_memory_exposes_nothing(tokens: Tokens) -> None:
+    assert tokens.expose(LoneFile("/dev/a", "device")) is None
