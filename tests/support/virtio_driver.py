@@ -184,5 +184,6 @@ class NetDriver:
 
 def net_driver(windows: bool = True, **options: object) -> NetDriver:
     """A network device with 16 entries in each ring and its driver."""
-    world = power_on(VirtioNet, **{"queue_entries": 16, **options})
+    options.setdefault("queue_entries", 16)
+    world = power_on(VirtioNet, bus_reset=False, master=True, **options)
     return NetDriver(world, Memory(windows=windows))
