@@ -8,32 +8,41 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.requirements import require_program
+from support.requirements import require, require_program
 from support.uvfio_cli import NOBODY, Uvfio, run_uvfio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 A, B = "0000:01:00.0", "0000:01:00.1"
 MEMORY = 256 << 20
 PATIENCE = 60.0  # it touches 256 MiB before it says anything
 PROMPT = "testpmd> "
+PREFIX = f"uvfio-{os.getpid()}"
+SOURCE = Path(__file__).parent / "dpdk" / "frames.c"
+
+
+def eal(*ports: str) -> list[str]:
+    """Options of the environment layer: no huge pages, two threads, no files left behind."""
+    cores = sorted(os.sched_getaffinity(0))
+    words = [word for port in ports for word in ("-a", port)]
+    words += ["--no-huge", "--no-shconf", "-m", str(MEMORY >> 20), "--no-telemetry"]
+    return [*words, "--file-prefix", PREFIX, "--lcores", f"0@{cores[0]},1@{cores[-1]}"]
 
 
 def words_of(*ports: str, runtime: Path, options: tuple[str, ...]) -> list[str]:
     """The words that start it. It leaves a socket's folder: below ``runtime``, or for root where it always does."""
     program = require_program("dpdk-testpmd")  # package dpdk-dev
-    cores = sorted(os.sched_getaffinity(0))
-    eal = [word for port in ports for word in ("-a", port)]
-    eal += ["--no-huge", "--no-shconf", "-m", str(MEMORY >> 20), "--no-telemetry"]
-    eal += ["--file-prefix", f"uvfio-{os.getpid()}", "--lcores", f"0@{cores[0]},1@{cores[-1]}"]
     own = ["--total-num-mbufs=4096", "--nb-cores=1", "--forward-mode=io", *options]
-    return ["stdbuf", "-oL", "env", f"XDG_RUNTIME_DIR={runtime}", program, *eal, "--", *own]
+    # without stdbuf its lines would be kept back in a pipe
+    begin = ["stdbuf", "-oL", "env", f"XDG_RUNTIME_DIR={runtime}", program]
+    return [*begin, *eal(*ports), "--", *own]
 
 
 def start(
@@ -77,7 +86,7 @@ def runtime(tmp_path: Path) -> Iterator[Path]:
         path.chmod(0o777)
     yield folder
     if os.getuid() == 0:
-        shutil.rmtree(f"/var/run/dpdk/uvfio-{os.getpid()}", ignore_errors=True)
+        shutil.rmtree(f"/var/run/dpdk/{PREFIX}", ignore_errors=True)
 
 
 @pytest.fixture
@@ -170,3 +179,28 @@ def test_without_the_right_to_lock_memory(runtime: Path) -> None:
         run.send("quit\n")
         run.expect("Bye...", timeout=PATIENCE)
         run.finish().ok()
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of dpdk/frames.c."""
+    for tool in ("gcc", "pkg-config"):
+        require_program(tool)
+    asked = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "libdpdk"], capture_output=True, text=True, check=False
+    )
+    require(
+        asked.returncode == 0, f"libdpdk is not installed (package libdpdk-dev): {asked.stderr}"
+    )
+    program = tmp_path_factory.mktemp("dpdk") / "frames"
+    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+    subprocess.run(["gcc", *flags, SOURCE, "-o", program, *asked.stdout.split()], check=True)
+    return program
+
+
+@pytest.mark.parametrize("options", ["", ",msix=0", ",poll=0", ",queue_entries=128"])
+def test_every_byte_of_every_frame(frames: Path, runtime: Path, options: str) -> None:
+    device = f"virtio-net@{A}{options}"
+    words = ["env", f"XDG_RUNTIME_DIR={runtime}", str(frames), *eal(A), "--", "20000"]
+    done = run_uvfio("run", "--abi", "mainline", "-d", device, "--", *words, timeout=PATIENCE).ok()
+    assert "20000 frames, 0 wrong, 20000 sent, 20000 received\n" in done.stdout
