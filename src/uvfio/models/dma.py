@@ -85,7 +85,7 @@ class PlainDma:
     @property
     def direct(self) -> bool:
         """Whether accesses may go past the gate, to windows (``DmaWindows``): it is open and nobody looks on."""
-        return self.domain is not None
+        return self.domain is not None and self.log is None
 
     def _gate(self, iova: int, size: int, write: bool) -> Domain:
         domain = self.domain
@@ -118,7 +118,7 @@ class Dma(PlainDma):
     @property
     def direct(self) -> bool:
         master = self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER
-        return self.domain is not None and not self.asleep and master != 0
+        return super().direct and not self.asleep and not self.quiet and master != 0
 
     def _gate(self, iova: int, size: int, write: bool) -> Domain:
         domain = super()._gate(iova, size, write)

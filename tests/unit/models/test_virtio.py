@@ -216,7 +216,7 @@ def test_a_frame_that_slips_in_before_it_sleeps(
     settle(driver)
     driver.send(FRAME)
     driver.notify(1)
-    slipped = []
+    slipped: list[bytes] = []
 
     def barrier() -> None:
         if not driver.tx.deaf and not slipped:  # the device has just said that it will listen
