@@ -6,6 +6,7 @@ import pytest
 
 from support.model_world import World, power_on
 from support.virtio_driver import Memory, mapped
+from uvfio.core.dma_log import DmaLog
 from uvfio.core.domain import Domain
 from uvfio.core.seams import Mm
 from uvfio.errors import DmaFault
@@ -140,3 +141,17 @@ def test_views_are_the_memory_itself() -> None:
     view[:] = b"here"
     assert desk.memory.bytes[0x10:0x14] == b"here"
     assert Desk(windows=False).windows.view(0x10, 4) is None
+
+
+def test_nor_the_beginning_of_a_log() -> None:
+    """Somebody looks on: every write goes where it is marked."""
+    desk = Desk(windows=True)
+    desk.windows.write(0, b"unseen")
+    log = DmaLog(P, [(0, 0x8000)])
+    desk.world.model.dma.log = log
+    desk.windows.refresh()
+    assert desk.windows.view(0, 8) is None
+    desk.windows.write(2 * P, b"seen")
+    desk.windows.store(5 * P, 1, 4)
+    assert desk.memory.bytes[2 * P : 2 * P + 4] == b"seen"
+    assert log.written(0, 0x8000) == [2, 5]
