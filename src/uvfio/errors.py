@@ -18,6 +18,7 @@ from typing import ClassVar
 __all__ = [
     "BadAddress",
     "BadDescriptor",
+    "BrokenRing",
     "Busy",
     "Cancelled",
     "ConfigError",
@@ -211,6 +212,12 @@ class DecodingOff(VfioError):
     """The program accessed a region whose decoding it has switched off itself."""
 
     default_errno = _errno.EIO
+
+
+class BrokenRing(VfioError):
+    """A driver put something into a ring that no device can follow. Models stop at it; no program sees it."""
+
+    default_errno = _errno.EPROTO
 
 
 class DmaFault(VfioError):

@@ -19,6 +19,7 @@ CONDITIONS = [
 NUMBERS = {
     "BadAddress": errno.EFAULT,
     "BadDescriptor": errno.EBADF,
+    "BrokenRing": errno.EPROTO,
     "Busy": errno.EBUSY,
     "Cancelled": errno.EINTR,
     "ConfigError": errno.EINVAL,

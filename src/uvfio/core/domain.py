@@ -103,7 +103,8 @@ class Domain:
     """One translation, shared by the devices attached to it.
 
     ``entry_limit`` bounds the number of mappings. ``on_fault`` is told of each fault when it happens.
-    ``counters`` are those of the machine, shared by all its domains.
+    ``counters`` are those of the machine, shared by all its domains. ``generation`` grows when something is not
+    mapped any more, or elsewhere: who keeps a window looks at it before each use.
 
     What the IOMMUs in front of the attached devices can do together is known once for all accesses: ``units`` (the
     distinct ones), ``coherent`` (accesses snoop the caches), ``interrupt_remapping`` (interrupts are isolated),
@@ -129,6 +130,7 @@ class Domain:
         self._on_fault = on_fault
         self._tlb: dict[int, Mapping] = {}
         self._survey()
+        self.generation = 0
 
     # -- the hardware behind it ------------------------------------------------------------------
 
@@ -250,6 +252,7 @@ class Domain:
             self._uncharge(self.mappings)
             self.mappings.clear()
             self._tlb.clear()
+            self.generation += 1
 
     def _remove(self, mapping: Mapping) -> None:
         self.mappings.remove(mapping)
@@ -396,6 +399,19 @@ class Domain:
             m, at, n = pieces[0]
             return m.mm.memory.view(m.vaddr + (at - m.first), n)
 
+    def dma_window(self, iova: int) -> tuple[int, int, memoryview] | None:
+        """The whole mapping around ``iova`` as (first address, address behind it, window), for who moves much.
+
+        None where there is none, it is not readable and writable, or the memory cannot be seen that way; nothing
+        is recorded. Valid while ``generation`` stays the same. Bytes moved are counted by who moves them.
+        """
+        with self.lock:
+            m = self.mappings.find(iova)
+            if m is None or not (m.readable and m.writable):
+                return None
+            window = m.mm.memory.view(m.vaddr, m.size)
+            return None if window is None else (m.first, m.last + 1, window)
+
     def fault(self, device: str, iova: int, size: int, write: bool, reason: str) -> DmaFault:
         """Record a fault and return the condition to raise."""
         fault = Fault(device, iova, size, write, reason)
@@ -448,6 +464,7 @@ class Domain:
 
     def _invalidate(self, first: int, last: int) -> None:
         """Forget what was translated in the range; whoever takes a mapping out of the map calls it."""
+        self.generation += 1
         tlb = self._tlb
         if not tlb:
             return

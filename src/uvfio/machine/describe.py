@@ -75,6 +75,7 @@ def _function(function: PciModel) -> dict[str, Any]:
         ],
         "interrupts": interrupts(function),
         "reset_methods": list(function.reset_methods),
+        "statistics": function.statistics(),
     }
 
 

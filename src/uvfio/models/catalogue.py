@@ -29,6 +29,7 @@ _BUILTIN = {
     "edu": "uvfio.models.edu:Edu",
     "exerciser": "uvfio.models.exerciser:Exerciser",
     "timer": "uvfio.models.timer:Timer",
+    "virtio-net": "uvfio.models.virtio_net:VirtioNet",
 }
 
 

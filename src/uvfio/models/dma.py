@@ -82,6 +82,11 @@ class PlainDma:
             raise
         self.log.mark(iova, size)
 
+    @property
+    def direct(self) -> bool:
+        """Whether accesses may go past the gate, to windows (``DmaWindows``): it is open and nobody looks on."""
+        return self.domain is not None and self.log is None
+
     def _gate(self, iova: int, size: int, write: bool) -> Domain:
         domain = self.domain
         if domain is None:
@@ -109,6 +114,11 @@ class Dma(PlainDma):
             status = self._config.get(pci.PCI_STATUS, 2)
             self._config.put(pci.PCI_STATUS, 2, status | pci.PCI_STATUS_REC_MASTER_ABORT)
             raise
+
+    @property
+    def direct(self) -> bool:
+        master = self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER
+        return super().direct and not self.asleep and not self.quiet and master != 0
 
     def _gate(self, iova: int, size: int, write: bool) -> Domain:
         domain = super()._gate(iova, size, write)

@@ -202,6 +202,10 @@ class PciModel(Migrating):
         """The expansion ROM's image (empty: no ROM); override where it depends on options."""
         return self.rom_image
 
+    def statistics(self) -> dict[str, int]:
+        """Counters that `uvfio ctl status` shows; override to have some. They survive a reset."""
+        return {}
+
     def interrupt(self, vector: int = 0) -> None:
         """Send message ``vector`` by MSI-X or MSI if the host enabled one of them, else raise INTx.
 

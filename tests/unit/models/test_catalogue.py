@@ -15,6 +15,7 @@ from uvfio.models.edu import Edu
 from uvfio.models.exerciser import Exerciser
 from uvfio.models.pci import PciModel
 from uvfio.models.timer import Timer
+from uvfio.models.virtio_net import VirtioNet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +37,13 @@ def model_file(tmp_path: Path) -> Path:
 
 
 def test_builtin() -> None:
-    assert catalogue.names() == ("edu", "exerciser", "timer")
-    assert catalogue.builtin() == {"edu": Edu, "exerciser": Exerciser, "timer": Timer}
+    assert catalogue.names() == ("edu", "exerciser", "timer", "virtio-net")
+    assert catalogue.builtin() == {
+        "edu": Edu,
+        "exerciser": Exerciser,
+        "timer": Timer,
+        "virtio-net": VirtioNet,
+    }
     assert catalogue.find("edu") is Edu
 
 
@@ -72,7 +78,7 @@ def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "zzz",
             "^model 'zzz' is not known$",
-            "there are edu, exerciser, timer; a class of yours is path.py:Class",
+            "there are edu, exerciser, timer, virtio-net; a class of yours is path.py:Class",
         ),
         ("", "^model '' is not known$", None),
         (
