@@ -127,6 +127,7 @@ class Type1:
                 mm.charge(size // PAGE_SIZE, limit)
                 found.mm.uncharge(size // PAGE_SIZE)
             found.mm, found.vaddr, found.stale = mm, vaddr, False
+            self.domain.generation += 1
 
     def _check(self, iova: int, size: int, vaddr: int, *, wanted: bool) -> None:
         if not size:

@@ -8,6 +8,7 @@ from support.model_world import World, power_on
 from support.virtio_driver import Memory, mapped
 from uvfio.core.dma_log import DmaLog
 from uvfio.core.domain import Domain
+from uvfio.core.mapping import Type1
 from uvfio.core.seams import Mm
 from uvfio.errors import DmaFault
 from uvfio.models.dma_window import DmaWindows
@@ -124,6 +125,19 @@ def test_other_memory_behind_the_same_address(desk: Desk) -> None:
     desk.windows.refresh()
     desk.windows.write(0, b"new")
     assert desk.memory.bytes[0x9000:0x9003] == b"new"
+    assert desk.memory.bytes[:3] == b"old"
+
+
+def test_an_address_that_is_renewed(desk: Desk) -> None:
+    """A program that announces a new address for its mapping (VFIO_DMA_MAP_FLAG_VADDR)."""
+    desk.windows.write(0, b"old")
+    (mapping,) = desk.domain.mappings
+    type1 = Type1(desk.domain, 2)
+    type1.invalidate(0, mapping.size)
+    type1.renew(0, mapping.size, 0x8000, mapping.mm, None)
+    desk.windows.refresh()
+    desk.windows.write(0, b"new")
+    assert desk.memory.bytes[0x8000:0x8003] == b"new"
     assert desk.memory.bytes[:3] == b"old"
 
 
