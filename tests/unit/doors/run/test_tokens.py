@@ -24,6 +24,8 @@ from support.puppet import (
 from support.requirements import require
 from uvfio.doors.run import sys as sc
 from uvfio.doors.run.check import scratch_directories
+from uvfio.doors.run.events import Reactor
+from uvfio.doors.run.polls import Polls
 from uvfio.doors.run.tokens import Token, Tokens
 from uvfio.errors import NoMemory, NoSpace
 from uvfio.fops.file import File
@@ -57,10 +59,12 @@ def tokens() -> Iterator[Tokens]:
     """They leave no descriptor behind."""
     folders = scratch_directories()
     require(bool(folders), "no folder can hold tokens; run `uvfio check`")
+    reactor = Reactor()
     before = open_descriptors()
-    tokens = Tokens(folders[0])
+    tokens = Tokens(folders[0], polls=Polls(reactor, reactor.on_error))
     yield tokens
     tokens.close()
+    reactor.close()
     assert open_descriptors() <= before
 
 
@@ -507,8 +511,9 @@ def test_a_real_overflow(tokens: Tokens) -> None:
 
 
 def test_everything_is_released_at_the_end() -> None:
+    reactor = Reactor()
     before = open_descriptors()
-    tokens = Tokens(scratch_directories()[0])
+    tokens = Tokens(scratch_directories()[0], polls=Polls(reactor, reactor.on_error))
     tokens.allocate("0000:01:00.0", {2: PAGE})
     files = [CountedFile("plain"), CountedFile("device", "0000:01:00.0")]
     fds = [tokens.create(file)[1] for file in files]
@@ -517,6 +522,7 @@ def test_everything_is_released_at_the_end() -> None:
     for fd in fds:
         os.close(fd)
     assert open_descriptors() <= before
+    reactor.close()
 
 
 def test_a_puppet_is_a_process() -> None:
