@@ -330,7 +330,10 @@ class ModernPci:
     # Mappings
 
     def _settle_mappings(self) -> None:
-        """Mappings answer or fault, as the device is now. Between closing and opening they answer."""
+        """Mappings answer or fault, as the device is now. Between closing and opening they answer.
+
+        NoMemory, NoSpace: they stay as they were, and the next change of the configuration space tries again.
+        """
         if self._opens:
             on = self._command() & pci.PCI_COMMAND_MEMORY
             self._show_mappings(bool(on) and not self._low_power and not self._modern.asleep())
