@@ -347,6 +347,9 @@ class PciModel(Migrating):
             self._pending.cancel_all()
             self._settle_windows()
             self._polling.stop()
+            for index, bar in self._bars.items():
+                if bar.polled:
+                    del self.memories[index]  # nobody but us had a use for it
             self.dma.domain = None
             self.interrupts.sink = None
             if any(bar.mappable for bar in self._bars.values()):

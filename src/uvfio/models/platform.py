@@ -277,6 +277,9 @@ class PlatformModel:
             self._pending.cancel_all()
             self._windows = [_ABSENT] * len(self._windows)
             self._polling.stop()
+            for index, region in enumerate(self._regions):
+                if region.polled:
+                    self.memories.pop(index, None)  # nobody but us had a use for it
             self.dma.domain = None
             self._sink = None
             if any(region.mappable for region in self._regions):

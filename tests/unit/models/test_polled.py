@@ -344,7 +344,8 @@ def test_unplugged(program: Program) -> None:
     program.model.unplug()
     assert program.model.log == []
     assert program.world.store.looks == []
-    program.model.bar_memory(0)
+    with pytest.raises(KeyError):
+        program.model.bar_memory(0)
     assert program.world.store.looks == []
     program.model.show_mappings(False)
     assert program.world.store.hidden_devices == []
