@@ -216,6 +216,8 @@ class FakeFunction:
         self.log.append(("show_mappings", visible))
 
     def end_mappings(self) -> None:
+        if "end_mappings" in self.fail:
+            raise self.fail.pop("end_mappings")
         self.log.append(("end_mappings",))
 
     # Interrupts

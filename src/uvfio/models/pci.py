@@ -184,11 +184,15 @@ class PciModel(Migrating):
         self.config.seal()
         self.register_maps: dict[int, RegisterMap] = {}
         self.memories: dict[int, memoryview] = {}
-        self._take_memory()
-        made = [self._make_windows(index) for index in range(6)]
-        self._awake, self._stopped = [awake for awake, _ in made], [stopped for _, stopped in made]
-        self._windows = self._awake
+        self._awake: list[Window] = []
+        self._stopped: list[Window] = []
         self._polling = Polling(self, store, self._awake, self.bar_write)
+        self._take_memory()
+        for index in range(6):
+            awake, stopped = self._make_windows(index)
+            self._awake.append(awake)
+            self._stopped.append(stopped)
+        self._windows = self._awake
         self.on_reset()
 
     # -- for authors -----------------------------------------------------------------------------
@@ -307,9 +311,7 @@ class PciModel(Migrating):
         bar = self._bars[index]
         if not bar.mappable:
             raise KeyError(index)
-        if bar.polled and not self._gone:
-            self._polling.start(index)
-        return self.memories[index]
+        return self._polling.start(index) if bar.polled else self.memories[index]
 
     def show_mappings(self, visible: bool) -> None:
         if not self._gone and any(bar.mappable for bar in self._bars.values()):
@@ -346,10 +348,7 @@ class PciModel(Migrating):
             self._gone = True
             self._pending.cancel_all()
             self._settle_windows()
-            self._polling.stop()
-            for index, bar in self._bars.items():
-                if bar.polled:
-                    del self.memories[index]  # nobody but us had a use for it
+            self._polling.end()
             self.dma.domain = None
             self.interrupts.sink = None
             if any(bar.mappable for bar in self._bars.values()):
@@ -431,7 +430,9 @@ class PciModel(Migrating):
         mappable = {index: bar.size for index, bar in self._bars.items() if bar.mappable}
         if mappable:
             late = [index for index, bar in self._bars.items() if bar.polled]
-            self.memories.update(self._store.allocate(self._address, mappable, late))
+            found = self._store.allocate(self._address, mappable, late)
+            self._polling.shadows.update((index, found[index]) for index in late)
+            self.memories.update((i, memory) for i, memory in found.items() if i not in late)
 
     def _make_windows(self, index: int) -> tuple[Window, Window]:
         """What answers behind BAR ``index``, and what of it does while the function is stopped."""

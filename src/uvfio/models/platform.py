@@ -161,9 +161,10 @@ class PlatformModel:
         }
         self.register_maps: dict[int, RegisterMap] = {}
         self.memories: dict[int, memoryview] = {}
-        self._take_memory()
-        self._windows = [self._window(declared) for declared in self.region_declarations]
+        self._windows: list[Window] = []
         self._polling = Polling(self, store, self._windows, self.write)
+        self._take_memory()
+        self._windows += [self._window(declared) for declared in self.region_declarations]
         self.on_reset()
 
     # -- for authors -----------------------------------------------------------------------------
@@ -234,9 +235,7 @@ class PlatformModel:
         region = self._regions[index]
         if not region.mappable:
             raise KeyError(index)
-        if region.polled and not self._gone:
-            self._polling.start(index)
-        return self.memories[index]
+        return self._polling.start(index) if region.polled else self.memories[index]
 
     def end_mappings(self) -> None:
         self._polling.stop()
@@ -276,10 +275,7 @@ class PlatformModel:
             self._gone = True
             self._pending.cancel_all()
             self._windows = [_ABSENT] * len(self._windows)
-            self._polling.stop()
-            for index, region in enumerate(self._regions):
-                if region.polled:
-                    self.memories.pop(index, None)  # nobody but us had a use for it
+            self._polling.end()
             self.dma.domain = None
             self._sink = None
             if any(region.mappable for region in self._regions):
@@ -387,7 +383,9 @@ class PlatformModel:
         }
         if mappable:
             late = [index for index in mappable if self._regions[index].polled]
-            self.memories.update(self._store.allocate(self._name, mappable, late))
+            found = self._store.allocate(self._name, mappable, late)
+            self._polling.shadows.update((index, found[index]) for index in late)
+            self.memories.update((i, memory) for i, memory in found.items() if i not in late)
 
     def _window(self, declared: RegionDeclaration) -> Window:
         index = declared.index

@@ -267,7 +267,6 @@ class _Model(Protocol):
     """Whoever has registers that are polled. ``lock`` may be replaced."""
 
     lock: Any
-    memories: dict[int, memoryview]
 
     @property
     def name(self) -> str: ...
@@ -277,10 +276,11 @@ class Polling:
     """The polled registers of one model, by region number.
 
     ``windows`` is the model's list of what answers; a map that is mapped is replaced there by its
-    ``MappedRegisters``. ``write(index, offset, value, size)`` is an access as from a call.
+    ``MappedRegisters``. ``write(index, offset, value, size)`` is an access as from a call. ``shadows`` is their
+    memory, which the model fills in.
     """
 
-    __slots__ = ("_mapped", "_model", "_stop", "_store", "_windows", "_write")
+    __slots__ = ("_mapped", "_model", "_stop", "_store", "_windows", "_write", "shadows")
 
     def __init__(
         self,
@@ -293,13 +293,16 @@ class Polling:
         self._store = store
         self._windows = windows
         self._write = write
+        self.shadows: dict[int, memoryview] = {}
         self._mapped: dict[int, MappedRegisters] = {}
         self._stop: Callable[[], None] | None = None
 
-    def start(self, index: int) -> None:
-        """A program maps region ``index``, whose window is a ``RegisterMap`` (idempotent). NoMemory, NoSpace."""
+    def start(self, index: int) -> memoryview:
+        """A program maps region ``index``, whose window is a ``RegisterMap``: its shadow. NoMemory, NoSpace;
+        KeyError after the end."""
+        shadow = self.shadows[index]
         if index in self._mapped:
-            return
+            return shadow
         registers = self._windows[index]
         assert isinstance(registers, RegisterMap)
         self._store.populate(self._model.name, index)
@@ -307,10 +310,11 @@ class Polling:
         def write(offset: int, value: int, size: int) -> None:
             self._write(index, offset, value, size)
 
-        mapped = MappedRegisters(registers, self._model.memories[index], write)
+        mapped = MappedRegisters(registers, shadow, write)
         self._mapped[index] = self._windows[index] = mapped
         if self._stop is None:
             self._stop = self._store.watch(self.look)
+        return shadow
 
     def stop(self) -> None:
         """Nothing is mapped any more (idempotent). The last stores are taken up."""
@@ -323,6 +327,11 @@ class Polling:
                 registers.end()
             finally:
                 self._windows[index] = registers.registers
+
+    def end(self) -> None:
+        """The device is gone, and nobody but us had a use for the shadows."""
+        self.stop()
+        self.shadows.clear()
 
     def look(self) -> bool:
         """Take up what programs have stored; whether there was something."""

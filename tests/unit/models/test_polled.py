@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.model_world import ADDRESS, FakeStore, World, power_on
+from uvfio.core.modern import Activity
 from uvfio.drivers.pci.hardware import Bar, BarKind
 from uvfio.errors import DmaFault, NoSpace
 from uvfio.models.bar import RegisterBar
@@ -392,3 +393,23 @@ def test_the_facts() -> None:
     assert Device.bar_declarations[0].mapping == "polled"
     region = RegisterRegion(0, Regs, mapped="polled")
     assert (region.describe()["mappable"], region.describe()["mapping"]) == (True, "polled")
+
+
+def test_another_ones_state_is_shown() -> None:
+    """What migration moves are the registers, not the shadow."""
+    one, two = power_on(Edu, migration=True), power_on(Edu, migration=True)
+    assert one.model.memories == {}
+    one.write(4, 5)
+    words = two.model.bar_memory(0).cast("I")
+    words[1] = 99
+    one.model.quiesce(Activity.STOPPED)
+    two.model.quiesce(Activity.STOPPED)
+    two.model.load_state(one.model.save_state())
+    assert words[1] == 0xFFFF_FFFA
+    words[1] = 7
+    two.store.look()
+    assert words[1] == 0xFFFF_FFFA  # stopped
+    two.model.quiesce(Activity.FULL)
+    words[1] = 7
+    two.store.look()
+    assert words[1] == 0xFFFF_FFF8 == two.read(4)

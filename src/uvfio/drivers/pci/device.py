@@ -244,7 +244,7 @@ class VfioPciDevice(ModernPci):
                 from uvfio.drivers.pci.migration import begin
 
                 self.migration, self.dma_logger = begin(
-                    self.function, self._config.space, self._recover
+                    self.function, self._config.space, self._recover, self._settle_mappings
                 )
         except BaseException:
             self._saved = self._config.space = None
@@ -258,8 +258,13 @@ class VfioPciDevice(ModernPci):
         saved, self._saved, self._config.space = self._saved, None, None
         assert saved is not None
         try:
-            self.function.end_mappings()
+            self.function.end_mappings()  # which takes the last stores
             self._show_mappings(True)
+        finally:
+            self._quiesce(saved)
+
+    def _quiesce(self, saved: SavedState) -> None:
+        try:
             command = self.function.config_read(pci.PCI_COMMAND, 2)
             # First of all: a device without a reset goes on with its DMA until this bit is gone.
             self.function.config_write(pci.PCI_COMMAND, command & ~pci.PCI_COMMAND_MASTER, 2)

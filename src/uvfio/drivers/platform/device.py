@@ -132,10 +132,15 @@ class VfioPlatformDevice:
             self._opens -= 1
             if not self._opens:
                 try:
-                    self.hardware.end_mappings()
-                    self._interrupts.stop()
+                    self.hardware.end_mappings()  # which takes the last stores
                 finally:
-                    self._try_reset()
+                    self._quiesce()
+
+    def _quiesce(self) -> None:
+        try:
+            self._interrupts.stop()
+        finally:
+            self._try_reset()
 
     def reset(self) -> None:
         """Reset the device. Unsupported if it has no way to be reset; else what the hardware raises."""
