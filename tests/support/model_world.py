@@ -6,7 +6,7 @@ bus mastering on, its sink connected; ``World`` has the parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from uvfio.errors import DmaFault
@@ -69,11 +69,37 @@ class FakeStore:
     def __init__(self) -> None:
         self.allocated: dict[str, dict[int, memoryview]] = {}
         self.released: list[str] = []
+        self.late: dict[str, set[int]] = {}
+        self.hidden_devices: list[str] = []
+        self.looks: list[Callable[[], bool]] = []
 
-    def allocate(self, device: str, sizes: Mapping[int, int]) -> Mapping[int, memoryview]:
+    def allocate(
+        self, device: str, sizes: Mapping[int, int], late: Collection[int] = ()
+    ) -> Mapping[int, memoryview]:
         found = {index: memoryview(bytearray(size)) for index, size in sizes.items()}
         self.allocated[device] = found
+        self.late[device] = set(late)
         return found
+
+    def populate(self, device: str, index: int) -> None:
+        self.late[device].discard(index)
+
+    def hide(self, device: str) -> None:
+        self.hidden_devices.append(device)
+
+    def show(self, device: str) -> None:
+        self.hidden_devices.remove(device)
+
+    def hidden(self, device: str) -> bool:
+        return device in self.hidden_devices
+
+    def watch(self, look: Callable[[], bool]) -> Callable[[], None]:
+        self.looks.append(look)
+        return lambda: self.looks.remove(look)
+
+    def look(self) -> None:
+        for look in tuple(self.looks):
+            look()
 
     def release(self, device: str) -> None:
         self.released.append(device)

@@ -210,6 +210,16 @@ class FakeFunction:
     def bar_memory(self, index: int) -> memoryview:
         return memoryview(self.memory[index])
 
+    def show_mappings(self, visible: bool) -> None:
+        if "show_mappings" in self.fail:
+            raise self.fail.pop("show_mappings")
+        self.log.append(("show_mappings", visible))
+
+    def end_mappings(self) -> None:
+        if "end_mappings" in self.fail:
+            raise self.fail.pop("end_mappings")
+        self.log.append(("end_mappings",))
+
     # Interrupts
 
     @property

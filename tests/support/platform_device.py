@@ -90,6 +90,9 @@ class FakePlatform:
     def memory(self, index: int) -> memoryview:
         return memoryview(self.memories[index])
 
+    def end_mappings(self) -> None:
+        self._called("end_mappings")
+
     def connect(self, sink: InterruptSink | None) -> None:
         self._called("connect", sink is not None)
         self.sink = sink

@@ -22,6 +22,7 @@ from uvfio.core.iommu import Iommu
 from uvfio.core.seams import Event, Mm
 from uvfio.doors.local import Process
 from uvfio.errors import BadAddress, InvalidArgument, NoSuchDevice, Unsupported, VfioError
+from uvfio.machine.local_seams import ByteStore
 from uvfio.uapi import rfc
 
 PAGE = 4096
@@ -236,6 +237,10 @@ class FakeMachine:
 
     def __init__(self, framework: Framework) -> None:
         self.framework = framework
+        self.store = ByteStore()
+
+    def look(self) -> None:
+        self.store.look()
 
 
 class World:

@@ -233,13 +233,14 @@ def _region(resource: dict[str, Any]) -> str:
     if resource["prefetchable"]:
         kind += ", prefetchable"
     if resource["mappable"]:
-        kind += ", can be mapped"
+        kind += f", can be mapped ({resource['mapping']})"
     where = f"at {resource['start']:#x}" if resource["start"] else "without an address"
     return f"{name}: {output.size(resource['size'])} {where} ({kind})"
 
 
 def _platform_region(resource: dict[str, Any]) -> str:
-    kind = resource["kind"] + (", can be mapped" if resource["mappable"] else "")
+    mapping = f", can be mapped ({resource['mapping']})" if resource["mappable"] else ""
+    kind = resource["kind"] + mapping
     where = f"{output.size(resource['size'])} at {resource['start']:#x}"
     return f"{resource['index']}: {where} ({kind}; {_origin(resource)})"
 

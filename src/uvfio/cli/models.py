@@ -104,7 +104,7 @@ def _region(bar: dict[str, Any]) -> str:
     if bar.get("prefetchable"):
         parts.append("prefetchable")
     if bar["mappable"]:
-        parts.append("can be mapped")
+        parts.append(f"can be mapped ({bar['mapping']})")
     if bar["registers"]:
         parts.append(f"{len(bar['registers'])} registers")
     return f"{bar['index']}: {bar['name']}, {output.size(bar['size'])} ({', '.join(parts)})"

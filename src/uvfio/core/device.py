@@ -66,9 +66,9 @@ class DtProperty(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One region of a device file. ``size`` 0: not implemented. ``mappable``: its bytes are plain memory
-    that a program may map; everything else is reached by read and write only. ``areas``: (offset, size) of the
-    parts that may be mapped, if not all of it. ``msix_table``: the MSI-X table is in it, and may be mapped too."""
+    """One region of a device file. ``size`` 0: not implemented. ``mappable``: a program may map it, plain memory
+    or registers that are polled; everything else is reached by read and write only. ``areas``: (offset, size) of
+    the parts that may be mapped, if not all of it. ``msix_table``: the MSI-X table is in it, and may be mapped too."""
 
     index: int
     size: int

@@ -12,7 +12,7 @@ hang on it, as they hang on ``current->mm`` in the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import Lock
 from typing import Protocol
 
@@ -148,10 +148,41 @@ class Clock(Protocol):
 
 
 class Store(Protocol):
-    """Where the memory of mappable regions lives, so that a program can map the very same bytes."""
+    """Where the memory of mappable regions lives, so that a program can map the very same bytes.
 
-    def allocate(self, device: str, sizes: Mapping[int, int]) -> Mapping[int, memoryview]:
-        """Zeroed writable memory for regions ``{index: bytes}`` of ``device``. NoMemory, NoSpace."""
+    What a device does with a view is always right; what a program does is right while the memory is shown.
+    """
+
+    def allocate(
+        self, device: str, sizes: Mapping[int, int], late: Collection[int] = ()
+    ) -> Mapping[int, memoryview]:
+        """Zeroed writable memory for regions ``{index: bytes}`` of ``device``. NoMemory, NoSpace.
+
+        Regions in ``late`` get theirs by ``populate``; nobody may touch the view before.
+        """
+
+    def populate(self, device: str, index: int) -> None:
+        """Give late region ``index`` its memory (idempotent). NoMemory, NoSpace."""
 
     def release(self, device: str) -> None:
         """The device is gone; programs may still have its memory mapped."""
+
+    def hide(self, device: str) -> None:
+        """From now on loads and stores of programs in the device's memory fault (SIGBUS); the views and
+        what they show stay (idempotent). NoMemory."""
+
+    def show(self, device: str) -> None:
+        """Programs see the memory again, with what the views show (idempotent). NoSpace; then it stays hidden."""
+
+    def hidden(self, device: str) -> bool:
+        """Whether the device's memory is hidden from programs."""
+
+    def watch(self, look: Callable[[], bool]) -> Callable[[], None]:
+        """Programs have registers mapped: call ``look`` every few milliseconds and by ``look()``, on the
+        thread that serves the machine, until the function that this returns is called (idempotent).
+
+        ``look`` says whether it found stores; then it is called again sooner.
+        """
+
+    def look(self) -> None:
+        """Take up now what programs have stored in mapped registers."""

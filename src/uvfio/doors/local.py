@@ -13,6 +13,8 @@ system calls that matter, and no program is needed::
 buffer or ABI struct, which is written back after the call. Errors are the ``OSError`` that the program
 would see as errno.
 
+Stores in mapped registers take effect at the next call, or when ``machine.look()`` is called.
+
 Descriptors refer to open files by reference count, so dup, fork and passing files work as in a kernel; the
 last close releases. No thread is started; events are delivered at once.
 """
@@ -42,14 +44,19 @@ PAGE = 4096
 HEAP = 0x10000000
 OPEN_MAX = 1024
 
+Hidden = Callable[[], bool]
 Argument = int | str | bytes | bytearray | memoryview | ctypes.Structure
+
+
+def _never() -> bool:
+    return False
 
 
 class LocalMemory:
     """An address space of separate areas; between two areas at least one page is unmapped."""
 
     def __init__(self) -> None:
-        self._areas: dict[int, tuple[memoryview, bool, bool]] = {}
+        self._areas: dict[int, tuple[memoryview, bool, Hidden | None]] = {}
         self._top = HEAP
 
     def allocate(self, size: int, *, writable: bool = True) -> int:
@@ -57,10 +64,17 @@ class LocalMemory:
         size = max(-(-size // PAGE) * PAGE, PAGE)
         return self.place(memoryview(bytearray(size)), writable=writable)
 
-    def place(self, area: memoryview, *, writable: bool = True, device: bool = False) -> int:
-        """Map existing memory; returns its address."""
+    def place(
+        self,
+        area: memoryview,
+        *,
+        writable: bool = True,
+        device: bool = False,
+        hidden: Hidden | None = None,
+    ) -> int:
+        """Map existing memory, a ``device``'s or not; returns its address. ``hidden`` says when it faults."""
         address = self._top
-        self._areas[address] = (area, writable, device)
+        self._areas[address] = (area, writable, (hidden or _never) if device else None)
         self._top += -(-len(area) // PAGE) * PAGE + PAGE
         return address
 
@@ -74,7 +88,7 @@ class LocalMemory:
         child = LocalMemory()
         child._top = self._top
         for address, (area, writable, device) in self._areas.items():
-            mine = area if device else memoryview(bytearray(area))
+            mine = area if device is not None else memoryview(bytearray(area))
             child._areas[address] = (mine, writable, device)
         return child
 
@@ -93,15 +107,18 @@ class LocalMemory:
     def pin(self, address: int, size: int, writable: bool) -> int:
         self._slice(address, size, writable=writable)
         device = any(
-            d and base <= address < base + len(a) for base, (a, _, d) in self._areas.items()
+            d is not None and base <= address < base + len(a)
+            for base, (a, _, d) in self._areas.items()
         )
         return 0 if device else size
 
     def _slice(self, address: int, size: int, *, writable: bool) -> memoryview:
-        for base, (area, may_write, _) in self._areas.items():
+        for base, (area, may_write, hidden) in self._areas.items():
             if base <= address and address + size <= base + len(area):
                 if writable and not may_write:
                     raise BadAddress(f"{address:#x}+{size:#x} is read-only")
+                if hidden is not None and hidden():
+                    raise BadAddress(f"{address:#x}+{size:#x}: the device does not answer there")
                 return area[address - base : address - base + size]
         raise BadAddress(f"{address:#x}+{size:#x} is not mapped")
 
@@ -267,6 +284,7 @@ class Process:
 
     def close(self, fd: int) -> None:
         """``close(2)``; the last descriptor of a file releases it."""
+        self.machine.look()
         opened = self._open(fd)
         del self._fds[fd]
         opened.count -= 1
@@ -278,6 +296,7 @@ class Process:
 
     def ioctl(self, fd: int, request: int, arg: Argument = 0) -> int:
         """``ioctl(2)``; see the module's head for what ``arg`` may be."""
+        self.machine.look()
         if isinstance(arg, int):
             return self._file(fd).ioctl(self, request, arg)
         raw = arg.encode() + b"\0" if isinstance(arg, str) else bytes(arg)
@@ -296,10 +315,12 @@ class Process:
 
     def pread(self, fd: int, count: int, offset: int) -> bytes:
         """``pread(2)``."""
+        self.machine.look()
         return self._file(fd).pread(self, count, offset)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         """``pwrite(2)``."""
+        self.machine.look()
         return self._file(fd).pwrite(self, data, offset)
 
     def read(self, fd: int, count: int) -> bytes:
@@ -315,13 +336,15 @@ class Process:
         return done
 
     def mmap(self, fd: int, size: int, offset: int, *, shared: bool = True) -> memoryview:
-        """``mmap(2)``: the device's own memory."""
+        """``mmap(2)``: the device's own memory. It cannot fault, so look at it while the device answers."""
+        self.machine.look()
         return self._file(fd).mmap(self, size, offset, shared)
 
     def mmap_at(self, fd: int, size: int, offset: int) -> int:
         """``mmap(2)`` into this process's address space; the open file lives at least as long."""
         area = self.mmap(fd, size, offset)
-        address = self.memory.place(area, device=True)
+        device, store = self._file(fd).region_memory or "", self.machine.store
+        address = self.memory.place(area, device=True, hidden=lambda: store.hidden(device))
         opened = self._maps[address] = self._open(fd)
         opened.mapped += 1
         return address

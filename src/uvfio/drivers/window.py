@@ -8,7 +8,8 @@ Ranges over plain memory are copied as they are.
     registers, memory   offset > size: InvalidArgument       offset == size: 0   cut at the end
     absent              InvalidArgument, always
 
-Only a region that is plain memory can be mapped; registers have effects that a mapping would bypass.
+What can be mapped is plain memory, and registers whose device looks after the mapping (polled): both give the
+same bytes to everybody who maps them.
 
 Does not: check that the device is open, or know what is behind a region: accesses go to functions that the
 bus driver gives.
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from uvfio.core.device import Region
 
-__all__ = ["PAGE_SIZE", "MemoryWindow", "RegisterWindow", "Window", "width_at"]
+__all__ = ["PAGE_SIZE", "MemoryWindow", "PolledWindow", "RegisterWindow", "Window", "width_at"]
 
 PAGE_SIZE = 4096
 
@@ -53,6 +54,13 @@ class Window:
 
     def _refuse(self, why: str, hint: str = "") -> InvalidArgument:
         return InvalidArgument(f"{self.name}: region {self.region.index} {why}", hint)
+
+    def _check_mapping(self, offset: int, size: int) -> None:
+        total = self.region.size
+        if total < PAGE_SIZE:
+            raise self._refuse(f"is smaller than a page: {total:#x} bytes", "read and write it")
+        if offset < 0 or size <= 0 or offset + size > total:
+            raise self._refuse(f"is {total:#x} bytes long, {offset:#x}+{size:#x} is not inside")
 
     def _within(self, offset: int, count: int) -> int:
         """Bytes of the range that are inside, for regions that cut at their end."""
@@ -107,6 +115,27 @@ class RegisterWindow(Window):
         return count
 
 
+class PolledWindow(RegisterWindow):
+    """Registers that can be mapped too. ``memory`` is asked at each mapping: that is how the device knows."""
+
+    __slots__ = ("_memory",)
+
+    def __init__(
+        self,
+        name: str,
+        region: Region,
+        load: Callable[[int, int, int], int],
+        store: Callable[[int, int, int, int], None],
+        memory: Callable[[int], memoryview],
+    ) -> None:
+        super().__init__(name, region, load, store)
+        self._memory = memory
+
+    def mmap(self, offset: int, size: int) -> memoryview:
+        self._check_mapping(offset, size)
+        return self._memory(self.region.index)[offset : offset + size]
+
+
 class MemoryWindow(Window):
     """Plain memory. The device is asked for it each time: a machine may place it late, or anew."""
 
@@ -128,11 +157,7 @@ class MemoryWindow(Window):
         return count
 
     def mmap(self, offset: int, size: int) -> memoryview:
-        total = self.region.size
-        if total < PAGE_SIZE:
-            raise self._refuse(f"is smaller than a page: {total:#x} bytes", "read and write it")
-        if offset < 0 or size <= 0 or offset + size > total:
-            raise self._refuse(f"is {total:#x} bytes long, {offset:#x}+{size:#x} is not inside")
+        self._check_mapping(offset, size)
         return self._memory(self.region.index)[offset : offset + size]
 
 

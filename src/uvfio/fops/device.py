@@ -77,6 +77,7 @@ class DeviceFile(ModernFile):
     __slots__ = ("device", "framework", "modern", "opened")
 
     kind = "device"
+    noexec = True
 
     def __init__(self, framework: Framework, device: Device, opened: OpenDevice | None) -> None:
         super().__init__("anon_inode:[vfio-device]")

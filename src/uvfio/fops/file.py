@@ -56,6 +56,9 @@ class File:
     whole: ClassVar[bool] = False
     """Whether one write is one request, so that its parts belong together; and the position may be set."""
 
+    noexec: ClassVar[bool] = False
+    """Whether mapping it for execution is EPERM, whatever else is wrong (mm/mmap.c, path_noexec)."""
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.region_memory: str | None = None

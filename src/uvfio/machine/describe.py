@@ -87,6 +87,7 @@ def _resource(resource: Resource) -> dict[str, Any]:
         "size": resource.size,
         "prefetchable": resource.prefetchable,
         "mappable": resource.mappable,
+        "mapping": ("polled" if resource.polled else "memory") if resource.mappable else "",
     }
 
 

@@ -71,6 +71,7 @@ class Resource(NamedTuple):
     kind: str
     prefetchable: bool = False
     mappable: bool = False
+    polled: bool = False
 
 
 class Capability(NamedTuple):
@@ -128,7 +129,16 @@ def resources(function: PciFunction) -> tuple[Resource, ...]:
                 flags |= IORESOURCE_PREFETCH | pci.PCI_BASE_ADDRESS_MEM_PREFETCH
         flags |= IORESOURCE_SIZEALIGN if start else IORESOURCE_UNSET
         found.append(
-            Resource(index, start, bar.size, flags, bar.kind.value, bar.prefetchable, bar.mappable)
+            Resource(
+                index,
+                start,
+                bar.size,
+                flags,
+                bar.kind.value,
+                bar.prefetchable,
+                bar.mappable,
+                bar.polled,
+            )
         )
     if function.rom:
         start = function.config_read(pci.PCI_ROM_ADDRESS, 4) & pci.PCI_ROM_ADDRESS_MASK

@@ -1,6 +1,7 @@
 """The seams of a machine that lives in the caller's own process: where region memory lies, and time.
 
-``ByteStore`` keeps region memory in bytearrays. ``ManualClock`` stands still until it is moved, so that
+``ByteStore`` keeps region memory in bytearrays; whoever stores in mapped registers says ``look()`` then, or makes a
+call, which does. ``ManualClock`` stands still until it is moved, so that
 what a model does after a while happens exactly when a test or a notebook says so. ``RealClock`` follows
 the system's clock; whoever serves the machine asks it how long to sleep and lets it call what is due.
 
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from uvfio.errors import Busy, InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["ByteStore", "ManualClock", "RealClock"]
 
@@ -29,8 +30,12 @@ class ByteStore:
 
     def __init__(self) -> None:
         self._memory: dict[str, dict[int, memoryview]] = {}
+        self._hidden: set[str] = set()
+        self._looks: list[Callable[[], bool]] = []
 
-    def allocate(self, device: str, sizes: Mapping[int, int]) -> Mapping[int, memoryview]:
+    def allocate(
+        self, device: str, sizes: Mapping[int, int], late: Collection[int] = ()
+    ) -> Mapping[int, memoryview]:
         """Zeroed memory for each region. Busy when ``device`` has some already."""
         if device in self._memory:
             raise Busy(f"{device} has memory already")
@@ -41,6 +46,36 @@ class ByteStore:
     def release(self, device: str) -> None:
         """Forget the device's memory (idempotent)."""
         self._memory.pop(device, None)
+        self._hidden.discard(device)
+
+    def populate(self, device: str, index: int) -> None:
+        """It has its memory already."""
+
+    def hide(self, device: str) -> None:
+        """See ``hidden``: this memory cannot fault by itself."""
+        self._hidden.add(device)
+
+    def show(self, device: str) -> None:
+        self._hidden.discard(device)
+
+    def hidden(self, device: str) -> bool:
+        """Whether accesses of programs to the device's memory have to fault."""
+        return device in self._hidden
+
+    def watch(self, look: Callable[[], bool]) -> Callable[[], None]:
+        """There is no timer: ``look`` is called by ``look()`` only."""
+        self._looks.append(look)
+
+        def stop() -> None:
+            if look in self._looks:
+                self._looks.remove(look)
+
+        return stop
+
+    def look(self) -> None:
+        """Take up what was stored in mapped registers."""
+        for look in tuple(self._looks):
+            look()
 
     @property
     def devices(self) -> tuple[str, ...]:

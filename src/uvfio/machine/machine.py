@@ -184,6 +184,10 @@ class Machine:
         assert device is not None, "a device in its slot is known to the framework"
         return device
 
+    def look(self) -> None:
+        """Take up now what was stored through mappings of registers; a door's calls do that by themselves."""
+        self.store.look()
+
     # -- hot plug --------------------------------------------------------------------------------
 
     def plug(self, spec: DeviceSpec | str, driver: str | None = None) -> Slot:

@@ -102,6 +102,7 @@ def describe(device: PlatformModel) -> dict[str, Any]:
                 "size": region.size,
                 "prefetchable": False,
                 "mappable": region.mappable,
+                "mapping": ("polled" if region.polled else "memory") if region.mappable else "",
                 **_origin(region.origin),
             }
             for index, region in enumerate(device.regions)

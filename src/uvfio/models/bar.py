@@ -5,6 +5,9 @@ A declaration is a class attribute of the model and gives, on an instance, what 
     regs = RegisterBar(0, EduRegisters)             # self.regs: an EduRegisters
     memory = MemoryBar(2, 1 << 20)                  # self.memory: a memoryview
 
+What a program may do with a BAR is its *mapping*: ``""`` registers, reached by calls only; ``"memory"`` plain bytes,
+mapped; ``"polled"`` registers that are mapped too, see ``polled.py``.
+
 A *window* answers bus accesses inside a BAR; a ``RegisterMap`` is one. Accesses reach a window aligned, of
 1, 2, 4 or 8 bytes. What the declarations do not do: they allocate nothing and know no configuration space.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 
 from uvfio.drivers.pci.hardware import Bar, BarKind
+from uvfio.models.polled import check_mapped
 from uvfio.models.register import RegisterMap
 
 if TYPE_CHECKING:
@@ -60,6 +64,7 @@ class BarDeclaration:
         kind: BarKind,
         prefetchable: bool = False,
         mappable: bool = False,
+        polled: bool = False,
     ) -> None:
         self.name = ""
         self.index = index
@@ -67,6 +72,12 @@ class BarDeclaration:
         self.kind = kind
         self.prefetchable = prefetchable
         self.mappable = mappable
+        self.polled = polled
+
+    @property
+    def mapping(self) -> str:
+        """ "memory", "polled" or empty; the module's head says what that means."""
+        return ("polled" if self.polled else "memory") if self.mappable else ""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -81,11 +92,15 @@ class BarDeclaration:
             )
         if size > 1 << 31 and self.kind is not BarKind.MEMORY64:
             raise ValueError(f"BAR {self.index}: size {size:#x} needs a 64-bit BAR")
-        return Bar(size, self.kind, self.prefetchable, self.mappable)
+        return Bar(size, self.kind, self.prefetchable, self.mappable, self.polled)
 
 
 class RegisterBar(BarDeclaration, Generic[M]):
-    """Registers behind BAR ``index``. ``size`` 0: the next power of two, at least a page (I/O: 4 bytes)."""
+    """Registers behind BAR ``index``. ``size`` 0: the next power of two, at least a page (I/O: 4 bytes).
+
+    ``mapped`` "polled": programs can map it, and ``polled.py`` says what that is worth. ValueError for
+    registers that cannot be polled.
+    """
 
     def __init__(
         self,
@@ -95,9 +110,14 @@ class RegisterBar(BarDeclaration, Generic[M]):
         size: int | Option[int] = 0,
         kind: BarKind = BarKind.MEMORY32,
         prefetchable: bool = False,
+        mapped: str = "",
     ) -> None:
         least = 4 if kind is BarKind.IO else PAGE
-        super().__init__(index, size or power_of_two(registers.span, least), kind, prefetchable)
+        polled = check_mapped(mapped, registers, f"BAR {index}")
+        if polled and kind is BarKind.IO:
+            raise ValueError(f"BAR {index}: ports cannot be mapped")
+        size = size or power_of_two(registers.span, least)
+        super().__init__(index, size, kind, prefetchable, mappable=polled, polled=polled)
         self.registers = registers
 
     @overload

@@ -243,7 +243,7 @@ class RegisterArray(Description):
     @overload
     def __get__(self, instance: RegisterMap, owner: type) -> ArrayValues: ...
     def __get__(self, instance: RegisterMap | None, owner: type) -> object:
-        return self if instance is None else ArrayValues(instance.values, self)
+        return self if instance is None else ArrayValues(instance, self)
 
     def __set__(self, instance: RegisterMap, value: ArrayValues) -> None:
         raise AttributeError(f"assign the elements of {self.name}, not the array")
@@ -269,10 +269,10 @@ class RegisterArray(Description):
 class ArrayValues:
     """The values of a register array, as a sequence of fixed length."""
 
-    __slots__ = ("_array", "_values")
+    __slots__ = ("_array", "_map")
 
-    def __init__(self, values: list[int], array: RegisterArray) -> None:
-        self._values = values
+    def __init__(self, registers: RegisterMap, array: RegisterArray) -> None:
+        self._map = registers
         self._array = array
 
     def __len__(self) -> int:
@@ -280,13 +280,13 @@ class ArrayValues:
 
     def __iter__(self) -> Iterator[int]:
         first = self._array.slot
-        return iter(self._values[first : first + self._array.count])
+        return iter(self._map.values[first : first + self._array.count])
 
     def __getitem__(self, index: int) -> int:
-        return self._values[self._array.slot + self._index(index)]
+        return self._map.values[self._array.slot + self._index(index)]
 
     def __setitem__(self, index: int, value: int) -> None:
-        self._values[self._array.slot + self._index(index)] = value & self._array.mask
+        self._map.values[self._array.slot + self._index(index)] = value & self._array.mask
 
     def _index(self, index: int) -> int:
         if not 0 <= index < self._array.count:

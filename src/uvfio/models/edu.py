@@ -21,9 +21,11 @@ to ``dma_mask``. Results come later: the factorial while bit 0 of status is set,
 command is; writes to the unit at work are ignored. A transfer that leaves the engine's bytes moves nothing,
 nor does one that faults; both end, with the interrupt if one was asked for.
 
-Everything else reads as ones and ignores writes, wrong widths too. One thing goes beyond QEMU: the upper
-halves of the 64-bit registers can be reached with 4-byte accesses, so that an 8-byte access which a host
-splits into two means the same.
+Everything else reads as ones and ignores writes, 8 bytes where 4 are due too; 1 and 2 bytes read as 0 everywhere. One
+thing goes beyond QEMU: the upper halves of the 64-bit registers can be reached with 4-byte accesses, so that an
+8-byte access which a host splits into two means the same.
+
+The BAR can be mapped and is polled (``polled.py``): no register changes by being read, each command has its own.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ class EduRegisters(RegisterMap):
 
     widths = (4,)
     absent = 0xFF
+    narrowest = 4
 
     identification = Register(0x00, reset=0x010000ED, access="ro", doc="major, minor, 0xed")
     liveness = Register(0x04, doc="reads as the complement of what was written")
@@ -83,7 +86,7 @@ class Edu(PciModel):
     subsystem_vendor_id, subsystem_id = 0x1AF4, 0x1100
     capabilities = (Msi(1, offset=0x40),)
 
-    regs = RegisterBar(0, EduRegisters, size=1 << 20)
+    regs = RegisterBar(0, EduRegisters, size=1 << 20, mapped="polled")
 
     dma_mask = Option(int, (1 << 28) - 1, "address bits that the DMA engine drives", check=_mask)
     dma_delay = Option(float, 0.0, "seconds that a transfer takes", check=_duration)

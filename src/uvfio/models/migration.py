@@ -8,6 +8,8 @@ attributes of its own. Registers, memory, configuration space, interrupts and pe
     QUIET      stand still     faults    answer               are sent     answer
     STOPPED    stand still     faults    ones; not written    wait         answer; so does the MSI-X table
 
+A mapping of polled registers shows them throughout; what is stored there while the function is STOPPED is wiped.
+
 A register hook that starts DMA of its own while the function is QUIET meets a DmaFault, which the domain records: a
 program must not touch a device that it has asked to be quiet.
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from uvfio.models.interrupt import Interrupts
     from uvfio.models.pci import PciModel
     from uvfio.models.pending import PendingCalls
+    from uvfio.models.polled import Polling
 
 __all__ = ["Migrating"]
 
@@ -41,6 +44,7 @@ class Migrating:
     resets: int = 0
     """How often a write to configuration space has reset the function."""
     _pending: PendingCalls
+    _polling: Polling
 
     if TYPE_CHECKING:
 
@@ -97,6 +101,7 @@ class Migrating:
         with self.lock:
             load(self._model(), self._pending, state)
             self._settle_power()
+            self._polling.refresh()
 
     def _model(self) -> PciModel:
         return cast("PciModel", self)

@@ -67,6 +67,7 @@ from uvfio.models.interrupt import Interrupts
 from uvfio.models.migration import Migrating
 from uvfio.models.option import Option, resolve
 from uvfio.models.pending import PendingCalls
+from uvfio.models.polled import Polling
 from uvfio.models.register import RegisterMap, hooks_of
 from uvfio.uapi import pci
 
@@ -183,9 +184,14 @@ class PciModel(Migrating):
         self.config.seal()
         self.register_maps: dict[int, RegisterMap] = {}
         self.memories: dict[int, memoryview] = {}
+        self._awake: list[Window] = []
+        self._stopped: list[Window] = []
+        self._polling = Polling(self, store, self._awake, self.bar_write)
         self._take_memory()
-        made = [self._make_windows(index) for index in range(6)]
-        self._awake, self._stopped = [awake for awake, _ in made], [stopped for _, stopped in made]
+        for index in range(6):
+            awake, stopped = self._make_windows(index)
+            self._awake.append(awake)
+            self._stopped.append(stopped)
         self._windows = self._awake
         self.on_reset()
 
@@ -213,10 +219,12 @@ class PciModel(Migrating):
         rules of masking. In D3hot nothing is sent.
         """
         if not self.dma.asleep:
+            self._polling.settle()
             self.interrupts.send(vector)
 
     def intx(self, level: bool) -> None:
         """Set the level of the INTx condition, whether or not messages are enabled."""
+        self._polling.settle()
         self.interrupts.set_level(level)
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
@@ -303,10 +311,18 @@ class PciModel(Migrating):
             pass  # recorded; the write was posted
 
     def bar_memory(self, index: int) -> memoryview:
-        """The bytes of a mappable BAR. KeyError for any other."""
-        if not self._bars[index].mappable:
+        """The bytes of a mappable BAR; a polled one is mapped from now on. KeyError for any other."""
+        bar = self._bars[index]
+        if not bar.mappable:
             raise KeyError(index)
-        return self.memories[index]
+        return self._polling.start(index) if bar.polled else self.memories[index]
+
+    def show_mappings(self, visible: bool) -> None:
+        if not self._gone and any(bar.mappable for bar in self._bars.values()):
+            (self._store.show if visible else self._store.hide)(self._address)
+
+    def end_mappings(self) -> None:
+        self._polling.stop()
 
     def connect(self, sink: InterruptSink | None) -> None:
         """Deliver interrupts to ``sink``. A wire that is up already is to be seen in ``intx_asserted``."""
@@ -323,9 +339,10 @@ class PciModel(Migrating):
                 registers.reset()
             for index, memory in self.memories.items():
                 declared = self.bar_declarations[index]
-                if not (isinstance(declared, MemoryBar) and declared.keep):
+                if isinstance(declared, MemoryBar) and not declared.keep:
                     memory[:] = bytes(len(memory))
             self.on_reset()
+            self._polling.refresh()
 
     def unplug(self) -> None:
         """The function is gone: nothing answers, nothing is sent. Its memory goes back to the store."""
@@ -335,6 +352,7 @@ class PciModel(Migrating):
             self._gone = True
             self._pending.cancel_all()
             self._settle_windows()
+            self._polling.end()
             self.dma.domain = None
             self.interrupts.sink = None
             if any(bar.mappable for bar in self._bars.values()):
@@ -408,13 +426,17 @@ class PciModel(Migrating):
 
     def renew_memory(self) -> None:
         """Give mappable BARs other, zeroed memory: what a program still has mapped leads nowhere from now on."""
+        self._polling.stop()
         self._store.release(self._address)
         self._take_memory()
 
     def _take_memory(self) -> None:
         mappable = {index: bar.size for index, bar in self._bars.items() if bar.mappable}
         if mappable:
-            self.memories.update(self._store.allocate(self._address, mappable))
+            late = [index for index, bar in self._bars.items() if bar.polled]
+            found = self._store.allocate(self._address, mappable, late)
+            self._polling.shadows.update((index, found[index]) for index in late)
+            self.memories.update((i, memory) for i, memory in found.items() if i not in late)
 
     def _make_windows(self, index: int) -> tuple[Window, Window]:
         """What answers behind BAR ``index``, and what of it does while the function is stopped."""
@@ -498,5 +520,6 @@ def _describe_bar(declared: BarDeclaration) -> dict[str, object]:
         "kind": declared.kind.value,
         "prefetchable": declared.prefetchable,
         "mappable": declared.mappable,
+        "mapping": declared.mapping,
         "registers": [register.describe() for register in registers.values()],
     }

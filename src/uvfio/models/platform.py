@@ -42,6 +42,7 @@ from uvfio.models.bar import AbsentWindow, MemoryWindow, Window
 from uvfio.models.dma import PlainDma
 from uvfio.models.option import Option, resolve
 from uvfio.models.pending import PendingCalls
+from uvfio.models.polled import Polling
 from uvfio.models.region import (
     PAGE,
     EdgeLine,
@@ -146,7 +147,12 @@ class PlatformModel:
         self.dma = PlainDma(name)
         self._interrupts = resources.interrupts
         self._regions = tuple(
-            replace(given, mappable=_can_be_mapped(declared, given), writable=_writable(declared))
+            replace(
+                given,
+                mappable=_can_be_mapped(declared, given),
+                polled=declared.polled,
+                writable=_writable(declared),
+            )
             for declared, given in zip(self.region_declarations, resources.regions, strict=True)
         )
         self.wires: dict[int, LevelWire | EdgeWire] = {
@@ -155,8 +161,10 @@ class PlatformModel:
         }
         self.register_maps: dict[int, RegisterMap] = {}
         self.memories: dict[int, memoryview] = {}
+        self._windows: list[Window] = []
+        self._polling = Polling(self, store, self._windows, self.write)
         self._take_memory()
-        self._windows = [self._window(declared) for declared in self.region_declarations]
+        self._windows += [self._window(declared) for declared in self.region_declarations]
         self.on_reset()
 
     # -- for authors -----------------------------------------------------------------------------
@@ -223,10 +231,14 @@ class PlatformModel:
             pass  # recorded; the write was posted
 
     def memory(self, index: int) -> memoryview:
-        """The bytes of a mappable region. KeyError for any other."""
-        if not self._regions[index].mappable:
+        """The bytes of a mappable region; a polled one is mapped from now on. KeyError for any other."""
+        region = self._regions[index]
+        if not region.mappable:
             raise KeyError(index)
-        return self.memories[index]
+        return self._polling.start(index) if region.polled else self.memories[index]
+
+    def end_mappings(self) -> None:
+        self._polling.stop()
 
     def connect(self, sink: InterruptSink | None) -> None:
         """Deliver interrupts to ``sink``. A wire that is high already is to be seen with ``asserted``."""
@@ -245,11 +257,13 @@ class PlatformModel:
                     memory = self.memories[declared.index]
                     memory[:] = bytes(len(memory))
             self.on_reset()
+            self._polling.refresh()
 
     # -- for the machine -------------------------------------------------------------------------
 
     def renew_memory(self) -> None:
         """Give mappable regions other, zeroed memory: what a program still has mapped leads nowhere from now on."""
+        self._polling.stop()
         self._store.release(self._name)
         self._take_memory()
 
@@ -261,6 +275,7 @@ class PlatformModel:
             self._gone = True
             self._pending.cancel_all()
             self._windows = [_ABSENT] * len(self._windows)
+            self._polling.end()
             self.dma.domain = None
             self._sink = None
             if any(region.mappable for region in self._regions):
@@ -358,6 +373,7 @@ class PlatformModel:
     # -- inner -----------------------------------------------------------------------------------
 
     def _tell(self, index: int, asserted: bool) -> None:
+        self._polling.settle()
         if self._sink is not None:
             self._sink.irq(index, asserted)
 
@@ -366,7 +382,10 @@ class PlatformModel:
             index: region.size for index, region in enumerate(self._regions) if region.mappable
         }
         if mappable:
-            self.memories.update(self._store.allocate(self._name, mappable))
+            late = [index for index in mappable if self._regions[index].polled]
+            found = self._store.allocate(self._name, mappable, late)
+            self._polling.shadows.update((index, found[index]) for index in late)
+            self.memories.update((i, memory) for i, memory in found.items() if i not in late)
 
     def _window(self, declared: RegionDeclaration) -> Window:
         index = declared.index

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 
+from uvfio.models.polled import check_mapped
 from uvfio.models.register import RegisterMap
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class RegionDeclaration:
     """What the kinds of region have in common. ``size`` is what a made-up device tree gives, ``least`` what a
     described one has to. ValueError for a size that is no multiple of 4 or less than ``least``."""
 
+    polled = False
+
     def __init__(self, index: int, size: int, least: int, node: str, mappable: bool) -> None:
         if size < least or size <= 0 or size % 4:
             raise ValueError(
@@ -102,17 +105,31 @@ class RegionDeclaration:
             "kind": "memory" if isinstance(self, MemoryRegion) else "registers",
             "size": self.size,
             "mappable": self.mappable,
+            "mapping": ("polled" if self.polled else "memory") if self.mappable else "",
             "node": self.node,
             "registers": [],
         }
 
 
 class RegisterRegion(RegionDeclaration, Generic[M]):
-    """Registers as region ``index``. ``size`` 0: whole pages."""
+    """Registers as region ``index``. ``size`` 0: whole pages.
 
-    def __init__(self, index: int, registers: type[M], *, size: int = 0, node: str = "") -> None:
+    ``mapped`` "polled": programs can map it if the device tree puts it on whole pages, and ``polled.py`` says what
+    that is worth. ValueError for registers that cannot be polled.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        registers: type[M],
+        *,
+        size: int = 0,
+        node: str = "",
+        mapped: str = "",
+    ) -> None:
         pages = -(-max(registers.span, 1) // PAGE) * PAGE
-        super().__init__(index, size or pages, registers.span, node, mappable=False)
+        self.polled = check_mapped(mapped, registers, f"region {index}")
+        super().__init__(index, size or pages, registers.span, node, mappable=self.polled)
         self.registers = registers
 
     def describe(self) -> dict[str, object]:

@@ -69,19 +69,22 @@ _Element = tuple[int, Description, int]
 class _Tables:
     """The dispatch of one map class for one class of owner."""
 
-    __slots__ = ("readers", "sized_readers", "sized_writers", "writers")
+    __slots__ = ("computed", "readers", "sized_readers", "sized_writers", "writers")
 
     def __init__(self, elements: list[_Element], on_map: _Hooks, on_owner: _Hooks) -> None:
         self.readers: dict[int, _Reader] = {}  # by offset, for the composition of lanes
         self.writers: dict[int, _Writer] = {}
         self.sized_readers: dict[int, _Reader] = {}  # by offset << 4 | size
         self.sized_writers: dict[int, _Writer] = {}
+        self.computed: set[int] = set()  # offsets of what a hook supplies
         for element in elements:
             offset, register, _ = element
             reader = _make_reader(element, on_map, on_owner)
             writer = _make_writer(element, on_map, on_owner)
             self.readers[offset] = reader
             self.writers[offset] = writer
+            if (register, "read") in on_owner or (register, "read") in on_map:
+                self.computed.add(offset)
             if register.size in register.widths:
                 key = offset << 4 | register.size
                 if register.access != "wo":
@@ -93,11 +96,13 @@ class RegisterMap:
     """Base of a description. ``owner`` is the object whose hooks the accesses call (a model), if any.
 
     Class attributes a description may set: ``widths``, the sizes of access that its registers take unless
-    they say otherwise; ``absent``, the byte read where there is no register.
+    they say otherwise; ``absent``, the byte read where there is no register; ``narrowest``, the least bytes of an
+    access that gets through at all: smaller ones read 0 and write nothing, wherever they go.
     """
 
     widths: ClassVar[tuple[int, ...]] = SIZES
     absent: ClassVar[int] = 0
+    narrowest: ClassVar[int] = 1
     registers: ClassVar[dict[str, Description]] = {}
     """The registers by name, in the order of their offsets."""
     span: ClassVar[int] = 0
@@ -126,6 +131,11 @@ class RegisterMap:
                 if value.slot >= 0 or value.name != name:
                     raise ValueError(f"{cls.__name__}.{name}: declared before, as {value.name}")
                 value.check(cls.__name__, cls.widths)
+                if min(value.widths) < cls.narrowest:
+                    raise ValueError(
+                        f"{cls.__name__}.{name}: widths {value.widths} go below the map's narrowest, "
+                        f"{cls.narrowest}"
+                    )
                 value.slot = len(initial)
                 initial.extend([value.reset] * value.count)
                 found[name] = value
@@ -183,7 +193,13 @@ class RegisterMap:
         else:
             self._write_lanes(offset, value, size)
 
+    def is_computed(self, offset: int) -> bool:
+        """Whether a hook supplies what is read of the register at ``offset``."""
+        return offset in self._tables.computed
+
     def _read_lanes(self, offset: int, size: int) -> int:
+        if size < self.narrowest:
+            return 0
         ones = (1 << 8 * size) - 1
         value = int.from_bytes(bytes([self.absent]) * size, "little")
         touched = self.touched(offset, size)
@@ -198,6 +214,8 @@ class RegisterMap:
         return value & ones
 
     def _write_lanes(self, offset: int, value: int, size: int) -> None:
+        if size < self.narrowest:
+            return
         touched = self.touched(offset, size)
         for _, register, _ in touched:
             if size not in register.widths:

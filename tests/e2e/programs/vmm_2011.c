@@ -19,6 +19,7 @@ struct device {
 	int group;
 	int fd;
 	struct vfio_region_info regions[VFIO_PCI_NUM_REGIONS];
+	void *bars[VFIO_PCI_ROM_REGION_INDEX];	/* where they are mapped */
 	int intx;
 	int unmask;
 };
@@ -146,6 +147,7 @@ static void realize(struct device *d)
 		bar = mmap(NULL, d->regions[i].size, PROT_READ | PROT_WRITE, MAP_SHARED, d->fd,
 			   (off_t)d->regions[i].offset);
 		check(named(d, "mmap of a BAR"), bar != MAP_FAILED);
+		d->bars[i] = bar;
 	}
 	command = 0x6;
 	need(pwrite(d->fd, &command, 2, at + 4));
@@ -174,6 +176,15 @@ static void realize(struct device *d)
 }
 
 /* The guest's driver has the device copy a page within RAM */
+static void unmap_bars(struct device *d)
+{
+	for (int i = 0; i < VFIO_PCI_ROM_REGION_INDEX; i++) {
+		if (d->bars[i])
+			need(munmap(d->bars[i], d->regions[i].size));
+		d->bars[i] = NULL;
+	}
+}
+
 static void dma_works(const struct device *d, unsigned char *ram)
 {
 	struct session s = { .device = d->fd, .bar0 = (off_t)d->regions[0].offset };
@@ -252,6 +263,9 @@ static void run(void)
 	check_errno("UNMERGE while its device is open", ioctl(a.group, VFIO_GROUP_UNMERGE, &other),
 		    EBUSY);
 	need(close(b.fd));
+	check_errno("UNMERGE while its BAR is mapped", ioctl(a.group, VFIO_GROUP_UNMERGE, &other),
+		    EBUSY);
+	unmap_bars(&b);
 	check_ok("UNMERGE", ioctl(a.group, VFIO_GROUP_UNMERGE, &other));
 	check_equal("the unmerged group is free", group_flags(b.group), VFIO_GROUP_FLAGS_VIABLE);
 	need(close(b.group));

@@ -174,7 +174,7 @@ def test_show_of_a_platform_device(capsys: pytest.CaptureFixture[str], address: 
         "  group       3: /dev/vfio/platform:3, viable",
         "  iommu       iommu0: 40 bits, pages 4K 2M 1G, coherent, interrupt remapping",
         "  regions     0: 4K at 0x10010000 (registers; /soc/timer@10010000 reg[0])",
-        f"              1: 4K at 0x10020000 (memory, can be mapped; {log} reg[0])",
+        f"              1: 4K at 0x10020000 (memory, can be mapped (memory); {log} reg[0])",
         "  interrupts  0: 5, level (/soc/timer@10010000 interrupts[0])",
         f"              1: 6, edge ({log} interrupts[0])",
         "  reset       device",
@@ -197,7 +197,7 @@ def test_models_of_both_buses(capsys: pytest.CaptureFixture[str]) -> None:
     text = out(capsys, "models", "timer")
     assert "  compatible  uvfio,timer-1.0\n" in text
     assert "0: regs, 4K (registers, 8 registers)\n" in text
-    assert "1: log, 4K (memory, from node log, can be mapped)\n" in text
+    assert "1: log, 4K (memory, from node log, can be mapped (memory))\n" in text
     assert "1: overflowed (edge, from node log)\n" in text
     assert "Region 0, registers" in text
     about = {model["name"]: model for model in json.loads(out(capsys, "models", "--json"))}

@@ -399,7 +399,7 @@ def test_open_and_close(hardware: FakePlatform) -> None:
     assert (device.opens, event.closed) == (1, 0)
     hardware.log.clear()
     device.put()
-    assert hardware.log == [("connect", False), ("reset",)]
+    assert hardware.log == [("end_mappings",), ("connect", False), ("reset",)]
     assert (event.closed, unmask.closed, edge.closed) == (1, 1, 1)
     with pytest.raises(Gone):
         device.put()

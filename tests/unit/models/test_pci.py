@@ -195,7 +195,9 @@ class TestConstruction:
 
     def test_store_failure_passes_through(self) -> None:
         class Full(FakeStore):
-            def allocate(self, device: str, sizes: object) -> dict[int, memoryview]:
+            def allocate(
+                self, device: str, sizes: object, late: object = ()
+            ) -> dict[int, memoryview]:
                 raise NoMemory("no room")
 
         with pytest.raises(NoMemory, match=r"^no room$"):

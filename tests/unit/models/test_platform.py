@@ -329,3 +329,62 @@ def test_unplug(world: World[Block]) -> None:
     assert world.store.released == [NAME]
     with pytest.raises(DmaFault):
         world.model.dma.write(0, b"x")
+
+
+# -- polled registers ----------------------------------------------------------------------------
+
+
+class BellRegisters(RegisterMap):
+    ring = Register(0x0, access="wo")
+    count = Register(0x4, access="ro")
+    computed = Register(0x8, access="ro")
+
+
+class Bell(PlatformModel):
+    """Counts, in registers that programs map."""
+
+    compatible = ("test,bell",)
+    regs = RegisterRegion(0, BellRegisters, mapped="polled")
+    irq = LevelLine(0)
+
+    @BellRegisters.ring.on_write
+    def rung(self, value: int) -> None:
+        self.regs.count += 1
+        self.irq.set(True)
+
+    @BellRegisters.computed.on_read
+    def twice(self) -> int:
+        return 2 * self.regs.count
+
+
+def test_polled_registers() -> None:
+    bell = power_on(Bell)
+    assert (bell.model.regions[0].mappable, bell.model.regions[0].polled) == (True, True)
+    assert (bell.store.late, bell.store.looks) == ({NAME: {0}}, [])
+    words = bell.model.memory(0).cast("I")
+    for n in (1, 2):
+        words[0] = 1
+        bell.store.look()
+        assert (words[0], words[1], words[2]) == (0, n, 2 * n)
+    assert bell.sink.take() == [(0, True)]
+    bell.model.reset()
+    assert (words[1], words[2]) == (0, 0)
+    words[0] = 1
+    bell.model.end_mappings()
+    assert (bell.model.regs.count, bell.store.looks) == (1, [])
+    bell.model.memory(0)
+    bell.model.renew_memory()
+    assert bell.store.looks == []
+    bell.model.memory(0)
+    bell.model.unplug()
+    assert bell.store.looks == []
+
+
+def test_polled_registers_beside_whole_pages_are_registers() -> None:
+    resources = Bell.default_resources(PATH)
+    odd = replace(resources.regions[0], address=0x10010800)
+    bell = power_on(Bell, replace(resources, regions=(odd,)))
+    assert not bell.model.regions[0].mappable
+    assert bell.store.allocated == {}
+    bell.write(0, 1)
+    assert bell.read(4) == 1

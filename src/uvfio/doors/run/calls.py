@@ -34,6 +34,7 @@ F_DUPFD = 0
 F_GETFL = 3
 O_LARGEFILE = 0o100000
 F_DUPFD_CLOEXEC = 1030
+PROT_EXEC = 0x4
 MAP_TYPE = 0x0F
 MAP_PRIVATE = 0x02
 UIO_MAXIOV = 1024
@@ -48,6 +49,7 @@ class Calls:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
+        self.polls = supervisor.tokens.polls
         self.by_tid = supervisor.processes.by_tid
         self.discover = supervisor.processes.discover
 
@@ -58,6 +60,8 @@ class Calls:
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
             return self._not_ours(request)
+        if self.polls.active:
+            self.polls.look()
         return self.read_at(process, file, request[7], request[8], request[9])
 
     def pwrite64(self, request: Request) -> int | None:
@@ -65,6 +69,8 @@ class Calls:
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
             return self._not_ours(request)
+        if self.polls.active:
+            self.polls.look()
         return self.write_at(process, file, request[7], request[8], request[9])
 
     def ioctl(self, request: Request) -> int | None:
@@ -72,6 +78,8 @@ class Calls:
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
             return self._not_ours(request)
+        if self.polls.active:
+            self.polls.look()  # what was stored before this call has had its effect
         if file.structural:
             self.supervisor.settle()  # what was closed before this call is closed
             if file.released:  # this very file: by another thread, or a kill, after the call began
@@ -265,11 +273,15 @@ class Calls:
         file = process.lookup(request[1], request[10] & INT)
         if file is None:
             return None
+        if request[8] & PROT_EXEC and file.noexec:
+            raise OSError(errno.EPERM, "device memory is not for execution")
         size = -(-request[7] // 4096) * 4096
         shared = request[9] & MAP_TYPE != MAP_PRIVATE
         file.mmap(process, size, offset, shared)
         if file.alone:
             self.supervisor.expose(process, request[1], request[10] & INT, file)
+        if file.region_memory is not None:
+            self.supervisor.tokens.mapped(file.region_memory)
         return None  # allowed: the kernel maps the token's own bytes
 
     # -- the table of descriptors --------------------------------------------------------------------
@@ -427,6 +439,8 @@ class Calls:
         raise OSError(number, why)
 
     def _find(self, request: Request, argument: int = 0) -> tuple[Process, File] | None:
+        if self.polls.active:
+            self.polls.look()
         process = self.supervisor.processes.get(request[1])
         file = process.lookup(request[1], request[ARG + argument] & INT)
         return None if file is None else (process, file)

@@ -218,8 +218,18 @@ class ProgramMemory:
             n = min(area.end, end) - at
             if not self._is_device(area.dev, area.inode):
                 charged += n
+            elif not self._answers(at):
+                raise BadAddress(f"the device does not answer at {at:#x}")
             at += n
         return charged
+
+    def _answers(self, address: int) -> bool:
+        try:
+            return len(os.pread(self.fd, 1, address)) == 1
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return False
 
     def _area(self, address: int) -> Area | None:
         try:
@@ -267,6 +277,8 @@ class ProgramMemory:
         first = area = self._area(address)
         if first is None or area is None or not first.shared or not first.inode:
             return None
+        if self._is_device(first.dev, first.inode):
+            return None  # it may be gone at any time, and a view of it would end the supervisor
         while area.end < address + size:
             after = self._area(area.end)
             joins = (

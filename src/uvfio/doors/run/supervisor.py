@@ -38,6 +38,7 @@ from uvfio.doors.run.events import Reactor
 from uvfio.doors.run.launch import Launched, LaunchError, launch
 from uvfio.doors.run.memory import Unreadable
 from uvfio.doors.run.paths import Paths
+from uvfio.doors.run.polls import Polls
 from uvfio.doors.run.process import Processes
 from uvfio.doors.run.tokens import Token, Tokens
 from uvfio.doors.run.tree import Tree, remove_folder
@@ -98,7 +99,8 @@ class Supervisor:
         self.reserved = reserved_range(soft)
         self.reactor = Reactor(lambda: report_bug("a timer; the run goes on without it"))
         self.waits = Waits(self.reactor)
-        self.tokens = Tokens(scratch, self._released, inotify=inotify)
+        polls = Polls(self.reactor, lambda: report_bug("a store in mapped registers"))
+        self.tokens = Tokens(scratch, self._released, polls=polls, inotify=inotify)
         self.machine = Machine(spec, clock=self.reactor, store=self.tokens)
         self.tree = Tree(scratch)
         self.tree.update(nodes(self.machine, abi))

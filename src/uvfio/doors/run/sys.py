@@ -16,7 +16,7 @@ import fcntl
 import os
 import struct
 import termios
-from ctypes import c_char_p, c_int, c_long, c_uint, c_uint32, c_ulong
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_uint32, c_ulong, c_void_p
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from uvfio.uapi.ioctl import _IOWR
@@ -45,11 +45,15 @@ __all__ = [
     "addfd",
     "close_range",
     "effective_capabilities",
+    "fallocate",
     "inotify_add_watch",
     "inotify_init1",
     "inotify_rm_watch",
     "kcmp",
     "kernel_release",
+    "mmap",
+    "move_mapping",
+    "munmap",
     "notif_id_valid",
     "openat2",
     "pidfd_getfd",
@@ -78,6 +82,16 @@ capability_data: Final = struct.Struct("<6I")
 # linux/close_range.h
 CLOSE_RANGE_UNSHARE: Final = 1 << 1
 CLOSE_RANGE_CLOEXEC: Final = 1 << 2
+# linux/falloc.h, linux/mman.h
+FALLOC_FL_KEEP_SIZE: Final = 0x01
+PROT_READ: Final = 0x1
+PROT_WRITE: Final = 0x2
+MAP_SHARED: Final = 0x01
+MAP_PRIVATE: Final = 0x02
+MAP_FIXED: Final = 0x10
+MAP_ANONYMOUS: Final = 0x20
+MREMAP_MAYMOVE: Final = 1
+MREMAP_FIXED: Final = 2
 # linux/inotify.h. An event is s32 wd; u32 mask; u32 cookie; u32 len; char name[len]
 IN_CLOSE_WRITE: Final = 0x00000008
 IN_CLOSE_NOWRITE: Final = 0x00000010
@@ -165,6 +179,15 @@ _prctl_name = _bind("prctl", c_int, c_char_p, c_ulong, c_ulong, c_ulong)
 _inotify_init1 = _bind("inotify_init1", c_int)
 _inotify_add_watch = _bind("inotify_add_watch", c_int, c_char_p, c_uint32)
 _inotify_rm_watch = _bind("inotify_rm_watch", c_int, c_int)
+_fallocate = _bind("fallocate", c_int, c_int, c_long, c_long)
+_mmap_libc = _libc.mmap
+_mmap_libc.restype = c_void_p
+_mmap_libc.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+_munmap = _bind("munmap", c_void_p, c_size_t)
+_mremap_libc = _libc.mremap
+_mremap_libc.restype = c_void_p
+_mremap_libc.argtypes = (c_void_p, c_size_t, c_size_t, c_int, c_void_p)
+_MAP_FAILED = c_void_p(-1).value
 
 
 def prctl(option: int, argument: int | bytes = 0) -> int:
@@ -304,6 +327,31 @@ def inotify_add_watch(fd: int, path: bytes, mask: int) -> int:
 def inotify_rm_watch(fd: int, wd: int) -> None:
     """EINVAL if the watch is gone already, as it is after the last close of an unlinked file."""
     _inotify_rm_watch(fd, wd)
+
+
+def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
+    """fallocate(2): ENOSPC, or EOPNOTSUPP where the file system cannot."""
+    _fallocate(fd, mode, offset, size)
+
+
+def mmap(address: int, size: int, flags: int, fd: int = -1, offset: int = 0) -> int:
+    """mmap(2), readable and writable; the address. With MAP_FIXED what was mapped there is gone."""
+    found: int = _mmap_libc(address, size, PROT_READ | PROT_WRITE, flags, fd, offset)
+    if found == _MAP_FAILED:
+        raise oserror("mmap")
+    return found
+
+
+def munmap(address: int, size: int) -> None:
+    """munmap(2)."""
+    _munmap(address, size)
+
+
+def move_mapping(source: int, size: int, target: int) -> None:
+    """Move the mapping at ``source`` to ``target``, in place of what is there: mremap(2) with MREMAP_FIXED."""
+    flags = MREMAP_MAYMOVE | MREMAP_FIXED
+    if _mremap_libc(source, size, size, flags, target) == _MAP_FAILED:
+        raise oserror("mremap")
 
 
 def readable_bytes(fd: int) -> int:

@@ -23,31 +23,34 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from uvfio.doors.run import sys as sc
+from uvfio.doors.run.device_memory import DeviceMemory
 from uvfio.errors import NoMemory, NoSpace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from uvfio.doors.run.polls import Polls
     from uvfio.fops.file import File
 
 __all__ = ["Token", "Tokens"]
 
-REGION_SHIFT = 40
-
 
 class Token:
-    """One inode and the VFIO files behind it. ``position`` is the file position of read(2) and write(2)."""
+    """One inode and the VFIO files behind it. ``position`` is the file position of read(2) and write(2);
+    ``memory`` is that of the device, if the inode holds one's."""
 
-    __slots__ = ("files", "key", "pin", "position", "shared", "watch")
+    __slots__ = ("files", "key", "memory", "pin", "position", "watch")
 
-    def __init__(self, pin: int, key: tuple[int, int], shared: int = -1) -> None:
+    def __init__(self, pin: int, key: tuple[int, int], memory: DeviceMemory | None = None) -> None:
         self.pin = pin
         self.key = key
-        self.shared = shared
+        self.memory = memory
         self.watch = -1
         self.position = 0
         self.files: list[File] = []
@@ -61,8 +64,8 @@ class Token:
 class Tokens:
     """All tokens of a run, in unlinked files of ``folder``. Implements the ``Store`` seam.
 
-    ``on_release(token)`` is told before the files of a token are released. ``inotify`` is an idle inotify
-    descriptor to use and close. OSError if ``folder`` cannot
+    ``on_release(token)`` is told before the files of a token are released. ``polls`` knows when to look for stores in
+    mapped registers. ``inotify`` is an idle inotify descriptor to use and close. OSError if ``folder`` cannot
     hold unlinked files.
     """
 
@@ -71,10 +74,12 @@ class Tokens:
         folder: str,
         on_release: Callable[[Token], None] | None = None,
         *,
+        polls: Polls,
         inotify: int | None = None,
     ) -> None:
         self.folder = folder
         self.on_release = on_release
+        self.polls = polls
         self._inotify = sc.inotify_init1() if inotify is None else inotify
         self._tokens: dict[tuple[int, int], Token] = {}
         self._watches: dict[int, Token] = {}
@@ -113,7 +118,7 @@ class Tokens:
 
     def holds_memory(self, token: Token) -> bool:
         """Whether a device's memory is in it."""
-        return token.shared >= 0
+        return token.memory is not None
 
     def _give(self, token: Token, file: File) -> int:
         fd = os.open(f"/proc/self/fd/{token.pin}", os.O_RDWR | os.O_CLOEXEC)
@@ -123,7 +128,7 @@ class Tokens:
                 token.watch = sc.inotify_add_watch(self._inotify, path, sc.IN_CLOSE_WRITE)
             except OSError:
                 os.close(fd)
-                if token.shared < 0:
+                if token.memory is None:
                     os.close(token.pin)
                 raise
             self._watches[token.watch] = token
@@ -139,7 +144,7 @@ class Tokens:
             self._unwatch(token)
             del self._tokens[token.key]
         os.close(fd)
-        if not token.files and token.shared < 0:
+        if not token.files and token.memory is None:
             os.close(token.pin)
 
     def _new_token(self) -> Token:
@@ -187,12 +192,16 @@ class Tokens:
         self._unwatch(token)
         del self._tokens[token.key]
         files, token.files = token.files, []
-        if token.shared < 0:
+        if token.memory is None:
             os.close(token.pin)
         elif token not in self._memory.values():
             self._forget_memory(token)  # its device went before its users
-        for file in files:
-            file.release()
+        try:
+            for file in files:
+                file.release()
+        finally:
+            if token.memory is not None:
+                token.memory.unmapped()
 
     def _unwatch(self, token: Token) -> None:
         if token.watch >= 0:
@@ -206,8 +215,8 @@ class Tokens:
 
     def _unused(self, token: Token) -> bool:
         """Whether no process has the token open or mapped."""
-        if token.shared >= 0:
-            return self._sole_opener(token.shared)
+        if token.memory is not None:
+            return self._sole_opener(token.memory.fd)
         probe = os.open(f"/proc/self/fd/{token.pin}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return self._sole_opener(probe)
@@ -227,28 +236,53 @@ class Tokens:
 
     # -- memory of mappable regions (Store) ---------------------------------------------------------
 
-    def allocate(self, device: str, sizes: Mapping[int, int]) -> Mapping[int, memoryview]:
-        fd = -1
-        views: dict[int, memoryview] = {}
-        try:
-            fd = os.open(self.folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            for index, size in sorted(sizes.items()):
-                offset = index << REGION_SHIFT
-                os.ftruncate(fd, offset + size)
-                os.posix_fallocate(fd, offset, size)  # or a store into it could end the program
-                views[index] = memoryview(mmap.mmap(fd, size, offset=offset))
-            pin = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
-        except OSError as error:
-            if fd >= 0:
-                os.close(fd)
-            kind = NoSpace if error.errno == errno.ENOSPC else NoMemory
-            total = sum(sizes.values())
-            raise kind(f"{device}: no {total} bytes of region memory in {self.folder}") from error
-        found = os.stat(fd)
-        token = Token(pin, (found.st_dev, found.st_ino), shared=fd)
+    def allocate(
+        self, device: str, sizes: Mapping[int, int], late: Collection[int] = ()
+    ) -> Mapping[int, memoryview]:
+        total = sum(sizes.values())
+        with _short(device, f"no {total} bytes of region memory in {self.folder}"):
+            memory = DeviceMemory(self.folder, sizes, late)
+            try:
+                pin = os.open(f"/proc/self/fd/{memory.fd}", os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                memory.close()
+                raise
+        found = os.stat(pin)
+        token = Token(pin, (found.st_dev, found.st_ino), memory)
         self._memory[device] = token
         self._memory_keys.add(token.key)
-        return views
+        return dict(memory.views)
+
+    def populate(self, device: str, index: int) -> None:
+        with _short(device, f"no room for region {index} in {self.folder}"):
+            self._of(device).populate(index)
+
+    def mapped(self, device: str) -> None:
+        """A program maps some of the device's memory. NoMemory if it cannot be hidden as it has to be."""
+        with _short(device, "its memory cannot be hidden"):
+            self._of(device).mapped()
+
+    def hide(self, device: str) -> None:
+        with _short(device, "its memory cannot be hidden"):
+            self._of(device).hide()
+
+    def show(self, device: str) -> None:
+        with _short(device, f"no room for its memory in {self.folder}"):
+            self._of(device).show()
+
+    def hidden(self, device: str) -> bool:
+        return self._of(device).hidden
+
+    def watch(self, look: Callable[[], bool]) -> Callable[[], None]:
+        return self.polls.watch(look)
+
+    def look(self) -> None:
+        self.polls.look()
+
+    def _of(self, device: str) -> DeviceMemory:
+        memory = self._memory[device].memory
+        assert memory is not None
+        return memory
 
     def release(self, device: str) -> None:
         token = self._memory.pop(device, None)
@@ -258,7 +292,8 @@ class Tokens:
     def _forget_memory(self, token: Token) -> None:
         self._memory_keys.discard(token.key)
         os.close(token.pin)
-        os.close(token.shared)
+        if token.memory is not None:
+            token.memory.close()
 
     def close(self) -> None:
         """Give up everything."""
@@ -266,3 +301,13 @@ class Tokens:
         for device in list(self._memory):
             self.release(device)
         os.close(self._inotify)
+
+
+@contextmanager
+def _short(device: str, what: str) -> Iterator[None]:
+    """The kernel's refusals, as conditions: NoSpace for a full file system, else NoMemory."""
+    try:
+        yield
+    except OSError as error:
+        kind = NoSpace if error.errno == errno.ENOSPC else NoMemory
+        raise kind(f"{device}: {what}") from error

@@ -6,8 +6,8 @@
     absent              InvalidArgument, always
 
 ``drivers/window.py`` has what memory BARs share with the regions of other buses: how a byte range becomes
-accesses of a width, and what can be mapped. A BAR can be only if the model declares it plain memory
-(``mappable``).
+accesses of a width, and what can be mapped. A BAR can be only if the model declares it plain memory, or
+registers that are polled.
 
 Does not: check that the device is open, or know configuration space (``config.py``).
 """
@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 
 from uvfio.core.device import Region
 from uvfio.drivers.pci.hardware import BarKind
-from uvfio.drivers.window import PAGE_SIZE, MemoryWindow, RegisterWindow, Window, width_at
+from uvfio.drivers.window import (
+    PAGE_SIZE,
+    MemoryWindow,
+    PolledWindow,
+    RegisterWindow,
+    Window,
+    width_at,
+)
 
 if TYPE_CHECKING:
     from uvfio.drivers.pci.hardware import Bar, PciFunction
@@ -64,6 +71,9 @@ def bar_window(function: PciFunction, index: int, bar: Bar | None) -> Window:
         return PortWindow(name, Region(index, bar.size), function.bar_read, function.bar_write)
     if bar.mappable:
         region = Region(index, bar.size, mappable=bar.size >= PAGE_SIZE)
+        if bar.polled:
+            memory = function.bar_memory
+            return PolledWindow(name, region, function.bar_read, function.bar_write, memory)
         return MemoryWindow(name, region, function.bar_memory)
     return RegisterWindow(name, Region(index, bar.size), function.bar_read, function.bar_write)
 

@@ -7,7 +7,7 @@ exist: the virtual configuration space, the events, the saved state to return to
                  configuration space
     reset        function reset; hardware state back as it was just before; the copy and the events stay; a migration
                  ends
-    last put     bus master off; interrupts off, events dropped; copy dropped; reset; saved state back
+    last put     mappings over; bus master off; interrupts off, events dropped; copy dropped; reset; saved state back
 
 Invariants: a ``get`` that fails leaves the function as it was and the device closed; a ``put`` finishes
 whatever the function raises on the way. One reentrant lock serialises everything, so that the count of opens
@@ -96,6 +96,7 @@ class VfioPciDevice(ModernPci):
         self._modern = ModernAccess(function, self._layout)
         self._ioevents = Ioevents()
         self._low_power = False
+        self._shown = True
         self._wakeup = None
         self._saved: SavedState | None = None
         self.migration: Migration | None = None
@@ -109,9 +110,9 @@ class VfioPciDevice(ModernPci):
         table = self._modern.table[0]
         if table >= 0 and self._windows[table].region.mappable:
             self._windows[table].region = replace(self._windows[table].region, msix_table=True)
-        # Up to where a four-byte access may take the short way: BARs that are registers, nothing else.
+        # Up to where a four-byte access may take the short way: BARs that are registers, mapped or not.
         self._word_limits = tuple(
-            0 if bar is None or bar.mappable else bar.size
+            0 if bar is None or (bar.mappable and not bar.polled) else bar.size
             for bar in (function.bars.get(n) for n in range(ROM_INDEX))
         )
         self._bar_read = function.bar_read
@@ -212,6 +213,8 @@ class VfioPciDevice(ModernPci):
             before.restore(before.command | (self._bars.decode if opened else 0))
             if opened:
                 self._interrupts.reprogram()
+                if not self._shown:
+                    self._settle_mappings()
             if self.migration is not None:
                 self.migration.reset()
 
@@ -241,7 +244,7 @@ class VfioPciDevice(ModernPci):
                 from uvfio.drivers.pci.migration import begin
 
                 self.migration, self.dma_logger = begin(
-                    self.function, self._config.space, self._recover
+                    self.function, self._config.space, self._recover, self._settle_mappings
                 )
         except BaseException:
             self._saved = self._config.space = None
@@ -254,6 +257,13 @@ class VfioPciDevice(ModernPci):
     def _disable(self) -> None:
         saved, self._saved, self._config.space = self._saved, None, None
         assert saved is not None
+        try:
+            self.function.end_mappings()  # which takes the last stores
+            self._show_mappings(True)
+        finally:
+            self._quiesce(saved)
+
+    def _quiesce(self, saved: SavedState) -> None:
         try:
             command = self.function.config_read(pci.PCI_COMMAND, 2)
             # First of all: a device without a reset goes on with its DMA until this bit is gone.

@@ -35,14 +35,15 @@ class BarKind(Enum):
 class Bar:
     """A base address register. ``size`` is a power of two: at least 16 for memory, 4 for I/O.
 
-    ``mappable``: the whole BAR is plain memory (no register with a side effect) of at least a page, and a
-    program may map it.
+    ``mappable``: a program may map the whole BAR, at least a page: plain memory, or with ``polled`` registers,
+    whose accesses go through ``bar_read`` and ``bar_write`` and whose mapping the function looks after.
     """
 
     size: int
     kind: BarKind = BarKind.MEMORY32
     prefetchable: bool = False
     mappable: bool = False
+    polled: bool = False
 
 
 class InterruptSink(Protocol):
@@ -94,7 +95,14 @@ class PciFunction(BusDevice, Protocol):
         """An aligned access of 1, 2, 4 or 8 bytes inside BAR ``index``."""
 
     def bar_memory(self, index: int) -> memoryview:
-        """The bytes of a mappable BAR."""
+        """The bytes of a mappable BAR. Those of a polled one show its registers, and take stores, from now on
+        until ``end_mappings``. NoMemory, NoSpace."""
+
+    def show_mappings(self, visible: bool) -> None:
+        """Whether loads and stores through mappings of BARs answer, or fault. NoMemory, NoSpace."""
+
+    def end_mappings(self) -> None:
+        """No program has a BAR mapped any more. Stores made until now take effect."""
 
     def connect(self, sink: InterruptSink | None) -> None:
         """Deliver interrupts to ``sink`` from now on."""

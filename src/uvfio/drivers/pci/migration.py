@@ -32,11 +32,15 @@ LENGTH_SIZE = 4
 
 
 def begin(
-    function: PciFunction, space: ConfigSpace, recover: Callable[[], None]
+    function: PciFunction,
+    space: ConfigSpace,
+    recover: Callable[[], None],
+    settle: Callable[[], None],
 ) -> tuple[Migration, DmaLogger]:
-    """For a function that is ``migratable``. ``recover`` puts the host's part of the hardware state back."""
+    """For a function that is ``migratable``. ``recover`` puts the host's part of the hardware state back, ``settle``
+    is told when the program's part is there."""
     migratable = cast("MigratableFunction", function)
-    device = MigratingPci(migratable, space, recover)
+    device = MigratingPci(migratable, space, recover, settle)
     return Migration(device), DmaLogger(migratable.log_dma)
 
 
@@ -44,11 +48,16 @@ class MigratingPci:
     """Implements ``core.migration.MigrationDevice``."""
 
     def __init__(
-        self, function: MigratableFunction, space: ConfigSpace, recover: Callable[[], None]
+        self,
+        function: MigratableFunction,
+        space: ConfigSpace,
+        recover: Callable[[], None],
+        settle: Callable[[], None],
     ) -> None:
         self._function = function
         self._space = space
         self._recover = recover
+        self._settle = settle
 
     @property
     def identity(self) -> str:
@@ -79,3 +88,4 @@ class MigratingPci:
         finally:
             self._recover()
         self._space.load(state[LENGTH_SIZE:end])
+        self._settle()

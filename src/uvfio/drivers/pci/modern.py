@@ -7,6 +7,8 @@ Accesses differ from ``VfioPciDevice.read`` and ``write`` in four things:
                          answer DecodingOff; I/O BARs do not care
     outside              at and beyond the end InvalidArgument; configuration space BadAddress, never cut
     MSI-X table          reads ones and takes no writes: the host programs it
+    mappings             loads and stores fault (SIGBUS) while memory decoding is off, in D3hot and in low power;
+                         what is behind them stays. A reset is over before anybody can look
 
 ``Ioevents`` are stores that the host makes for the program whenever an event is signalled. They end with the last
 close of the device.
@@ -14,7 +16,7 @@ close of the device.
 A bus reset reaches every function below the same bridge. Buses 00 have no bridge above them here.
 
 Behaviour: drivers/vfio/pci/vfio_pci_rdwr.c (vfio_pci_bar_rw, vfio_pci_ioeventfd), vfio_pci_core.c
-(vfio_pci_rw, hot reset, low power).
+(vfio_pci_rw, hot reset, low power; vfio_pci_zap_and_down_write_memory_lock and the fault handler).
 """
 
 from __future__ import annotations
@@ -93,10 +95,15 @@ class ModernAccess:
                 f"{self._function.name}: memory decoding is off",
                 "set bit 1 of the command register",
             )
-        if self._power:
-            state = self._function.config_read(self._power + pci.PCI_PM_CTRL, 2)
-            if state & pci.PCI_PM_CTRL_STATE_MASK == 3:
-                raise DecodingOff(f"{self._function.name} sleeps in D3hot", "put it into D0 first")
+        if self.asleep():
+            raise DecodingOff(f"{self._function.name} sleeps in D3hot", "put it into D0 first")
+
+    def asleep(self) -> bool:
+        """Whether the function is in D3hot."""
+        if not self._power:
+            return False
+        state = self._function.config_read(self._power + pci.PCI_PM_CTRL, 2)
+        return state & pci.PCI_PM_CTRL_STATE_MASK == 3
 
     def pieces(self, index: int, offset: int, count: int) -> Iterable[tuple[int, int, bool]]:
         """The range as (offset, bytes, whether it is the MSI-X table's)."""
@@ -165,7 +172,9 @@ class ModernPci:
     _interrupts: IrqSets
     _modern: ModernAccess
     _ioevents: Ioevents
+    _opens: int
     _low_power: bool
+    _shown: bool
     _wakeup: Event | None
 
     if TYPE_CHECKING:
@@ -207,6 +216,10 @@ class ModernPci:
             if index == ROM_INDEX or not window.region.writable:
                 raise InvalidArgument(f"{self.function.name}: region {index} is read-only")
             count = self._admit(index, offset, len(data))
+            if index == _CONFIG:
+                taken = window.write(offset, data)
+                self._settle_mappings()
+                return taken
             if not isinstance(window, RegisterWindow):
                 return window.write(offset, data[:count])
             for at, size, hidden in self._modern.pieces(index, offset, count):
@@ -304,6 +317,7 @@ class ModernPci:
             if self._low_power:
                 raise InvalidArgument(f"{self.function.name} is in low power already")
             self._low_power, self._wakeup = True, wakeup
+            self._settle_mappings()
 
     def leave_low_power(self) -> None:
         with self._lock:
@@ -311,6 +325,23 @@ class ModernPci:
             self._low_power = False
             if wakeup is not None:
                 wakeup.close()
+            self._settle_mappings()
+
+    # Mappings
+
+    def _settle_mappings(self) -> None:
+        """Mappings answer or fault, as the device is now. Between closing and opening they answer.
+
+        NoMemory, NoSpace: they stay as they were, and the next change of the configuration space tries again.
+        """
+        if self._opens:
+            on = self._command() & pci.PCI_COMMAND_MEMORY
+            self._show_mappings(bool(on) and not self._low_power and not self._modern.asleep())
+
+    def _show_mappings(self, visible: bool) -> None:
+        if visible != self._shown:
+            self.function.show_mappings(visible)
+            self._shown = visible
 
     def _end_modern(self) -> None:
         """The last close: what the program left behind goes."""

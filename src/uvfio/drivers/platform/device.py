@@ -4,7 +4,7 @@ Life: closed -> (first ``get``) open -> ... -> (last ``put``) closed.
 
     first get    try a reset; listen to the interrupts
     reset        the hardware's own; the events stay
-    last put     interrupts off, events dropped; reset
+    last put     mappings over; interrupts off, events dropped; reset
 
 A platform device has no switch in front of its DMA: the reset at the end stops it, and one without a reset
 goes on until the framework takes it off its domain, which follows.
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from uvfio.core.device import DeviceKind, DtProperty, IrqInfo, Region, ResourceKind
 from uvfio.drivers.platform.irqset import IrqSets
-from uvfio.drivers.window import PAGE_SIZE, MemoryWindow, RegisterWindow, Window
+from uvfio.drivers.window import PAGE_SIZE, MemoryWindow, PolledWindow, RegisterWindow, Window
 from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
 
 if TYPE_CHECKING:
@@ -132,9 +132,15 @@ class VfioPlatformDevice:
             self._opens -= 1
             if not self._opens:
                 try:
-                    self._interrupts.stop()
+                    self.hardware.end_mappings()  # which takes the last stores
                 finally:
-                    self._try_reset()
+                    self._quiesce()
+
+    def _quiesce(self) -> None:
+        try:
+            self._interrupts.stop()
+        finally:
+            self._try_reset()
 
     def reset(self) -> None:
         """Reset the device. Unsupported if it has no way to be reset; else what the hardware raises."""
@@ -229,9 +235,11 @@ class VfioPlatformDevice:
 
 def _window(hardware: PlatformHardware, index: int) -> Window:
     given = hardware.regions[index]
-    # A program that maps a region can write it, whatever it asked for: the pages are plain memory.
+    # A program that maps a region can write it, whatever it asked for: the pages are its own to use.
     mappable = given.mappable and given.writable and given.size >= PAGE_SIZE
     region = Region(index, given.size, writable=given.writable, mappable=mappable)
+    if mappable and given.polled:
+        return PolledWindow(hardware.name, region, hardware.read, hardware.write, hardware.memory)
     if mappable:
         return MemoryWindow(hardware.name, region, hardware.memory)
     return RegisterWindow(hardware.name, region, hardware.read, hardware.write)

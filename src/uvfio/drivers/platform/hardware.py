@@ -46,7 +46,8 @@ class Origin:
 class PlatformRegion:
     """A range of the host's physical addresses that the device answers to.
 
-    ``mappable``: all of it is plain memory (no register with a side effect), and a program may map it.
+    ``mappable``: a program may map all of it: plain memory, or with ``polled`` registers, whose accesses go through
+    ``read`` and ``write`` and whose mapping the device looks after.
     """
 
     origin: Origin
@@ -54,6 +55,7 @@ class PlatformRegion:
     size: int
     writable: bool = True
     mappable: bool = False
+    polled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,11 @@ class PlatformHardware(BusDevice, Protocol):
         """An aligned access of 1, 2, 4 or 8 bytes inside region ``index``."""
 
     def memory(self, index: int) -> memoryview:
-        """The bytes of a mappable region."""
+        """The bytes of a mappable region. Those of a polled one show its registers, and take stores, from now on
+        until ``end_mappings``. NoMemory, NoSpace."""
+
+    def end_mappings(self) -> None:
+        """No program has a region mapped any more. Stores made until now take effect."""
 
     def connect(self, sink: InterruptSink | None) -> None:
         """Deliver interrupts to ``sink`` from now on."""

@@ -293,3 +293,36 @@ def test_invalid_filter() -> None:
         except OSError as error:
             print(error.strerror)
     """) == ["seccomp: Invalid argument"]
+
+
+# -- mappings --------------------------------------------------------------------------------------------
+
+
+def test_a_mapping_is_made_moved_and_dropped() -> None:
+    size = mmap.PAGESIZE
+    first = s.mmap(0, size, s.MAP_PRIVATE | s.MAP_ANONYMOUS)
+    second = s.mmap(0, size, s.MAP_PRIVATE | s.MAP_ANONYMOUS)
+    ctypes.memset(first, 7, size)
+    s.move_mapping(first, size, second)
+    assert ctypes.string_at(second, size) == b"\x07" * size
+    assert s.mmap(second, size, s.MAP_PRIVATE | s.MAP_ANONYMOUS | s.MAP_FIXED) == second
+    assert ctypes.string_at(second, size) == bytes(size)
+    s.munmap(second, size)
+    for refused in (
+        lambda: s.mmap(0, 0, s.MAP_PRIVATE | s.MAP_ANONYMOUS),
+        lambda: s.move_mapping(second + 1, size, first),
+        lambda: s.munmap(first + 1, size),
+    ):
+        with pytest.raises(OSError, match=r"^\[Errno 22\] (mmap|mremap|munmap): ") as caught:
+            refused()
+        assert caught.value.errno == errno.EINVAL
+
+
+def test_fallocate(tmp_path: Path, opened: list[int]) -> None:
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    opened.append(fd)
+    s.fallocate(fd, s.FALLOC_FL_KEEP_SIZE, 4096, 4096)
+    assert os.fstat(fd).st_size == 0
+    with pytest.raises(OSError, match="fallocate") as caught:
+        s.fallocate(fd, s.FALLOC_FL_KEEP_SIZE, 0, 0)
+    assert caught.value.errno == errno.EINVAL

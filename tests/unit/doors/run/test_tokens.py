@@ -24,6 +24,8 @@ from support.puppet import (
 from support.requirements import require
 from uvfio.doors.run import sys as sc
 from uvfio.doors.run.check import scratch_directories
+from uvfio.doors.run.events import Reactor
+from uvfio.doors.run.polls import Polls
 from uvfio.doors.run.tokens import Token, Tokens
 from uvfio.errors import NoMemory, NoSpace
 from uvfio.fops.file import File
@@ -57,10 +59,12 @@ def tokens() -> Iterator[Tokens]:
     """They leave no descriptor behind."""
     folders = scratch_directories()
     require(bool(folders), "no folder can hold tokens; run `uvfio check`")
+    reactor = Reactor()
     before = open_descriptors()
-    tokens = Tokens(folders[0])
+    tokens = Tokens(folders[0], polls=Polls(reactor, reactor.on_error))
     yield tokens
     tokens.close()
+    reactor.close()
     assert open_descriptors() <= before
 
 
@@ -450,6 +454,48 @@ def test_no_room_for_a_device(tokens: Tokens) -> None:
     assert tokens.allocate("0000:01:00.0", {2: PAGE})
 
 
+def test_memory_is_hidden_shown_and_taken_late(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the file can do is the business of its own tests; here, that a refusal is a condition."""
+    name = "0000:01:00.0"
+    views = tokens.allocate(name, {0: PAGE, 2: PAGE}, late=[0])
+    tokens.populate(name, 0)
+    views[0][0] = 1
+    tokens.mapped(name)
+    tokens.hide(name)
+    assert tokens.hidden(name)
+    assert views[0][0] == 1
+
+    def full(*arguments: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sc, "fallocate", full)
+        with pytest.raises(NoSpace, match=f"{name}: no room for its memory"):
+            tokens.show(name)
+    assert tokens.hidden(name)
+    tokens.show(name)
+    assert not tokens.hidden(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(sc, "mmap", full)
+        with pytest.raises(NoSpace, match=f"{name}: its memory cannot be hidden"):
+            tokens.hide(name)
+    assert not tokens.hidden(name)
+
+
+def test_no_room_for_a_late_region(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    tokens.allocate("0000:01:00.0", {0: PAGE}, late=[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(NoSpace, match="no room for region 0"):
+            tokens.populate("0000:01:00.0", 0)
+    tokens.populate("0000:01:00.0", 0)
+
+
 def test_a_folder_that_is_gone(tokens: Tokens) -> None:
     tokens.folder = "/nonexistent"
     with pytest.raises(NoMemory, match="0000:01:00.0"):
@@ -507,8 +553,9 @@ def test_a_real_overflow(tokens: Tokens) -> None:
 
 
 def test_everything_is_released_at_the_end() -> None:
+    reactor = Reactor()
     before = open_descriptors()
-    tokens = Tokens(scratch_directories()[0])
+    tokens = Tokens(scratch_directories()[0], polls=Polls(reactor, reactor.on_error))
     tokens.allocate("0000:01:00.0", {2: PAGE})
     files = [CountedFile("plain"), CountedFile("device", "0000:01:00.0")]
     fds = [tokens.create(file)[1] for file in files]
@@ -517,6 +564,7 @@ def test_everything_is_released_at_the_end() -> None:
     for fd in fds:
         os.close(fd)
     assert open_descriptors() <= before
+    reactor.close()
 
 
 def test_a_puppet_is_a_process() -> None:

@@ -159,3 +159,15 @@ def test_mmap_of_registers_and_ports_is_invalid(bar: Bar) -> None:
 )
 def test_width_at(offset: int, left: int, width: int) -> None:
     assert width_at(offset, left) == width
+
+
+def test_polled_registers_are_reached_and_mapped() -> None:
+    function = FakeFunction(bars={0: Bar(0x2000, mappable=True, polled=True)})
+    window = bar_window(function, 0, function.bars[0])
+    assert window.region.mappable
+    window.write(4, b"\x01\x00\x00\x00")
+    assert window.read(4, 4) == b"\x01\x00\x00\x00"
+    assert function.log == [("write", 0, 4, 1, 4), ("read", 0, 4, 4)]
+    assert len(window.mmap(0x1000, 0x1000)) == 0x1000
+    with pytest.raises(InvalidArgument, match="is not inside"):
+        window.mmap(0x1000, 0x2000)

@@ -240,7 +240,7 @@ def test_last_put_stops_the_bus_master_first() -> None:
     configure(device, COMMAND, 7)
     function.log.clear()
     device.put()
-    assert function.log[0] == ("config", COMMAND, 3, 2)
+    assert function.log[:2] == [("end_mappings",), ("config", COMMAND, 3, 2)]
     assert not function.word(COMMAND) & pci.PCI_COMMAND_MASTER
 
 
@@ -431,3 +431,15 @@ def test_requests_are_recorded(device: VfioPciDevice) -> None:
     device.request(1)
     device.request(2)
     assert device.requests == 2
+
+
+def test_a_last_store_that_raises_does_not_keep_the_device_going() -> None:
+    function = FakeFunction(reset_methods=())
+    device = VfioPciDevice(function)
+    device.get()
+    configure(device, COMMAND, 7)
+    function.fail["end_mappings"] = RuntimeError("a bug")
+    with pytest.raises(RuntimeError):
+        device.put()
+    assert not function.word(COMMAND) & pci.PCI_COMMAND_MASTER
+    assert function.sink is None
