@@ -39,7 +39,7 @@ from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, NotViable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.device import BusDevice, Device
+    from uvfio.core.device import BoundDevice, BusDevice, Device
     from uvfio.core.domain import Domain
     from uvfio.core.group import Group, OpenGroup
     from uvfio.core.modern import Dependent
@@ -51,8 +51,11 @@ __all__ = ["Container", "ContainerMixin", "TakesOptions"]
 class TakesOptions(Protocol):
     """A VFIO driver that finds options behind a device's name in GET_DEVICE_FD."""
 
-    def match_with_options(self, dev: BusDevice, text: str) -> bool:
-        """Whether ``text`` means ``dev``. InvalidArgument for options that do not suit it."""
+    def match_with_options(self, dev: BusDevice, text: str, data: BoundDevice) -> bool:
+        """Whether ``text`` means ``dev``, which is bound as ``data``.
+
+        InvalidArgument for options that do not suit it, WrongToken.
+        """
 
 
 class Container(Iommu):
@@ -305,11 +308,11 @@ class ContainerMixin:
     @staticmethod
     def _find_member(group: Group, text: str) -> Device:
         for device in group.devices:
-            if not device.bound or device.departing:
+            if device.data is None or device.departing:
                 continue
             driver = device.driver
             if isinstance(driver, TakesOptions):
-                found = driver.match_with_options(device.dev, text)
+                found = driver.match_with_options(device.dev, text, device.data)
             else:
                 found = driver.match(device.dev, text)
             if found:

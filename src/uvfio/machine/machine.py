@@ -13,7 +13,8 @@ is in ``machine/platform.py``, imported when the first of them is plugged in.
 
 Invariants: a refused plug, bind or unbind changes nothing. A device is known here exactly while it sits in
 its slot: pulling it out forgets it at once, even where the framework still waits for its users. The devices of
-a group are behind one IOMMU. A function has a bus reset exactly while it is alone behind a bridge.
+a group are behind one IOMMU. A function has a bus reset exactly while it is alone behind a bridge. A virtual
+function is there exactly while its physical one has it (``machine/sriov.py``).
 
 Structural calls come from one thread at a time (the one that serves the machine); ``unbind`` may wait in a
 thread of its own. A machine knows no files and no door: what programs see of it is ``machine/tree.py``.
@@ -28,7 +29,14 @@ from uvfio.core.framework import Framework
 from uvfio.core.waiting import Then
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.driver import VfioPciDriver
-from uvfio.errors import Busy, ConfigError, InvalidArgument, NoSuchDevice, Unsupported
+from uvfio.errors import (
+    Busy,
+    ConfigError,
+    InvalidArgument,
+    NoMemory,
+    NoSuchDevice,
+    Unsupported,
+)
 from uvfio.machine.binding import Binding
 from uvfio.machine.firmware import Firmware
 from uvfio.machine.local_seams import ByteStore, ManualClock
@@ -61,16 +69,24 @@ __all__ = ["Machine", "Slot"]
 
 
 class Slot:
-    """A device in its slot: how it was described, the silicon, and who drives it."""
+    """A device in its slot: how it was described, the silicon, and who drives it.
 
-    __slots__ = ("device", "driver", "revoked", "settings", "spec")
 
-    def __init__(self, spec: DeviceSpec, device: PciModel | PlatformModel) -> None:
+    ``virtual`` are the virtual functions of a physical one, in their order; ``physical`` is whose this one is.
+    """
+
+    __slots__ = ("device", "driver", "physical", "revoked", "settings", "spec", "virtual")
+
+    def __init__(
+        self, spec: DeviceSpec, device: PciModel | PlatformModel, physical: Slot | None = None
+    ) -> None:
         self.spec = spec
         self.device = device
         self.driver = NO_DRIVER
         self.revoked = False
         self.settings: dict[str, int] = {}  # what was written to files of the device, by name
+        self.physical = physical
+        self.virtual: list[Slot] = []
 
     @property
     def address(self) -> str:
@@ -131,7 +147,7 @@ class Machine:
             dma_entry_limit=spec.iommu.dma_entry_limit,
             observer=observer,
         )
-        self.driver = VfioPciDriver(on_claim=self._claim)
+        self.driver = VfioPciDriver(on_claim=self._claim, enable_sriov=spec.iommu.enable_sriov)
         self.binding = Binding(self)
         self._firmware = Firmware()
         self._platform: PlatformBus | None = None
@@ -139,21 +155,25 @@ class Machine:
         try:
             for dev in spec.devices:
                 self._plug(dev)
+            for dev in spec.devices:
+                if dev.numvfs:
+                    self._first_numvfs(dev)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Pull everything out (idempotent)."""
-        for address in list(self._slots):
-            self.unplug(address)
+        for slot in self.slots:
+            if slot.physical is None:
+                self.unplug(slot.address)
 
     # -- questions -------------------------------------------------------------------------------
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """Everything plugged in, by address."""
-        return tuple(self._slots[address] for address in sorted(self._slots))
+        return tuple(slot for _, slot in sorted(self._slots.items()))
 
     def slot(self, address: str) -> Slot:
         """The slot at ``address``, or NoSuchDevice: a PCI address in any spelling, a node's path, or a name."""
@@ -195,7 +215,14 @@ class Machine:
         taken = [str(slot.spec.address) for slot in self._slots.values()]
         groups = (group.number for group in self.framework.groups)
         (spec,) = place([spec], taken=taken, groups=groups)
-        return self._plug(spec, driver)
+        slot = self._plug(spec, driver)
+        if spec.numvfs and driver is None:
+            try:
+                self._first_numvfs(spec)
+            except BaseException:
+                self.take_out(slot)
+                raise
+        return slot
 
     def _plug(self, spec: DeviceSpec, driver: str | None = None) -> Slot:
         try:
@@ -205,6 +232,29 @@ class Machine:
             if where and where not in str(error):
                 raise ConfigError(f"{where}: {error}", error.hint) from error
             raise
+        return self._insert(slot, driver)
+
+    def put_in(self, spec: DeviceSpec, model: type[PciModel], pf: Slot) -> Slot:
+        """Add the virtual function of ``pf`` that ``spec`` describes (for ``machine/sriov.py``)."""
+        assert spec.address is not None
+        try:
+            function = model(
+                spec.address,
+                group=spec.group,
+                unit=self._unit_for(spec),
+                clock=self.clock,
+                store=self.store,
+                options=spec.options,
+                physfn=pf.function,
+            )
+        except BaseException:
+            self.store.release(spec.address)
+            raise
+        pf.function.virtual_functions.append(function)
+        return self._insert(Slot(spec, function, pf))
+
+    def _insert(self, slot: Slot, driver: str | None = None) -> Slot:
+        """A device comes into its slot and gets ``driver``, or the one that it was described with."""
         device = slot.device
         try:
             if isinstance(device, PciModel):
@@ -217,12 +267,12 @@ class Machine:
             if record.bound:  # claimed: its group is in use
                 slot.driver = slot.vfio_driver
             else:
-                self._give(slot, spec.driver if driver is None else driver)
+                self._give(slot, slot.spec.driver if driver is None else driver)
         except BaseException:
             self._forget(slot)
             raise
         self._slots[slot.address] = slot
-        self.binding.mention(slot.device.bus, spec.driver)
+        self.binding.mention(slot.device.bus, slot.spec.driver)
         self._settle_bus(slot)
         return slot
 
@@ -302,11 +352,27 @@ class Machine:
         if isinstance(slot.device, PciModel) and _has_bridge(slot.address):
             there = self._on_bus(slot.address)
             for neighbour in there:
-                neighbour.function.bus_reset = len(there) == 1
+                neighbour.function.bus_reset = len(there) == 1 and neighbour.physical is None
 
     def unplug(self, address: str) -> None:
-        """Pull a device out, whoever uses it: its open files answer Gone from then on."""
+        """Pull a device out, whoever uses it: its open files answer Gone from then on.
+
+        A physical function takes its virtual ones along. InvalidArgument for one of those.
+        """
         slot = self.slot(address)
+        if slot.physical is not None:
+            raise InvalidArgument(
+                f"{slot.address} is a virtual function and cannot be pulled out",
+                f"it goes with the others of {slot.physical.address}: set their number to 0",
+            )
+        if slot.virtual:
+            from uvfio.machine.sriov import destroy
+
+            destroy(self, slot)
+        self.take_out(slot)
+
+    def take_out(self, slot: Slot) -> None:
+        """As ``unplug``, without a question."""
         del self._slots[slot.address]
         self._settle_bus(slot)
         self._forget(slot)
@@ -322,6 +388,58 @@ class Machine:
         self.binding.forget(slot)
         self._firmware.forget(device.name)
         self.store.release(device.name)
+
+    # -- virtual functions -----------------------------------------------------------------------
+
+    def set_numvfs(
+        self,
+        address: str,
+        number: int,
+        timeout: float | None = None,
+        revoke: bool = False,
+        *,
+        interval: float = 10.0,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Have ``number`` virtual functions of the physical one at ``address``: ``machine/sriov.py`` has the rules.
+
+        Waits for the users of those that go, as ``unbind`` does.
+        """
+        from uvfio.machine import sriov
+
+        slot = self.slot(address)
+        departure = sriov.begin(self, slot, number, timeout, revoke, interval)
+        if departure is not None:
+            sriov.wait(self.framework, departure, cancelled)
+
+    def begin_numvfs(
+        self,
+        address: str,
+        number: int,
+        timeout: float | None = None,
+        revoke: bool = False,
+        *,
+        interval: float = 10.0,
+    ) -> Wait | None:
+        """``set_numvfs`` for callers that cannot wait: None if it is done already, or what is to be polled."""
+        from uvfio.machine.sriov import begin
+
+        departure = begin(self, self.slot(address), number, timeout, revoke, interval)
+        return None if departure is None or departure.poll() else departure
+
+    def _first_numvfs(self, spec: DeviceSpec) -> None:
+        assert spec.address is not None
+        try:
+            self.set_numvfs(spec.address, spec.numvfs)
+        except (InvalidArgument, Unsupported, Busy, NoMemory) as error:
+            raise ConfigError(
+                f"{spec.source}: numvfs {spec.numvfs}: {error}", error.hint
+            ) from error
+
+    def free_group(self) -> int:
+        """The lowest number that no group has."""
+        taken = {group.number for group in self.framework.groups}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
 
     # -- drivers ---------------------------------------------------------------------------------
 
@@ -354,9 +472,17 @@ class Machine:
         interval: float = 10.0,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
-        """Take the device from its driver; VFIO's waits for its users as ``Framework.unbind_device`` says."""
+        """Take the device from its driver; VFIO's waits for its users as ``Framework.unbind_device`` says.
+
+        When vfio-pci loses a physical function its virtual ones go.
+        """
         slot = self._bound_slot(address)
-        if slot.driver == slot.vfio_driver:
+        if slot.virtual and slot.driver == slot.vfio_driver:
+            from uvfio.machine import sriov
+
+            departure = sriov.leave(self, slot, timeout, revoke, interval)
+            sriov.wait(self.framework, departure, cancelled)
+        elif slot.driver == slot.vfio_driver:
             self.framework.unbind_device(
                 slot.device,
                 timeout=timeout,
@@ -382,9 +508,15 @@ class Machine:
             self.framework.bind_foreign(slot.device, "")
             self._take(slot, False)
             return None
-        release = self.framework.begin_unbind(
-            slot.device, timeout=timeout, revoke=revoke, interval=interval
-        )
+        release: Wait
+        if slot.virtual:
+            from uvfio.machine.sriov import leave
+
+            release = leave(self, slot, timeout, revoke, interval)
+        else:
+            release = self.framework.begin_unbind(
+                slot.device, timeout=timeout, revoke=revoke, interval=interval
+            )
         wait = Then(release, lambda: self._take(slot, revoke))
         return None if wait.poll() else wait
 

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from uvfio.machine import driver_files, function_files  # noqa: F401 (they register)
+from uvfio.machine import driver_files, function_files, sriov_files  # noqa: F401 (they register)
 from uvfio.machine.attributes import Bound, shown
-from uvfio.machine.facts import ROM_RESOURCE, identity, resources
+from uvfio.machine.facts import identity, resources
 from uvfio.machine.host_files import MODULES
 from uvfio.models.pci import PciModel
 from uvfio.uapi import pci
@@ -226,12 +226,15 @@ def _add_function(tree: dict[str, Node], slot: Slot, function: PciModel, group: 
         back = Link(f"{_UP}/bus/pci/devices/{slot.address}")
         tree[f"{_PCI}/drivers/{slot.driver}/{slot.address}"] = back
     tree[f"{folder}/iommu_group"] = group
+    if slot.physical is not None:
+        tree[f"{folder}/physfn"] = Link(f"../{slot.physical.address}")
+    for number, virtual in enumerate(slot.virtual):
+        tree[f"{folder}/virtfn{number}"] = Link(f"../{virtual.address}")
 
 
 def _resource_lines(function: PciModel) -> str:
     lines = ["0x0000000000000000 0x0000000000000000 0x0000000000000000"] * _RESOURCE_LINES
     for resource in resources(function):
-        assert resource.number <= ROM_RESOURCE
         end = resource.start + resource.size - 1
         lines[resource.number] = f"{resource.start:#018x} {end:#018x} {resource.flags:#018x}"
     return "\n".join(lines)
