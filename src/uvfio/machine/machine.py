@@ -42,6 +42,7 @@ from uvfio.machine.firmware import Firmware
 from uvfio.machine.local_seams import ByteStore, ManualClock
 from uvfio.machine.spec import (
     NO_DRIVER,
+    NO_IOMMU,
     UNIT_NAME,
     VFIO_DRIVERS,
     DeviceSpec,
@@ -145,6 +146,7 @@ class Machine:
         self.framework = Framework(
             allow_unsafe_interrupts=spec.iommu.allow_unsafe_interrupts,
             dma_entry_limit=spec.iommu.dma_entry_limit,
+            noiommu=spec.iommu.enable_unsafe_noiommu_mode,
             observer=observer,
         )
         self.driver = VfioPciDriver(on_claim=self._claim, enable_sriov=spec.iommu.enable_sriov)
@@ -316,17 +318,25 @@ class Machine:
             store=self.store,
         )
 
-    def _unit_for(self, spec: DeviceSpec) -> IommuUnit:
-        """The IOMMU in front of the device. ConfigError if its group is behind another one."""
+    def _unit_for(self, spec: DeviceSpec) -> IommuUnit | None:
+        """The IOMMU in front of the device, if any. ConfigError if its group is behind another one."""
+        if spec.iommu == NO_IOMMU:
+            if any((g.bus, g.number) == (spec.bus, spec.group) for g in self.framework.groups):
+                raise ConfigError(
+                    f"{spec.source}: group {spec.group} has a device already, and one without an IOMMU "
+                    "is alone in its group",
+                    "leave the group out",
+                )
+            return None
         unit = self.unit if spec.iommu is None else self.units[spec.iommu]
         for group in self.framework.groups:
             if (group.bus, group.number) == (spec.bus, spec.group):
                 for device in group.devices:
                     behind = device.dev.unit
-                    if behind is not unit and behind is not None:
+                    if behind is not unit:
                         raise ConfigError(
                             f"{spec.source}: iommu {unit.name!r} does not fit: group {spec.group} is "
-                            f"behind {behind.name} ({device.name})",
+                            f"behind {behind.name if behind else 'none'} ({device.name})",
                             "a group has one IOMMU",
                         )
         return unit
@@ -554,7 +564,15 @@ class Machine:
         self.framework.bind_device(dev, self._probe(dev))
 
     def _probe(self, dev: BusDevice) -> BoundDevice:
-        """What the VFIO driver of its bus makes of the device."""
+        """What the VFIO driver of its bus makes of the device.
+
+        InvalidArgument for one without an IOMMU, unless that is allowed (vfio_group_find_or_alloc).
+        """
+        if dev.unit is None and not self.framework.noiommu:
+            raise InvalidArgument(
+                f"{dev.name} is behind no IOMMU, and VFIO does not take it",
+                "set enable_unsafe_noiommu_mode = true for a device without DMA",
+            )
         if isinstance(dev, PciModel):
             return self.driver.probe(dev)
         return self._platform_bus().probe(dev)

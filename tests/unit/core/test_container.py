@@ -284,7 +284,7 @@ def test_a_container_needs_a_group_before_it_gets_an_iommu(room: Room) -> None:
     assert room.container.type1.version == 1
 
 
-@pytest.mark.parametrize(("unit", "error"), [(None, NoMemory), (UNSAFE, UnsafeInterrupts)])
+@pytest.mark.parametrize(("unit", "error"), [(None, NoSuchDevice), (UNSAFE, UnsafeInterrupts)])
 def test_an_iommu_that_is_not_fit_is_refused(unit: IommuUnit | None, error: type) -> None:
     room = Room(unit)
     room.joined(2)
