@@ -15,9 +15,9 @@ from uvfio.machine.attributes import parse_bool, parse_unsigned, register
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uvfio.core.waiting import Wait
     from uvfio.drivers.pci.sriov import Sriov
     from uvfio.machine.machine import Machine
-    from uvfio.machine.waiting import Wait
 
 __all__: list[str] = []
 
