@@ -6,7 +6,7 @@ digits. Addresses are canonical.
 
 A device's ``bus`` says which other keys it has: "pci" those of a function, "platform" ``node``, ``compatible`` and
 ``interrupt_lines``. ``sriov`` is there for physical functions, ``physfn`` for virtual ones; else they are null. A
-device's or group's ``iommu`` is null if it has none. The machine's ``iommu`` is the machine's first IOMMU, ``iommus`` all of them.
+device's or group's ``iommu`` is null if it has none; the machine's ``iommu`` is its first one, ``iommus`` all of them.
 """
 
 from __future__ import annotations
