@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from support.world import name_of
 from uvfio.doors.local import Process
@@ -96,10 +96,23 @@ class Sriov(RuleBasedStateMachine):
         if self.attempt(errors, self.machine.set_numvfs, PF, number, 0):
             self.number = number
 
+    @initialize(number=st.integers(0, TOTAL), token=TOKEN)
+    def begin(self, number: int, token: UUID | None) -> None:
+        """Most of what there is to see is seen with virtual functions and a known token."""
+        self.set_number(number)
+        self.open_one(0, token)
+
     @rule(who=WHO, token=TOKEN)
+    def open_any(self, who: int, token: UUID | None) -> None:
+        if who <= self.number and (who or self.bound):  # else there is no such file
+            self.open_one(who, token)
+
+    @precondition(lambda self: self.number)
+    @rule(data=st.data())
+    def open_virtual(self, data: st.DataObject) -> None:
+        self.open_one(data.draw(st.integers(1, self.number)), self.token)
+
     def open_one(self, who: int, token: UUID | None) -> None:
-        if who > self.number or (not who and not self.bound):
-            return  # there is no such file
         errors = set()
         if who in self.users:
             errors = {EBUSY}
@@ -128,6 +141,7 @@ class Sriov(RuleBasedStateMachine):
             me, device = self.users[who]
             me.ioctl(device, vfio.VFIO_DEVICE_RESET)
 
+    @precondition(lambda self: self.users or not self.number)
     @rule()
     def unbind(self) -> None:
         errors = {EINVAL} if not self.bound else {EBUSY} if self.users else set()
