@@ -370,16 +370,21 @@ class Machine:
         A physical function takes its virtual ones along. InvalidArgument for one of those.
         """
         slot = self.slot(address)
-        if slot.physical is not None:
-            raise InvalidArgument(
-                f"{slot.address} is a virtual function and cannot be pulled out",
-                f"it goes with the others of {slot.physical.address}: set their number to 0",
-            )
+        self.check_unplug(slot)
         if slot.virtual:
             from uvfio.machine.sriov import destroy
 
             destroy(self, slot)
         self.take_out(slot)
+
+    @staticmethod
+    def check_unplug(slot: Slot) -> None:
+        """InvalidArgument for a virtual function: it goes with the others."""
+        if slot.physical is not None:
+            raise InvalidArgument(
+                f"{slot.address} is a virtual function and cannot be pulled out",
+                f"it goes with the others of {slot.physical.address}: set their number to 0",
+            )
 
     def take_out(self, slot: Slot) -> None:
         """As ``unplug``, without a question."""
