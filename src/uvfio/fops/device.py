@@ -377,7 +377,7 @@ class DeviceFile(ModernFile):
         if not isinstance(taker, TakesToken):
             raise UnknownCommand(f"{self.device.name} has no VF token")
         taker.set_token(None)
-        if self._checked(flags, given, SET, features.PCI_VF_TOKEN_SIZE):
+        if self.checked(flags, given, SET, features.PCI_VF_TOKEN_SIZE):
             taker.set_token(task.memory.read(data, features.PCI_VF_TOKEN_SIZE))
         return 0
 

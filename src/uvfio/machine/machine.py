@@ -33,7 +33,6 @@ from uvfio.errors import (
     Busy,
     ConfigError,
     InvalidArgument,
-    NoMemory,
     NoSuchDevice,
     Unsupported,
 )
@@ -443,18 +442,9 @@ class Machine:
         return None if departure is None or departure.poll() else departure
 
     def _first_numvfs(self, spec: DeviceSpec) -> None:
-        assert spec.address is not None
-        try:
-            self.set_numvfs(spec.address, spec.numvfs)
-        except (InvalidArgument, Unsupported, Busy, NoMemory) as error:
-            raise ConfigError(
-                f"{spec.source}: numvfs {spec.numvfs}: {error}", error.hint
-            ) from error
+        from uvfio.machine.sriov import begin_as_described
 
-    def free_group(self) -> int:
-        """The lowest number that no group has."""
-        taken = {group.number for group in self.framework.groups}
-        return next(number for number in range(len(taken) + 1) if number not in taken)
+        begin_as_described(self, spec)
 
     # -- drivers ---------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.sriov import Sriov, find, routing_id
-from uvfio.errors import Busy, Cancelled, InvalidArgument, NoMemory, Unsupported
+from uvfio.errors import Busy, Cancelled, ConfigError, InvalidArgument, NoMemory, Unsupported
 from uvfio.machine.spec import DEFAULT_DRIVER, NO_DRIVER, DeviceSpec
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from uvfio.core.release import Release
     from uvfio.machine.machine import Machine, Slot
 
-__all__ = ["Departure", "begin", "capability", "destroy", "leave", "wait"]
+__all__ = ["Departure", "begin", "begin_as_described", "capability", "destroy", "leave", "wait"]
 
 _STUB = "pci-pf-stub"  # a driver of the host that does nothing but this (drivers/pci/pci-pf-stub.c)
 
@@ -79,6 +79,15 @@ def begin(
         )
     _create(machine, slot, sriov, number)
     return None
+
+
+def begin_as_described(machine: Machine, spec: DeviceSpec) -> None:
+    """Make the VFs that a description wants. ConfigError for what ``begin`` refuses."""
+    assert spec.address is not None
+    try:
+        machine.set_numvfs(spec.address, spec.numvfs)
+    except (InvalidArgument, Unsupported, Busy, NoMemory) as error:
+        raise ConfigError(f"{spec.source}: numvfs {spec.numvfs}: {error}", error.hint) from error
 
 
 def leave(
@@ -231,7 +240,7 @@ def _create(machine: Machine, pf: Slot, sriov: Sriov, number: int) -> None:
             spec = DeviceSpec(
                 silicon.vf.__name__,
                 address,
-                machine.free_group(),
+                _free_group(machine),
                 NO_DRIVER if bound is None else DEFAULT_DRIVER,
                 silicon.options,
                 f"virtual function {address} of {pf.address}",
@@ -245,6 +254,12 @@ def _create(machine: Machine, pf: Slot, sriov: Sriov, number: int) -> None:
     except BaseException:
         destroy(machine, pf)
         raise
+
+
+def _free_group(machine: Machine) -> int:
+    """The lowest number that no group has."""
+    taken = {group.number for group in machine.framework.groups}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
 def _address(pf: str, sriov: Sriov, index: int) -> str:

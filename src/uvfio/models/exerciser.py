@@ -176,14 +176,6 @@ class _Function(PciModel):
     def migratable(self) -> bool:
         return self.migration
 
-    def save(self) -> bytes:
-        return bytes(self.table)
-
-    def load(self, state: bytes) -> None:
-        if len(state) != len(self.table):
-            raise InvalidArgument(f"a table of {len(state)} bytes")
-        self.table[:] = state
-
     # -- events, counter, reset ------------------------------------------------------------------
 
     @ExerciserRegisters.raise_events.on_write
@@ -292,7 +284,7 @@ class Exerciser(_Function):
         if not self.vfs:
             return built
         options: dict[str, object] = {"memory": self.memory, "msi": self.msi, "msix": self.msix}
-        options |= {"flr": self.flr, "dma_delay": self.dma_delay}
+        options |= {"flr": self.flr, "dma_delay": self.dma_delay, "migration": self.migration}
         return (*built, Sriov(ExerciserVf, self.vfs, options=options))
 
     def build_rom(self) -> bytes:
@@ -301,6 +293,18 @@ class Exerciser(_Function):
     def on_reset(self) -> None:
         super().on_reset()
         self.table = bytearray(256)
+
+    @property
+    def migratable(self) -> bool:
+        return self.migration and not self.vfs  # then its virtual functions are what moves
+
+    def save(self) -> bytes:
+        return bytes(self.table)
+
+    def load(self, state: bytes) -> None:
+        if len(state) != len(self.table):
+            raise InvalidArgument(f"a table of {len(state)} bytes")
+        self.table[:] = state
 
     @ExerciserPorts.data.on_read
     def table_read(self) -> int:

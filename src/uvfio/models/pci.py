@@ -81,6 +81,7 @@ if TYPE_CHECKING:
 __all__ = ["PciModel"]
 
 _ABSENT = AbsentWindow()
+_NOTHING: list[Window] = [_ABSENT] * 6
 _D0, _D3HOT = 0, 3
 _FAST_RESETS = (
     (PciExpress, pci.PCI_EXP_DEVCTL, 2, pci.PCI_EXP_DEVCTL_BCR_FLR),
@@ -471,7 +472,7 @@ class PciModel(Migrating):
     def _settle_windows(self) -> None:
         """Let answer behind the BARs who does so now."""
         if self._gone or self.dma.asleep or not self._decoded:
-            self._windows = [_ABSENT] * 6
+            self._windows = _NOTHING
         else:
             self._windows = self._stopped if self.activity is Activity.STOPPED else self._awake
 

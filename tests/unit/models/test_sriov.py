@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from support.model_world import FakeClock, FakeStore
+from uvfio.core.modern import Activity
 from uvfio.drivers.pci.sriov import find
 from uvfio.errors import ConfigError
 from uvfio.models.exerciser import Exerciser, ExerciserVf
@@ -161,6 +162,26 @@ def test_a_reset_of_a_virtual_function_is_its_own() -> None:
     assert vf.bar_read(0, SCRATCH, 4) == 0
     assert pf.bar_read(0, SCRATCH, 4) == 8
     assert register(pf, pci.PCI_SRIOV_NUM_VF) == 1
+
+
+def test_a_virtual_function_moves_and_its_physical_one_does_not() -> None:
+    pf, other_pf = pair(migration=True)[0], pair(migration=True)[0]
+    assert not pf.migratable
+    assert pf.sriov is not None
+    assert pf.sriov.options["migration"] is True
+    vf, other = (
+        make(ExerciserVf, VF, physfn=p, options={"migration": True}) for p in (pf, other_pf)
+    )
+    for each in (vf, other):
+        assert each.migratable
+        each.decode(True)
+    vf.bar_write(0, SCRATCH, 7, 4)
+    vf.quiesce(Activity.STOPPED)
+    other.quiesce(Activity.STOPPED)
+    other.load_state(vf.save_state())
+    other.quiesce(Activity.FULL)
+    assert other.bar_read(0, SCRATCH, 4) == 7
+    assert other.config_read(0, 4) == ONES
 
 
 def test_what_no_silicon_has() -> None:
