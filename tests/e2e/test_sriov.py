@@ -22,11 +22,11 @@ VARIANTS = pytest.mark.parametrize("kind", ["dynamic", "static", "32-bit"])
 
 @VARIANTS
 def test_tokens_and_virtual_functions(kind: str, program: Programs) -> None:
-    """Three ways to give a token, three tokens, two versions of type1; then the device itself."""
+    """Three ways to give a token, three tokens, five ways to DMA; then the device itself."""
     built = program("sriov", static=kind == "static", m32=kind == "32-bit")
     done = run_uvfio("run", *MACHINE, "--", built, PF).ok()
-    assert done.stdout.count("PASS the token opens") == 6
-    assert done.stdout.count("PASS no other token does") == 12
+    assert done.stdout.count("PASS the token opens") == 15
+    assert done.stdout.count("PASS no other token does") == 30
     assert done.stdout.splitlines()[-1] == "PASS and none"
     assert done.stderr == ""
 
@@ -45,7 +45,7 @@ def test_a_shell_makes_them() -> None:
     done = run_uvfio("run", *MACHINE, "--", "bash", "-c", script).ok()
     assert done.stdout.split() == [
         *("4", "not", "five", "2", "virtfn0", "virtfn1", "0x0e8f", "vfio-pci", "0x0e8e"),
-        *("not", "one", "0", "1", "2", "vfio", "0", "vfio"),
+        *("not", "one", "0", "1", "2", "devices", "vfio", "0", "devices", "vfio"),
     ]
     assert "Numerical result out of range" in done.stderr
     assert "Device or resource busy" in done.stderr

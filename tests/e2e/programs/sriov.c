@@ -6,6 +6,7 @@
  */
 #include "check.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
@@ -110,34 +111,103 @@ static int feature(int device, uint32_t flags, size_t size)
 	return ioctl(device, VFIO_DEVICE_FEATURE, about);
 }
 
+/* linux/vfio.h of Linux 6.17 */
+struct bind {
+	uint32_t argsz, flags;
+	int32_t iommufd;
+	uint32_t out_devid;
+	uint64_t token_uuid_ptr;
+};
+#define BIND_IOMMUFD	_IO(VFIO_TYPE, VFIO_BASE + 18)
+#define BIND_FLAG_TOKEN	1
+
+static void parse(const char *text, unsigned char *uuid)
+{
+	for (int i = 0; i < 16; i++, text += 2) {
+		text += *text == '-';
+		sscanf(text, "%2hhx", uuid + i);
+	}
+}
+
+/* The device's own node, bound to the iommufd `container` */
+static int open_alone(const char *device, const char *token)
+{
+	unsigned char uuid[16];
+	struct bind bind = { sizeof(bind), token ? BIND_FLAG_TOKEN : 0, container, 0, (uintptr_t)uuid };
+	char path[128], node[300];
+	struct dirent *entry;
+	DIR *folder;
+	int fd, error;
+
+	file_of(path, sizeof(path), device, "vfio-dev");
+	folder = opendir(path);
+	if (!folder)
+		die("%s: %s", path, strerror(errno));
+	while ((entry = readdir(folder)) && strncmp(entry->d_name, "vfio", 4))
+		;
+	if (!entry)
+		die("%s is empty", path);
+	snprintf(node, sizeof(node), "/dev/vfio/devices/%s", entry->d_name);
+	closedir(folder);
+	fd = need(open(node, O_RDWR));
+	if (token)
+		parse(token, uuid);
+	if (!ioctl(fd, BIND_IOMMUFD, &bind))
+		return fd;
+	error = errno;
+	need(close(fd));
+	errno = error;
+	return -1;
+}
+
+/* The five ways to DMA; without a type there is no group */
+static const struct mode {
+	const char *path;
+	int type;
+} modes[] = {
+	{ "/dev/vfio/vfio", VFIO_TYPE1_IOMMU },
+	{ "/dev/vfio/vfio", VFIO_TYPE1v2_IOMMU },
+	{ "/dev/iommu", VFIO_TYPE1_IOMMU },
+	{ "/dev/iommu", VFIO_TYPE1v2_IOMMU },
+	{ "/dev/iommu", 0 },
+};
+
+static int open_in(const struct mode *mode, const char *device, const char *token, int *group)
+{
+	*group = mode->type ? join(device, mode->type) : -1;
+	return mode->type ? open_device(*group, device, token) : open_alone(device, token);
+}
+
 /* The three ways in which a token gets to the PF, and whoever opens the VF says `token` */
 enum way { MATCH, CLOSE_EARLY, OVERRIDE };
 
-static void open_with(enum way way, int type, const char *token)
+static void open_with(enum way way, const struct mode *mode, const char *token)
 {
 	const char *wanted = way == OVERRIDE ? SECOND : FIRST;
 	int pf_group, pf_device, vf_group, vf_device;
+	struct { uint32_t size, flags, id; } ioas = { .size = 12 };
 	pid_t child = need(fork());
 
 	if (child) {
 		wait_ok("tokens", child);
 		return;
 	}
-	container = need(open("/dev/vfio/vfio", O_RDWR));
-	pf_group = join(pf, type);
-	pf_device = need(open_device(pf_group, pf, FIRST));
+	container = need(open(mode->path, O_RDWR));
+	if (!mode->type)
+		need(ioctl(container, _IO(VFIO_TYPE, 0x81), &ioas));
+	pf_device = need(open_in(mode, pf, FIRST, &pf_group));
 	if (way == OVERRIDE)
 		need(feature(pf_device, VFIO_DEVICE_FEATURE_SET, 16));
 	if (way == CLOSE_EARLY) {
 		need(close(pf_device));
-		need(close(pf_group));
+		if (mode->type)
+			need(close(pf_group));
 	}
-	vf_group = join(vf, type);
 	if (token && !strcmp(token, wanted)) {
-		vf_device = check_ok("the token opens", open_device(vf_group, vf, token));
+		vf_device = check_ok("the token opens", open_in(mode, vf, token, &vf_group));
 		need(close(vf_device));
 	} else {
-		check_errno("no other token does", open_device(vf_group, vf, token), EACCES);
+		check_errno("no other token does", open_in(mode, vf, token, &vf_group), EACCES);
 	}
 	_exit(0);
 }
@@ -269,7 +339,6 @@ static void use(void)
 
 int main(int argc, char **argv)
 {
-	static const int types[] = { VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU };
 	static const char *const tokens[] = { FIRST, SECOND, NULL };
 	char too_many[32];
 
@@ -289,10 +358,10 @@ int main(int argc, char **argv)
 	check("the VF knows its PF", !strcmp(link_of(vf, "physfn"), pf));
 	check("and has its driver", !strcmp(link_of(vf, "driver"), "vfio-pci"));
 
-	for (int type = 0; type < 2; type++)
+	for (int mode = 0; mode < 5; mode++)
 		for (int way = MATCH; way <= OVERRIDE; way++)
 			for (int token = 0; token < 3; token++)
-				open_with(way, types[type], tokens[token]);
+				open_with(way, &modes[mode], tokens[token]);
 	container = need(open("/dev/vfio/vfio", O_RDWR));
 	tokens_that_are_none();
 	shared_by_two();
