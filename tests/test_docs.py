@@ -363,7 +363,7 @@ def test_the_local_door_example_runs() -> None:
 @pytest.mark.usefixtures("runnable")
 def test_the_example_machine_runs_a_program() -> None:
     done = run_uvfio("run", "-m", str(ROOT / "examples/machine.toml"), "--", "ls", "/dev/vfio")
-    assert done.ok().stdout.split() == ["0", "240", "241", "242", "243", "244"]
+    assert done.ok().stdout.split() == ["0", "1", "2", *map(str, range(240, 245)), "250"]
 
 
 def test_every_python_block_compiles() -> None:

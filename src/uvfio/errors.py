@@ -47,6 +47,7 @@ __all__ = [
     "Unsupported",
     "VfioError",
     "WrapsAround",
+    "WrongToken",
 ]
 
 
@@ -106,6 +107,12 @@ class NotOwner(VfioError):
     """Another address space owns the iommu context."""
 
     default_errno = _errno.EPERM
+
+
+class WrongToken(VfioError):
+    """Who opens a virtual function, or the physical one beside it, did not prove to belong to its users."""
+
+    default_errno = _errno.EACCES
 
 
 class NotViable(VfioError):

@@ -89,6 +89,8 @@ class FakeFunction:
         self.bus = "pci"
         self.group: int | None = 1
         self.unit: IommuUnit | None = None
+        self.physfn: FakeFunction | None = None
+        self.virtual_bars: Mapping[int, Bar] = {}
         self.bars = bars
         self.rom = rom
         self.reset_methods = reset_methods

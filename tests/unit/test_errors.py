@@ -48,6 +48,7 @@ NUMBERS = {
     "Unsupported": errno.EINVAL,
     "VfioError": errno.EINVAL,
     "WrapsAround": errno.EINVAL,
+    "WrongToken": errno.EACCES,
 }
 
 

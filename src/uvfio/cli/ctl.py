@@ -47,17 +47,23 @@ def _parser() -> argparse.ArgumentParser:
     unplug = verbs.add_parser("unplug", help="pull a device out, whoever uses it")
     bind = verbs.add_parser("bind", help="give a device to a driver (vfio-pci)")
     unbind = verbs.add_parser("unbind", help="take a device from its driver")
-    for each in (unplug, bind, unbind):
+    numvfs = verbs.add_parser("numvfs", help="have so many virtual functions of a physical one")
+    for each in (unplug, bind, unbind, numvfs):
         each.add_argument("address", metavar="ADDRESS")
     bind.add_argument("driver", metavar="DRIVER", nargs="?")
-    unbind.add_argument(
-        "--timeout", type=float, metavar="S", help="wait S seconds for its users; 0: do not wait"
-    )
-    unbind.add_argument(
-        "--revoke", action="store_true", help="take it away from its users after the time-out"
-    )
+    numvfs.add_argument("number", metavar="NUMBER", type=int)
+    for each in (unbind, numvfs):
+        each.add_argument(
+            "--timeout",
+            type=float,
+            metavar="S",
+            help="wait S seconds for its users; 0: do not wait",
+        )
+        each.add_argument(
+            "--revoke", action="store_true", help="take it away from its users after the time-out"
+        )
     status = verbs.add_parser("status", help="what is plugged in, open and mapped")
-    for each in (plug, unplug, bind, unbind, status):
+    for each in (plug, unplug, bind, unbind, numvfs, status):
         each.add_argument("--json", action="store_true", help="the answer as JSON")
     return top
 

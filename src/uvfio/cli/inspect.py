@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["list_", "show", "tree"]
 
+_NO_IOMMU = "no IOMMU: DMA leads nowhere"
 _KINDS = {
     "mem32": "memory, 32 bits",
     "mem64": "memory, 64 bits",
     "io": "I/O ports",
     "rom": "expansion ROM",
+    "vf mem32": "memory, 32 bits, of all VFs",
+    "vf mem64": "memory, 64 bits, of all VFs",
 }
 
 
@@ -46,7 +49,7 @@ def list_(words: list[str]) -> int:
                 dev["driver"] or "-",
                 _id(dev),
                 dev["model"],
-                _name(dev, names),
+                _name(dev, names) + _in_brackets(_kin(dev)),
             )
             for dev in devices
         ],
@@ -73,11 +76,14 @@ def picture(about: dict[str, Any]) -> output.Branch:
             [
                 _picture_of_group(group, about)
                 for group in about["groups"]
-                if (group["iommu"] or about["iommu"]["name"]) == iommu["name"]
+                if group["iommu"] == iommu["name"]
             ],
         )
         for iommu in about["iommus"]
     ]
+    alone = [_picture_of_group(group, about) for group in about["groups"] if not group["iommu"]]
+    if alone:
+        iommus.append(output.Branch(_NO_IOMMU, alone))
     return iommus[0] if len(iommus) == 1 else output.Branch("machine", iommus)
 
 
@@ -94,6 +100,7 @@ def _picture_of_group(group: dict[str, Any], about: dict[str, Any]) -> output.Br
             output.Branch(
                 f"{dev['address']}  {_id(dev)}  {dev['model']}, driver {dev['driver'] or 'none'}"
                 + _in_brackets(_name(dev, names))
+                + _in_brackets(_kin(dev))
             )
             for dev in devices
         ],
@@ -109,7 +116,7 @@ def show(words: list[str]) -> int:
     group = next(
         g for g in about["groups"] if (g["bus"], g["number"]) == (dev["bus"], dev["group"])
     )
-    iommu = next(unit for unit in about["iommus"] if unit["name"] == dev["iommu"])
+    iommu = next((unit for unit in about["iommus"] if unit["name"] == dev["iommu"]), None)
     if args.json:
         output.print_json({"device": dev, "group": group, "iommu": iommu})
         return 0
@@ -124,7 +131,7 @@ def show(words: list[str]) -> int:
             ("driver", dev["driver"] or "none"),
             ("group", f"{group['number']}: {group['node']}, {_state(group)}"),
             ("with", [other for other in group["devices"] if other != dev["address"]]),
-            ("iommu", f"{iommu['name']}: {_iommu(iommu)}"),
+            ("iommu", f"{iommu['name']}: {_iommu(iommu)}" if iommu else _NO_IOMMU),
             *after,
             ("reset", ", ".join(dev["reset_methods"]) or "none"),
         ],
@@ -139,6 +146,8 @@ def _function(dev: dict[str, Any], names: PciIds) -> tuple[Facts, Facts]:
         ("subsystem", _subsystem(dev, names)),
         ("class", dev["class"] + _in_brackets(names.class_(dev["class"]))),
         ("revision", f"{dev['revision']:02x}"),
+        ("sriov", _sriov(dev)),
+        ("physfn", dev["physfn"] or ""),
     ], [
         ("config", f"{dev['config_size']} bytes"),
         ("regions", [_region(resource) for resource in dev["resources"]]),
@@ -195,6 +204,23 @@ def _name(dev: dict[str, Any], names: PciIds) -> str:
     return f"{vendor} {device}".strip() or names.class_(dev["class"])
 
 
+def _kin(dev: dict[str, Any]) -> str:
+    """How a physical and a virtual function belong together."""
+    if dev["bus"] != "pci":
+        return ""
+    if dev["physfn"]:
+        return f"VF of {dev['physfn']}"
+    return f"PF, {dev['sriov']['numvfs']} of {dev['sriov']['totalvfs']} VFs" if dev["sriov"] else ""
+
+
+def _sriov(dev: dict[str, Any]) -> list[str]:
+    """How many virtual functions there are and can be, and which."""
+    about = dev["sriov"]
+    if not about:
+        return []
+    return [f"{about['numvfs']} of {about['totalvfs']} virtual functions", *about["vfs"]]
+
+
 def _subsystem(dev: dict[str, Any], names: PciIds) -> str:
     if dev["subsystem_vendor"] == "0000":
         return ""
@@ -229,6 +255,8 @@ def _iommu(about: dict[str, Any]) -> str:
 
 def _region(resource: dict[str, Any]) -> str:
     name = "ROM" if resource["kind"] == "rom" else f"BAR {resource['index']}"
+    if resource["kind"].startswith("vf "):
+        name = f"VF BAR {resource['index'] - 7}"
     kind = _KINDS[resource["kind"]]
     if resource["prefetchable"]:
         kind += ", prefetchable"

@@ -45,6 +45,8 @@ class _Iommu(msgspec.Struct, forbid_unknown_fields=True):
     reserved: list[tuple[str | int, str | int]] | None = None
     dma_entry_limit: int | None = None
     allow_unsafe_interrupts: bool | None = None
+    enable_sriov: bool | None = None
+    enable_unsafe_noiommu_mode: bool | None = None
 
 
 class _Unit(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,6 +65,7 @@ class _Device(msgspec.Struct, forbid_unknown_fields=True):
     group: int | None = None
     driver: str | None = None
     iommu: str | None = None
+    numvfs: int = 0
     options: dict[str, Any] = {}
 
 
@@ -118,6 +121,7 @@ def parse(data: bytes, path: str, more: Iterable[DeviceSpec] = ()) -> MachineSpe
             options=dev.options,
             source=f"{path}: device[{index}]",
             iommu=dev.iommu,
+            numvfs=dev.numvfs,
             **_said(dev),
         )
         for index, dev in enumerate(machine.device)

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["UsageError", "add_json", "add_machine", "did_you_mean", "machine_spec", "parser"]
 
 DEVICE_HELP = """\
-DEVICE = MODEL[@ADDRESS][,group=N][,driver=NAME][,iommu=NAME][,key=value...]
+DEVICE = MODEL[@ADDRESS][,group=N][,driver=NAME][,iommu=NAME][,numvfs=N][,key=value...]
   MODEL    a built-in model (`uvfio models`), package.module:Class, or path.py:Class
   ADDRESS  SSSS:BB:DD.F; the next free one if absent. For a platform device the path of its device
            tree node: timer@/soc/timer@10010000
   group    IOMMU group; one of its own if absent
   driver   vfio-pci or vfio-platform (the default), none, or the name of a host driver that owns the device
-  iommu    one of the IOMMUs that the machine file names
+  iommu    one of the IOMMUs that the machine file names, or none
+  numvfs   virtual functions that it has from the start
   key      an option of the model; a comma in a value is written twice
 Without -m and -d there is a small default machine: 0000:06:0d.0 and 0000:06:0d.1 (edu) in group 240,
 0000:07:00.0 (edu) in group 241."""

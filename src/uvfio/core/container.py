@@ -18,6 +18,9 @@ open; a group keeps the container, whether or not the container's file is open. 
     unbinding a device    waits for the files of that device alone
     a driver of the host  may not have a device while its group is in a container
 
+Groups of devices without an IOMMU (``Group.unprotected``) have containers of their own: such a container is enabled
+without a domain, nothing can be mapped, and all DMA faults. Both kinds do not mix.
+
 A group that loses its last VFIO device is over as far as VFIO goes: a file that is still open is an *orphan*.
 It leaves the container and answers NoSuchDevice for ever; if the group comes back it is another one.
 
@@ -34,12 +37,12 @@ from uvfio.core.device import OpenDevice
 from uvfio.core.iommu import Iommu, Lifetime
 from uvfio.core.mapping import Type1
 from uvfio.core.modern import ModernDevice
-from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, NotViable
+from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, NotOwner, NotViable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.device import BusDevice, Device
+    from uvfio.core.device import BoundDevice, BusDevice, Device
     from uvfio.core.domain import Domain
     from uvfio.core.group import Group, OpenGroup
     from uvfio.core.modern import Dependent
@@ -51,35 +54,73 @@ __all__ = ["Container", "ContainerMixin", "TakesOptions"]
 class TakesOptions(Protocol):
     """A VFIO driver that finds options behind a device's name in GET_DEVICE_FD."""
 
-    def match_with_options(self, dev: BusDevice, text: str) -> bool:
-        """Whether ``text`` means ``dev``. InvalidArgument for options that do not suit it."""
+    def match_with_options(self, dev: BusDevice, text: str, data: BoundDevice) -> bool:
+        """Whether ``text`` means ``dev``, which is bound as ``data``.
+
+        InvalidArgument for options that do not suit it, WrongToken.
+        """
 
 
 class Container(Iommu):
-    """See the module's head. ``type1`` is there while a domain is; ``open`` while somebody has its file."""
+    """See the module's head. ``type1`` is there while a domain is; ``open`` while somebody has its file.
 
-    __slots__ = ("file_open", "type1")
+    ``enabled``: it has its IOMMU, or was told to do without.
+    """
+
+    __slots__ = ("enabled", "file_open", "type1")
 
     def __init__(self, new_domain: Callable[[], Domain], *, allow_unsafe: bool = False) -> None:
         super().__init__(new_domain, allow_unsafe=allow_unsafe, lifetime=Lifetime.WITH_HANDLE)
         self.file_open = True
         self.type1: Type1 | None = None
+        self.enabled = False
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether its devices have no IOMMU."""
+        return any(group.unprotected for group in self.groups)
 
     def check_enable(self) -> None:
         """InvalidArgument if the container has no groups, or has its IOMMU."""
         if not self.groups:
             raise InvalidArgument("the container has no group", "set it on a group first")
-        if self.domain is not None:
+        if self.enabled:
             raise InvalidArgument(f"{self._names()}: the container has an IOMMU already")
 
     def enable(self, version: int) -> None:
-        """Choose the mapping rules and make the domain. As ``check_enable``, then attach errors."""
+        """Choose the mapping rules and make the domain.
+
+        As ``check_enable``, then NoSuchDevice if no IOMMU is there, then attach errors.
+        """
         self.check_enable()
+        if self.unprotected:
+            raise NoSuchDevice(
+                f"{self._names()}: there is no IOMMU",
+                "VFIO_NOIOMMU_IOMMU does without, and without DMA",
+            )
         self._make_domain()
         assert self.domain is not None
         self.type1 = Type1(self.domain, version)
+        self.enabled = True
+
+    def enable_without(self) -> None:
+        """Do without an IOMMU. As ``check_enable``, then NoSuchDevice if there is one."""
+        self.check_enable()
+        if not self.unprotected:
+            raise NoSuchDevice(f"{self._names()}: the devices are behind an IOMMU", "choose type1")
+        self.enabled = True
+
+    def admit(self, device: Device) -> None:
+        if not self.enabled:
+            raise InvalidArgument(f"the container of group {device.group} has no IOMMU yet")
 
     def attach_group(self, group: Group) -> None:
+        """NotOwner if one has an IOMMU in front of it and the others do not; then attach errors."""
+        if self.groups and self.unprotected != group.unprotected:
+            raise NotOwner(
+                f"group {group} cannot join {self._names()}: one side is behind an IOMMU",
+                "use a container for each",
+            )
         super().attach_group(group)
         try:
             self._check_interrupts()
@@ -89,6 +130,7 @@ class Container(Iommu):
 
     def close(self) -> None:
         self.type1 = None
+        self.enabled = False
         super().close()
 
 
@@ -98,6 +140,7 @@ class ContainerMixin:
     lock: RLock
     released: Condition
     allow_unsafe_interrupts: bool
+    noiommu: bool
 
     if TYPE_CHECKING:
 
@@ -123,6 +166,14 @@ class ContainerMixin:
         """Choose version 1 or 2 of the mapping rules (vfio_ioctl_set_iommu). See ``Container.enable``."""
         with self.lock:
             container.enable(version)
+
+    def enable_unprotected(self, container: Container) -> None:
+        """Let the container do without one. See ``Container.enable_without``; NoSuchDevice if nobody may."""
+        with self.lock:
+            container.check_enable()
+            if not self.noiommu:
+                raise NoSuchDevice("containers without an IOMMU are not allowed")
+            container.enable_without()
 
     # -- groups ----------------------------------------------------------------------------------
 
@@ -305,11 +356,11 @@ class ContainerMixin:
     @staticmethod
     def _find_member(group: Group, text: str) -> Device:
         for device in group.devices:
-            if not device.bound or device.departing:
+            if device.data is None or device.departing:
                 continue
             driver = device.driver
             if isinstance(driver, TakesOptions):
-                found = driver.match_with_options(device.dev, text)
+                found = driver.match_with_options(device.dev, text, device.data)
             else:
                 found = driver.match(device.dev, text)
             if found:

@@ -59,7 +59,8 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
     """See the module's head.
 
     ``observer(kind, facts)`` is told of "group-added", "group-removed" (it may raise: the operation is
-    undone), "fault", "irq", "request", "revoke", "taint". ``minors`` bounds the number of groups.
+    undone), "fault", "irq", "request", "revoke", "taint". ``minors`` bounds the number of groups. ``noiommu``:
+    today's ABI takes devices without an IOMMU (enable_unsafe_noiommu_mode).
     ``generation`` grows whenever a group or a device's own node comes or goes.
     """
 
@@ -68,6 +69,7 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
         *,
         allow_unsafe_interrupts: bool = False,
         dma_entry_limit: int = 65535,
+        noiommu: bool = False,
         minors: int = MINORMASK + 1,
         observer: Observer | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
         self.released = Condition(self.lock)
         self.allow_unsafe_interrupts = allow_unsafe_interrupts
         self.dma_entry_limit = dma_entry_limit
+        self.noiommu = noiommu
         self.observer = observer
         self.dma_counters = DmaCounters()
         self._groups: dict[tuple[str, int], Group] = {}
@@ -139,7 +142,7 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
             known = self.lookup(dev)
             if known:
                 return known
-            group = self._groups.get((dev.bus, number)) or self._create_group(dev.bus, number)
+            group = self._groups.get((dev.bus, number)) or self._create_group(dev, number)
             device = Device(dev, driver, group)
             group.devices.insert(0, device)
             iommu = group.iommu
@@ -229,7 +232,8 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
         device.taint = reason
         self.notify("taint", device=device.name, group=str(device.group), reason=reason)
 
-    def _create_group(self, bus: str, number: int) -> Group:
+    def _create_group(self, dev: BusDevice, number: int) -> Group:
+        bus = dev.bus
         if self._free_minors:
             minor = heapq.heappop(self._free_minors)
         elif self._next_minor < self._minor_limit:
@@ -237,8 +241,9 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
             self._next_minor += 1
         else:
             raise NoSpace(f"all {self._minor_limit} group minors are taken")
-        taken = any(other.node_name == str(number) for other in self._groups.values())
-        group = Group(bus, number, minor, f"{bus}:{number}" if taken else str(number))
+        name = f"noiommu-{number}" if dev.unit is None else str(number)
+        taken = any(other.node_name == name for other in self._groups.values())
+        group = Group(bus, number, minor, f"{bus}:{number}" if taken else name)
         self._groups[bus, number] = self._minors[minor] = group
         self.generation += 1
         try:

@@ -104,6 +104,11 @@ class Group:
         """A device whose DMA belongs to a driver of the host. Drivers that use no DMA do not count."""
         return next((d for d in self.devices if d.host_driver not in HARMLESS), None)
 
+    @property
+    def unprotected(self) -> bool:
+        """Whether a device of it has no IOMMU in front of it."""
+        return any(device.dev.unit is None for device in self.devices)
+
     def held_by(self, owner: Mm | None) -> bool:
         """Whether the owner of the context holds this group open, or merged it through an open file."""
         return any(held.joined or held.mm is owner for held in self.opens)

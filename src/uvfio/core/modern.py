@@ -74,7 +74,10 @@ class TakesToken(Protocol):
     A device that is none of these takes no token."""
 
     def check_token(self, token: bytes | None) -> None:
-        """Let in who says ``token``, 16 bytes, or nothing. InvalidArgument for one too many."""
+        """Let in who says ``token``, 16 bytes, or nothing. WrongToken; InvalidArgument for one too many."""
+
+    def set_token(self, token: bytes | None) -> None:
+        """From now on this one has to be said. UnknownCommand for a device that has none; None only asks."""
 
 
 @runtime_checkable

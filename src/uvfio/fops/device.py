@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.device import DeviceKind
 from uvfio.core.irq import ReportedEvent
-from uvfio.core.modern import IrqAction, IrqData, IrqDevice, ModernDevice
+from uvfio.core.modern import IrqAction, IrqData, IrqDevice, ModernDevice, TakesToken
 from uvfio.errors import Gone, InvalidArgument, NoSpace, UnknownCommand
 from uvfio.fops.file import File
 from uvfio.fops.modern import Chain, ModernFile, read_struct
@@ -372,6 +372,16 @@ class DeviceFile(ModernFile):
             self._need("LOW_POWER_EXIT").leave_low_power()
         return 0
 
+    def vf_token(self, task: Task, flags: int, data: int, given: int) -> int:
+        """PCI_VF_TOKEN: the token of a physical function (vfio_pci_core_feature_token)."""
+        taker = self._bound()
+        if not isinstance(taker, TakesToken):
+            raise UnknownCommand(f"{self.device.name} has no VF token")
+        taker.set_token(None)
+        if self.checked(flags, given, SET, features.PCI_VF_TOKEN_SIZE):
+            taker.set_token(task.memory.read(data, features.PCI_VF_TOKEN_SIZE))
+        return 0
+
     def migration(self, task: Task, flags: int, data: int, given: int) -> int:
         """What devices that migrate have; see ``fops/migration.py``, which most programs need not load."""
         from uvfio.fops.migration import HANDLERS
@@ -400,6 +410,7 @@ class DeviceFile(ModernFile):
         return self.modern
 
     FEATURES: ClassVar[dict[int, Callable[..., int]]] = {
+        features.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN: vf_token,
         features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: low_power_entry,
         features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: low_power_entry_with_wakeup,
         features.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: low_power_exit,

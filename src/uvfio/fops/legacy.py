@@ -5,6 +5,7 @@ container, maps memory through it and asks the groups for devices (``fops/device
 
     container without IOMMU   knows GET_API_VERSION, CHECK_EXTENSION and SET_IOMMU; all else is EINVAL
     container with IOMMU      knows type1's commands too; all else is ENOTTY
+    enabled without IOMMU     knows nothing more; all else is ENOTTY
 
 Each ioctl decodes its argument, calls one operation of the core and encodes the answer, in the kernel's order.
 Behaviour: drivers/vfio/container.c, vfio_fops_unl_ioctl; drivers/vfio/group.c, vfio_group_fops_unl_ioctl;
@@ -18,7 +19,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from uvfio.errors import InvalidArgument, NoSuchDevice, NotOwner
+from uvfio.errors import InvalidArgument, NoSuchDevice, NotOwner, UnknownCommand
 from uvfio.fops.device import DeviceFile
 from uvfio.fops.file import File
 from uvfio.fops.modern import Chain, ModernFile, read_struct
@@ -162,6 +163,8 @@ class ContainerFile(ModernFile):
 
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
         if self.container.type1 is None and cmd not in self.ALONE:
+            if self.container.enabled:
+                raise UnknownCommand("the container's devices have no IOMMU: nothing can be mapped")
             raise InvalidArgument(
                 f"the container has no IOMMU yet: {vfio.ioctl_name(self.kind, cmd)}",
                 "VFIO_GROUP_SET_CONTAINER and VFIO_SET_IOMMU come first",
@@ -175,6 +178,9 @@ class ContainerFile(ModernFile):
     def check_extension(self, task: Task, arg: int) -> int:
         """VFIO_CHECK_EXTENSION: 1 for what there is; some only once the IOMMU is chosen."""
         type1 = self.container.type1
+        if arg == vfio.VFIO_NOIOMMU_IOMMU or self.container.unprotected:
+            known = self.container.unprotected or not self.container.groups
+            return int(arg == vfio.VFIO_NOIOMMU_IOMMU and known and self.framework.noiommu)
         if arg == vfio.VFIO_DMA_CC_IOMMU:
             return int(type1 is not None and type1.domain.coherent)
         if arg == vfio.VFIO_UPDATE_VADDR:
@@ -182,7 +188,10 @@ class ContainerFile(ModernFile):
         return int(arg in ALWAYS)
 
     def set_iommu(self, task: Task, arg: int) -> int:
-        """VFIO_SET_IOMMU: type1, version 1 or 2. There is neither sPAPR nor a device without an IOMMU."""
+        """VFIO_SET_IOMMU: type1, version 1 or 2, or for devices without an IOMMU none. There is no sPAPR."""
+        if arg == vfio.VFIO_NOIOMMU_IOMMU:
+            self.framework.enable_unprotected(self.container)
+            return 0
         version = VERSIONS.get(arg)
         if version is None:
             self.container.check_enable()

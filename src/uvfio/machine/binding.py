@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from uvfio.core.waiting import Wait
-    from uvfio.machine.machine import Machine, Slot
+    from uvfio.machine.machine import Machine
+    from uvfio.machine.slot import Slot
     from uvfio.machine.spec import DeviceSpec
 
 __all__ = ["Binding", "Id"]

@@ -5,20 +5,23 @@ people know as four hexadecimal digits (vendor, device) and the class code are s
 digits. Addresses are canonical.
 
 A device's ``bus`` says which other keys it has: "pci" those of a function, "platform" ``node``, ``compatible`` and
-``interrupt_lines``. ``iommu`` is the machine's first IOMMU, ``iommus`` all of them.
+``interrupt_lines``. ``sriov`` is there for physical functions, ``physfn`` for virtual ones; else they are null. A
+device's or group's ``iommu`` is null if it has none; the machine's ``iommu`` is its first one, ``iommus`` all of them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from uvfio.drivers.pci.sriov import find
 from uvfio.machine.facts import Resource, capabilities, identity, interrupts, resources
 from uvfio.models.pci import PciModel
 
 if TYPE_CHECKING:
     from uvfio.core.domain import IommuUnit
     from uvfio.core.group import Group
-    from uvfio.machine.machine import Machine, Slot
+    from uvfio.machine.machine import Machine
+    from uvfio.machine.slot import Slot
 
 __all__ = ["describe", "describe_device"]
 
@@ -50,6 +53,8 @@ def describe_device(machine: Machine, slot: Slot) -> dict[str, Any]:
     }
     if isinstance(device, PciModel):
         about |= _function(device)
+        about["physfn"] = slot.physical.address if slot.physical else None
+        about["sriov"] = _sriov(slot, device)
     else:
         from uvfio.machine import platform_facts
 
@@ -76,6 +81,21 @@ def _function(function: PciModel) -> dict[str, Any]:
         "interrupts": interrupts(function),
         "reset_methods": list(function.reset_methods),
         "statistics": function.statistics(),
+    }
+
+
+def _sriov(slot: Slot, function: PciModel) -> dict[str, Any] | None:
+    """What a physical function says of its virtual ones; None for any other."""
+    capability = find(function)
+    if capability is None:
+        return None
+    return {
+        "totalvfs": capability.total,
+        "numvfs": len(slot.virtual),
+        "offset": capability.first,
+        "stride": capability.stride,
+        "vf_device": f"{capability.device_id:04x}",
+        "vfs": [virtual.address for virtual in slot.virtual],
     }
 
 
@@ -129,4 +149,6 @@ def _iommu(machine: Machine, unit: IommuUnit) -> dict[str, Any]:
         "reserved": [list(bounds) for bounds in unit.reserved],
         "dma_entry_limit": machine.iommu.dma_entry_limit,
         "allow_unsafe_interrupts": machine.iommu.allow_unsafe_interrupts,
+        "enable_sriov": machine.driver.enable_sriov,
+        "enable_unsafe_noiommu_mode": machine.framework.noiommu,
     }

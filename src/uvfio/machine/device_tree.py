@@ -11,7 +11,7 @@ Imported when a device tree is described, or an address is a path.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uvfio.core.device import DtProperty
 from uvfio.drivers.platform.hardware import Origin, PlatformInterrupt, PlatformRegion, Resources
@@ -104,7 +104,7 @@ def platform_name(resources: Resources) -> str:
 
 def _device(path: str, node: NodeSpec, resources: Resources) -> DeviceSpec:
     assert node.model is not None
-    said: dict[str, str] = {} if node.driver is None else {"driver": node.driver}
+    said: dict[str, Any] = {} if node.driver is None else {"driver": node.driver}
     return DeviceSpec(
         model=node.model,
         address=path,

@@ -11,11 +11,12 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from uvfio.drivers.pci import sriov
 from uvfio.drivers.pci.hardware import BarKind
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
-    from uvfio.drivers.pci.hardware import PciFunction
+    from uvfio.drivers.pci.hardware import Bar, PciFunction
 
 __all__ = [
     "Capability",
@@ -38,6 +39,7 @@ IORESOURCE_MEM_64 = 0x0010_0000
 IORESOURCE_UNSET = 0x2000_0000
 
 ROM_RESOURCE = 6
+IOV_RESOURCES = 7  # the first of six
 
 
 class Identity(NamedTuple):
@@ -62,7 +64,10 @@ class Identity(NamedTuple):
 
 
 class Resource(NamedTuple):
-    """BAR ``number`` 0-5, or the expansion ROM, 6. ``start`` 0: the firmware found no room for it."""
+    """BAR ``number`` 0-5, the expansion ROM, 6, or 7-12 for BAR 0-5 of all virtual functions of this one.
+
+    ``start`` 0: the firmware found no room for it.
+    """
 
     number: int
     start: int
@@ -100,9 +105,10 @@ def identity(function: PciFunction) -> Identity:
     """Who it is."""
     read = function.config_read
     class_revision = read(pci.PCI_CLASS_REVISION, 4)
+    vendor, device = sriov.identity(function)
     return Identity(
-        vendor=read(pci.PCI_VENDOR_ID, 2),
-        device=read(pci.PCI_DEVICE_ID, 2),
+        vendor=vendor,
+        device=device,
         subsystem_vendor=read(pci.PCI_SUBSYSTEM_VENDOR_ID, 2),
         subsystem_device=read(pci.PCI_SUBSYSTEM_ID, 2),
         class_code=class_revision >> 8,
@@ -111,7 +117,9 @@ def identity(function: PciFunction) -> Identity:
 
 
 def resources(function: PciFunction) -> tuple[Resource, ...]:
-    """Implemented BARs, and the ROM if there is one."""
+    """Implemented BARs, the ROM if there is one, and what a physical function has for its virtual ones."""
+    if function.physfn is not None:
+        return _virtual_resources(function, function.physfn)
     found = []
     for index, bar in sorted(function.bars.items()):
         register = pci.PCI_BASE_ADDRESS_0 + 4 * index
@@ -140,11 +148,47 @@ def resources(function: PciFunction) -> tuple[Resource, ...]:
                 bar.polled,
             )
         )
+    found += _resources_for_virtual(function)
     if function.rom:
         start = function.config_read(pci.PCI_ROM_ADDRESS, 4) & pci.PCI_ROM_ADDRESS_MASK
         flags = IORESOURCE_MEM | IORESOURCE_PREFETCH | IORESOURCE_READONLY
         flags |= IORESOURCE_SIZEALIGN if start else IORESOURCE_UNSET
         found.append(Resource(ROM_RESOURCE, start, len(function.rom), flags, "rom"))
+    return tuple(found)
+
+
+def _memory_flags(bar: Bar) -> int:
+    flags = IORESOURCE_MEM
+    if bar.kind is BarKind.MEMORY64:
+        flags |= IORESOURCE_MEM_64 | pci.PCI_BASE_ADDRESS_MEM_TYPE_64
+    if bar.prefetchable:
+        flags |= IORESOURCE_PREFETCH | pci.PCI_BASE_ADDRESS_MEM_PREFETCH
+    return flags
+
+
+def _resources_for_virtual(physfn: PciFunction) -> list[Resource]:
+    """The ranges in VF BARs: each is as large as all virtual functions' together."""
+    found = []
+    capability = sriov.find(physfn)
+    for index, bar in physfn.virtual_bars.items() if capability else ():
+        assert capability is not None
+        start = sriov.resource_at(capability, index, wide=bar.kind is BarKind.MEMORY64)
+        flags = _memory_flags(bar) | (IORESOURCE_SIZEALIGN if start else IORESOURCE_UNSET)
+        size, kind = bar.size * capability.total, "vf " + bar.kind.value
+        found.append(Resource(IOV_RESOURCES + index, start, size, flags, kind, bar.prefetchable))
+    return found
+
+
+def _virtual_resources(function: PciFunction, physfn: PciFunction) -> tuple[Resource, ...]:
+    """The piece of each of those ranges that is this virtual function's (pci_iov_add_virtfn)."""
+    number = sriov.index_of(function, physfn)
+    found = []
+    for whole in _resources_for_virtual(physfn):
+        bar = function.bars[whole.number - IOV_RESOURCES]
+        start = whole.start + number * bar.size if whole.start else 0
+        index, kind, mappable = whole.number - IOV_RESOURCES, bar.kind.value, bar.mappable
+        flags = _memory_flags(bar) | (0 if start else IORESOURCE_UNSET)
+        found.append(Resource(index, start, bar.size, flags, kind, bar.prefetchable, mappable))
     return tuple(found)
 
 

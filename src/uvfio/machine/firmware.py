@@ -14,10 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.drivers.pci.hardware import BarKind
+from uvfio.drivers.pci.sriov import find
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
     from uvfio.drivers.pci.hardware import PciFunction
+    from uvfio.drivers.pci.sriov import Sriov
 
 __all__ = ["Firmware"]
 
@@ -36,7 +38,12 @@ class Firmware:
         self._taken: dict[BarKind, list[tuple[int, int, str]]] = {kind: [] for kind in BarKind}
 
     def set_up(self, function: PciFunction) -> None:
-        """Assign everything that ``function`` needs."""
+        """Assign everything that ``function`` needs. A virtual one has what its physical one was given for it."""
+        if function.physfn is not None:
+            return
+        sriov = find(function)
+        if sriov is not None:
+            self._set_up_virtual(function, sriov)
         for index, bar in function.bars.items():
             base = self._allocate(function.name, bar.kind, bar.size)
             register = pci.PCI_BASE_ADDRESS_0 + 4 * index
@@ -52,6 +59,14 @@ class Firmware:
         if pin:
             slot = int(function.name[-4:-2], 16)
             function.config_write(pci.PCI_INTERRUPT_LINE, 16 + (slot + pin - 1) % 4, 1)
+
+    def _set_up_virtual(self, function: PciFunction, sriov: Sriov) -> None:
+        """One range for a BAR of all virtual functions that there can be."""
+        for index, bar in function.virtual_bars.items():
+            base = self._allocate(function.name, bar.kind, bar.size * sriov.total)
+            sriov.set_bar(index, base & 0xFFFFFFFF)
+            if bar.kind is BarKind.MEMORY64:
+                sriov.set_bar(index + 1, base >> 32)
 
     def forget(self, name: str) -> None:
         """The function is gone; its ranges are free."""

@@ -112,6 +112,7 @@ def remove(machine: Machine, address: str, text: str) -> Wait | None:
     if not parse_unsigned(text):
         return None
     slot = machine.slot(address)
+    machine.check_unplug(slot)
     if slot.driver != NO_DRIVER:
         wait = machine.begin_unbind(address)
         if wait is not None:

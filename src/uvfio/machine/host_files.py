@@ -1,8 +1,7 @@
 """Files of the host around the devices: modules and their parameters, and the groups of the IOMMU.
 
 The modules are those of VFIO, shown as if they had been loaded. Parameters that VFIO here has can be written;
-what they change holds for what is made afterwards, as in the kernel. The others say what is: there is no no-IOMMU
-mode.
+what they change holds for what is made afterwards, as in the kernel.
 """
 
 from __future__ import annotations
@@ -50,13 +49,11 @@ def set_entry_limit(machine: Machine, name: str, text: str) -> None:
 
 
 def noiommu(machine: Machine, name: str) -> str:
-    return "N"
+    return _yes(machine.framework.noiommu)
 
 
 def set_noiommu(machine: Machine, name: str, text: str) -> None:
-    """InvalidArgument for "yes": every device here is behind an IOMMU."""
-    if parse_bool(text):
-        raise InvalidArgument("there is no no-IOMMU mode")
+    machine.framework.noiommu = parse_bool(text)
 
 
 def _group(machine: Machine, name: str) -> Group:

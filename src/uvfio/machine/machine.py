@@ -13,7 +13,8 @@ is in ``machine/platform.py``, imported when the first of them is plugged in.
 
 Invariants: a refused plug, bind or unbind changes nothing. A device is known here exactly while it sits in
 its slot: pulling it out forgets it at once, even where the framework still waits for its users. The devices of
-a group are behind one IOMMU. A function has a bus reset exactly while it is alone behind a bridge.
+a group are behind one IOMMU. A function has a bus reset exactly while it is alone behind a bridge. A virtual
+function is there exactly while its physical one has it (``machine/sriov.py``).
 
 Structural calls come from one thread at a time (the one that serves the machine); ``unbind`` may wait in a
 thread of its own. A machine knows no files and no door: what programs see of it is ``machine/tree.py``.
@@ -28,12 +29,20 @@ from uvfio.core.framework import Framework
 from uvfio.core.waiting import Then
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.driver import VfioPciDriver
-from uvfio.errors import Busy, ConfigError, InvalidArgument, NoSuchDevice, Unsupported
+from uvfio.errors import (
+    Busy,
+    ConfigError,
+    InvalidArgument,
+    NoSuchDevice,
+    Unsupported,
+)
 from uvfio.machine.binding import Binding
 from uvfio.machine.firmware import Firmware
 from uvfio.machine.local_seams import ByteStore, ManualClock
+from uvfio.machine.slot import Slot
 from uvfio.machine.spec import (
     NO_DRIVER,
+    NO_IOMMU,
     UNIT_NAME,
     VFIO_DRIVERS,
     DeviceSpec,
@@ -57,37 +66,7 @@ if TYPE_CHECKING:
     from uvfio.machine.platform import PlatformBus
     from uvfio.models.platform import PlatformModel
 
-__all__ = ["Machine", "Slot"]
-
-
-class Slot:
-    """A device in its slot: how it was described, the silicon, and who drives it."""
-
-    __slots__ = ("device", "driver", "revoked", "settings", "spec")
-
-    def __init__(self, spec: DeviceSpec, device: PciModel | PlatformModel) -> None:
-        self.spec = spec
-        self.device = device
-        self.driver = NO_DRIVER
-        self.revoked = False
-        self.settings: dict[str, int] = {}  # what was written to files of the device, by name
-
-    @property
-    def address(self) -> str:
-        """0000:06:0d.0, or what Linux calls a platform device: 10010000.timer"""
-        return self.device.name
-
-    @property
-    def function(self) -> PciModel:
-        """The silicon of a PCI function. NoSuchDevice if this is a platform device."""
-        if not isinstance(self.device, PciModel):
-            raise NoSuchDevice(f"{self.address} is no PCI function")
-        return self.device
-
-    @property
-    def vfio_driver(self) -> str:
-        """The name of the VFIO driver for the device's bus."""
-        return VFIO_DRIVERS[self.device.bus]
+__all__ = ["Machine"]
 
 
 class Machine:
@@ -129,9 +108,10 @@ class Machine:
         self.framework = Framework(
             allow_unsafe_interrupts=spec.iommu.allow_unsafe_interrupts,
             dma_entry_limit=spec.iommu.dma_entry_limit,
+            noiommu=spec.iommu.enable_unsafe_noiommu_mode,
             observer=observer,
         )
-        self.driver = VfioPciDriver(on_claim=self._claim)
+        self.driver = VfioPciDriver(on_claim=self._claim, enable_sriov=spec.iommu.enable_sriov)
         self.binding = Binding(self)
         self._firmware = Firmware()
         self._platform: PlatformBus | None = None
@@ -139,21 +119,25 @@ class Machine:
         try:
             for dev in spec.devices:
                 self._plug(dev)
+            for dev in spec.devices:
+                if dev.numvfs:
+                    self._first_numvfs(dev)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Pull everything out (idempotent)."""
-        for address in list(self._slots):
-            self.unplug(address)
+        for slot in self.slots:
+            if slot.physical is None:
+                self.unplug(slot.address)
 
     # -- questions -------------------------------------------------------------------------------
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """Everything plugged in, by address."""
-        return tuple(self._slots[address] for address in sorted(self._slots))
+        return tuple(slot for _, slot in sorted(self._slots.items()))
 
     def slot(self, address: str) -> Slot:
         """The slot at ``address``, or NoSuchDevice: a PCI address in any spelling, a node's path, or a name."""
@@ -199,7 +183,14 @@ class Machine:
         taken = [str(slot.spec.address) for slot in self._slots.values()]
         groups = (group.number for group in self.framework.groups)
         (spec,) = place([spec], taken=taken, groups=groups)
-        return self._plug(spec, driver)
+        slot = self._plug(spec, driver)
+        if spec.numvfs and driver is None:
+            try:
+                self._first_numvfs(spec)
+            except BaseException:
+                self.take_out(slot)
+                raise
+        return slot
 
     def _plug(self, spec: DeviceSpec, driver: str | None = None) -> Slot:
         try:
@@ -209,6 +200,29 @@ class Machine:
             if where and where not in str(error):
                 raise ConfigError(f"{where}: {error}", error.hint) from error
             raise
+        return self._insert(slot, driver)
+
+    def put_in(self, spec: DeviceSpec, model: type[PciModel], pf: Slot) -> Slot:
+        """Add the virtual function of ``pf`` that ``spec`` describes (for ``machine/sriov.py``)."""
+        assert spec.address is not None
+        try:
+            function = model(
+                spec.address,
+                group=spec.group,
+                unit=self._unit_for(spec),
+                clock=self.clock,
+                store=self.store,
+                options=spec.options,
+                physfn=pf.function,
+            )
+        except BaseException:
+            self.store.release(spec.address)
+            raise
+        pf.function.virtual_functions.append(function)
+        return self._insert(Slot(spec, function, pf))
+
+    def _insert(self, slot: Slot, driver: str | None = None) -> Slot:
+        """A device comes into its slot and gets ``driver``, or the one that it was described with."""
         device = slot.device
         try:
             if isinstance(device, PciModel):
@@ -221,12 +235,12 @@ class Machine:
             if record.bound:  # claimed: its group is in use
                 slot.driver = slot.vfio_driver
             else:
-                self._give(slot, spec.driver if driver is None else driver)
+                self._give(slot, slot.spec.driver if driver is None else driver)
         except BaseException:
             self._forget(slot)
             raise
         self._slots[slot.address] = slot
-        self.binding.mention(slot.device.bus, spec.driver)
+        self.binding.mention(slot.device.bus, slot.spec.driver)
         self._settle_bus(slot)
         return slot
 
@@ -270,17 +284,25 @@ class Machine:
             store=self.store,
         )
 
-    def _unit_for(self, spec: DeviceSpec) -> IommuUnit:
-        """The IOMMU in front of the device. ConfigError if its group is behind another one."""
+    def _unit_for(self, spec: DeviceSpec) -> IommuUnit | None:
+        """The IOMMU in front of the device, if any. ConfigError if its group is behind another one."""
+        if spec.iommu == NO_IOMMU:
+            if any((g.bus, g.number) == (spec.bus, spec.group) for g in self.framework.groups):
+                raise ConfigError(
+                    f"{spec.source}: group {spec.group} has a device already, and one without an IOMMU "
+                    "is alone in its group",
+                    "leave the group out",
+                )
+            return None
         unit = self.unit if spec.iommu is None else self.units[spec.iommu]
         for group in self.framework.groups:
             if (group.bus, group.number) == (spec.bus, spec.group):
                 for device in group.devices:
                     behind = device.dev.unit
-                    if behind is not unit and behind is not None:
+                    if behind is not unit:
                         raise ConfigError(
                             f"{spec.source}: iommu {unit.name!r} does not fit: group {spec.group} is "
-                            f"behind {behind.name} ({device.name})",
+                            f"behind {behind.name if behind else 'none'} ({device.name})",
                             "a group has one IOMMU",
                         )
         return unit
@@ -306,11 +328,32 @@ class Machine:
         if isinstance(slot.device, PciModel) and _has_bridge(slot.address):
             there = self._on_bus(slot.address)
             for neighbour in there:
-                neighbour.function.bus_reset = len(there) == 1
+                neighbour.function.bus_reset = len(there) == 1 and neighbour.physical is None
 
     def unplug(self, address: str) -> None:
-        """Pull a device out, whoever uses it: its open files answer Gone from then on."""
+        """Pull a device out, whoever uses it: its open files answer Gone from then on.
+
+        A physical function takes its virtual ones along. InvalidArgument for one of those.
+        """
         slot = self.slot(address)
+        self.check_unplug(slot)
+        if slot.virtual:
+            from uvfio.machine.sriov import destroy
+
+            destroy(self, slot)
+        self.take_out(slot)
+
+    @staticmethod
+    def check_unplug(slot: Slot) -> None:
+        """InvalidArgument for a virtual function: it goes with the others."""
+        if slot.physical is not None:
+            raise InvalidArgument(
+                f"{slot.address} is a virtual function and cannot be pulled out",
+                f"it goes with the others of {slot.physical.address}: set their number to 0",
+            )
+
+    def take_out(self, slot: Slot) -> None:
+        """As ``unplug``, without a question."""
         del self._slots[slot.address]
         self._settle_bus(slot)
         self._forget(slot)
@@ -326,6 +369,49 @@ class Machine:
         self.binding.forget(slot)
         self._firmware.forget(device.name)
         self.store.release(device.name)
+
+    # -- virtual functions -----------------------------------------------------------------------
+
+    def set_numvfs(
+        self,
+        address: str,
+        number: int,
+        timeout: float | None = None,
+        revoke: bool = False,
+        *,
+        interval: float = 10.0,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Have ``number`` virtual functions of the physical one at ``address``: ``machine/sriov.py`` has the rules.
+
+        Waits for the users of those that go, as ``unbind`` does.
+        """
+        from uvfio.machine import sriov
+
+        slot = self.slot(address)
+        departure = sriov.begin(self, slot, number, timeout, revoke, interval)
+        if departure is not None:
+            sriov.wait(self.framework, departure, cancelled)
+
+    def begin_numvfs(
+        self,
+        address: str,
+        number: int,
+        timeout: float | None = None,
+        revoke: bool = False,
+        *,
+        interval: float = 10.0,
+    ) -> Wait | None:
+        """``set_numvfs`` for callers that cannot wait: None if it is done already, or what is to be polled."""
+        from uvfio.machine.sriov import begin
+
+        departure = begin(self, self.slot(address), number, timeout, revoke, interval)
+        return None if departure is None or departure.poll() else departure
+
+    def _first_numvfs(self, spec: DeviceSpec) -> None:
+        from uvfio.machine.sriov import begin_as_described
+
+        begin_as_described(self, spec)
 
     # -- drivers ---------------------------------------------------------------------------------
 
@@ -358,9 +444,17 @@ class Machine:
         interval: float = 10.0,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
-        """Take the device from its driver; VFIO's waits for its users as ``Framework.unbind_device`` says."""
+        """Take the device from its driver; VFIO's waits for its users as ``Framework.unbind_device`` says.
+
+        When vfio-pci loses a physical function its virtual ones go.
+        """
         slot = self._bound_slot(address)
-        if slot.driver == slot.vfio_driver:
+        if slot.virtual and slot.driver == slot.vfio_driver:
+            from uvfio.machine import sriov
+
+            departure = sriov.leave(self, slot, timeout, revoke, interval)
+            sriov.wait(self.framework, departure, cancelled)
+        elif slot.driver == slot.vfio_driver:
             self.framework.unbind_device(
                 slot.device,
                 timeout=timeout,
@@ -386,9 +480,15 @@ class Machine:
             self.framework.bind_foreign(slot.device, "")
             self._take(slot, False)
             return None
-        release = self.framework.begin_unbind(
-            slot.device, timeout=timeout, revoke=revoke, interval=interval
-        )
+        release: Wait
+        if slot.virtual:
+            from uvfio.machine.sriov import leave
+
+            release = leave(self, slot, timeout, revoke, interval)
+        else:
+            release = self.framework.begin_unbind(
+                slot.device, timeout=timeout, revoke=revoke, interval=interval
+            )
         wait = Then(release, lambda: self._take(slot, revoke))
         return None if wait.poll() else wait
 
@@ -426,7 +526,15 @@ class Machine:
         self.framework.bind_device(dev, self._probe(dev))
 
     def _probe(self, dev: BusDevice) -> BoundDevice:
-        """What the VFIO driver of its bus makes of the device."""
+        """What the VFIO driver of its bus makes of the device.
+
+        InvalidArgument for one without an IOMMU, unless that is allowed (vfio_group_find_or_alloc).
+        """
+        if dev.unit is None and not self.framework.noiommu:
+            raise InvalidArgument(
+                f"{dev.name} is behind no IOMMU, and VFIO does not take it",
+                "set enable_unsafe_noiommu_mode = true for a device without DMA",
+            )
         if isinstance(dev, PciModel):
             return self.driver.probe(dev)
         return self._platform_bus().probe(dev)

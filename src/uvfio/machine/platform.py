@@ -44,7 +44,7 @@ class PlatformBus:
         model: type[PlatformModel],
         *,
         beside: Collection[PlatformModel],
-        unit: IommuUnit,
+        unit: IommuUnit | None,
         clock: Clock,
         store: Store,
     ) -> PlatformModel:

@@ -34,9 +34,9 @@ def modalias(device: PlatformModel) -> str:
 
 
 def add_device(
-    tree: dict[str, Node], device: PlatformModel, driver: str | None, group: Node
+    tree: dict[str, Node], device: PlatformModel, driver: str | None, group: Node | None
 ) -> None:
-    """Add the folder of ``device`` to ``tree``; ``group`` is what its iommu_group is."""
+    """Add the folder of ``device`` to ``tree``; ``group`` is what its iommu_group is, if any."""
     folder = f"{_PLATFORM}/devices/{device.name}"
     tree[folder] = Directory()
     tree[f"{folder}/modalias"] = _text(modalias(device))
@@ -45,7 +45,8 @@ def add_device(
         tree[f"{folder}/driver"] = Link(f"{_UP}/bus/platform/drivers/{driver}")
         back = Link(f"{_UP}/bus/platform/devices/{device.name}")
         tree[f"{_PLATFORM}/drivers/{driver}/{device.name}"] = back
-    tree[f"{folder}/iommu_group"] = group
+    if group is not None:
+        tree[f"{folder}/iommu_group"] = group
     _add_nodes(tree, device, f"{folder}/of_node")
 
 

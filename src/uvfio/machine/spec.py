@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_DRIVER",
     "NO_DRIVER",
+    "NO_IOMMU",
     "PLATFORM_DRIVER",
     "UNIT_NAME",
     "VFIO_DRIVERS",
@@ -50,6 +51,7 @@ VFIO_DRIVERS = {"pci": DEFAULT_DRIVER, "platform": PLATFORM_DRIVER}
 NO_DRIVER = "none"
 
 UNIT_NAME = "iommu0"  # of the machine's first IOMMU
+NO_IOMMU = "none"  # what a device says that has none
 MAX_GROUP = 2**31 - 1  # programs read the number with %d
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _HEX = frozenset("0123456789abcdefABCDEF")
@@ -62,7 +64,7 @@ class IommuSpec:
     """An IOMMU, and the limits of the VFIO in front of it.
 
     ``reserved`` are inclusive ranges that no mapping may touch. ``source`` is where it was written. Of a
-    machine's further IOMMUs the last two properties do not count: they are VFIO's, which is one.
+    machine's further IOMMUs the last four properties do not count: they are VFIO's, which is one.
     """
 
     interrupt_remapping: bool = True
@@ -72,6 +74,8 @@ class IommuSpec:
     reserved: tuple[tuple[int, int], ...] = ((0xFEE00000, 0xFEEFFFFF),)
     dma_entry_limit: int = 65535
     allow_unsafe_interrupts: bool = False
+    enable_sriov: bool = True
+    enable_unsafe_noiommu_mode: bool = False
     source: str = field(default="iommu", compare=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +110,8 @@ class DeviceSpec:
 
     An ``address`` that begins with "/" is the path of a device tree node, and the device a platform device;
     ``resources`` are what the tree gives it (None: what its model asks for, from the unit address on).
-    ``driver``: by default the VFIO driver of its bus. ``iommu``: one of the machine's named IOMMUs.
+    ``driver``: by default the VFIO driver of its bus. ``iommu``: one of the machine's named IOMMUs, or "none": there is
+    none in front of it. ``numvfs``: how many virtual functions it has from the start.
     ``options`` belong to the model: strings from ``-d``, typed values from a machine file.
     ``source`` is where it was written, for errors; two specs that differ in it only are equal.
     """
@@ -119,6 +124,7 @@ class DeviceSpec:
     source: str = field(default="", compare=False)
     iommu: str | None = None
     resources: Resources | None = None
+    numvfs: int = 0
 
     @property
     def bus(self) -> str:
@@ -139,6 +145,7 @@ class DeviceSpec:
             object.__setattr__(self, "address", parse_address(self.address, where))
         if self.group is not None:
             _within(where, "group", self.group, 0, MAX_GROUP)
+        _within(where, "numvfs", self.numvfs, 0, 0xFFFF)
         own = VFIO_DRIVERS[self.bus]
         if self.driver == _UNSAID:
             object.__setattr__(self, "driver", own)
@@ -163,7 +170,7 @@ class MachineSpec:
 
     def __post_init__(self) -> None:
         for name, unit in self.iommus.items():
-            if not name or name == UNIT_NAME or not _NAME.issuperset(name):
+            if not name or name in (UNIT_NAME, NO_IOMMU) or not _NAME.issuperset(name):
                 problem = "is not a name for a further IOMMU"
                 raise _error(unit.source, "name", name, problem, "letters, digits, - and _")
         for dev in self.devices:
@@ -173,7 +180,7 @@ class MachineSpec:
 
 def check_iommu(dev: DeviceSpec, names: Iterable[str]) -> None:
     """ConfigError if ``dev`` chooses an IOMMU that is not one of ``names``."""
-    if dev.iommu is not None and dev.iommu not in names:
+    if dev.iommu not in (None, NO_IOMMU) and dev.iommu not in names:
         known = ", ".join(names)
         hint = f"there are {known}" if known else f"[iommu.{dev.iommu}] in a machine file makes one"
         raise _error(dev.source, "iommu", dev.iommu, "is not an IOMMU of the machine", hint)
@@ -268,7 +275,8 @@ def parse_address(text: str, source: str = "") -> str:
 
 
 def parse_device(text: str) -> DeviceSpec:
-    """``MODEL[@ADDRESS][,group=N][,driver=NAME][,iommu=NAME][,key=value...]``; ``,,`` is a comma in a value."""
+    """``MODEL[@ADDRESS][,group=N][,driver=NAME][,iommu=NAME][,numvfs=N][,key=value...]``; ``,,`` is a comma in a
+    value."""
     source = f"-d {text!r}"
     first, *rest = _split(text)
     model, at, address = _split_address(first)
@@ -287,7 +295,7 @@ def parse_device(text: str) -> DeviceSpec:
         if key in ("model", "address"):
             hint = "write MODEL@ADDRESS at the beginning"
             raise _error(source, key, value, "has a place of its own", hint)
-        target = known if key in ("group", "driver", "iommu") else options
+        target = known if key in ("group", "driver", "iommu", "numvfs") else options
         if key in target:
             raise _error(source, key, value, "is given twice")
         target[key] = value
@@ -300,6 +308,7 @@ def parse_device(text: str) -> DeviceSpec:
         options=options,
         source=source,
         iommu=known.get("iommu"),
+        numvfs=parse_number(known.get("numvfs", 0), source, "numvfs"),
     )
 
 

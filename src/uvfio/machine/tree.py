@@ -20,16 +20,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from uvfio.machine import driver_files, function_files  # noqa: F401 (they register)
+from uvfio.machine import driver_files, function_files, sriov_files  # noqa: F401 (they register)
 from uvfio.machine.attributes import Bound, shown
-from uvfio.machine.facts import ROM_RESOURCE, identity, resources
+from uvfio.machine.facts import identity, resources
 from uvfio.machine.host_files import MODULES
 from uvfio.models.pci import PciModel
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
     from uvfio.core.group import Group
-    from uvfio.machine.machine import Machine, Slot
+    from uvfio.machine.machine import Machine
+    from uvfio.machine.slot import Slot
 
 __all__ = [
     "MAJOR",
@@ -121,13 +122,20 @@ def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
     if abi != "2011":
         tree["/dev/vfio/vfio"] = CharDev("", 0, MISC_MAJOR, VFIO_MINOR, 0o666, "container")
     for group in machine.framework.groups:
-        if abi == "2011" or any(device.bound for device in group.devices):
+        bound = any(device.bound for device in group.devices)
+        if abi == "2011" or bound:
             _add_node(tree, group)
-        _add_group(tree, machine, group)
+        if bound or not group.unprotected:  # without an IOMMU a group is VFIO's own
+            _add_group(tree, machine, group)
     for slot in machine.slots:
-        name = machine.record(slot.address).group.node_name
-        link = Link(f"{_UP}/kernel/iommu_groups/{name}")
-        _add_device(tree, machine, slot, _text(name) if abi == "2011" else link)
+        record = machine.record(slot.address)
+        name = folder_name(record.group)
+        shown_group: Node | None = Link(f"{_UP}/kernel/iommu_groups/{name}")
+        if record.group.unprotected and not record.bound:
+            shown_group = None
+        elif abi == "2011":
+            shown_group = _text(name)
+        _add_device(tree, machine, slot, shown_group)
     if abi != "2011":
         from uvfio.machine.tree_modern import add_iommufd
 
@@ -183,17 +191,21 @@ def _add_node(tree: dict[str, Node], group: Group) -> None:
 
 
 def _add_group(tree: dict[str, Node], machine: Machine, group: Group) -> None:
-    folder = f"/sys/kernel/iommu_groups/{group.node_name}"
+    name = folder_name(group)
+    folder = f"/sys/kernel/iommu_groups/{name}"
     tree[folder] = Directory()
     tree[f"{folder}/devices"] = Directory()
-    _add_attributes(tree, machine, "/sys/kernel/iommu_groups/*", group.node_name)
+    if group.unprotected:
+        tree[f"{folder}/name"] = _text("vfio-noiommu")
+    else:
+        _add_attributes(tree, machine, "/sys/kernel/iommu_groups/*", name)
     for device in sorted(group.devices, key=lambda device: device.name):
         target = f"{_UP}/bus/{group.bus}/devices/{device.name}"
         tree[f"{folder}/devices/{device.name}"] = Link(target)
 
 
-def _add_device(tree: dict[str, Node], machine: Machine, slot: Slot, group: Node) -> None:
-    """``group`` is what iommu_group is."""
+def _add_device(tree: dict[str, Node], machine: Machine, slot: Slot, group: Node | None) -> None:
+    """``group`` is what iommu_group is, if there is one."""
     if isinstance(slot.device, PciModel):
         _add_function(tree, slot, slot.device, group)
         _add_attributes(tree, machine, f"{_PCI}/devices/*", slot.address)
@@ -205,7 +217,14 @@ def _add_device(tree: dict[str, Node], machine: Machine, slot: Slot, group: Node
     _add_attributes(tree, machine, f"{_PLATFORM}/devices/*", slot.address)
 
 
-def _add_function(tree: dict[str, Node], slot: Slot, function: PciModel, group: Node) -> None:
+def folder_name(group: Group) -> str:
+    """What the group is called in /sys/kernel/iommu_groups: without an IOMMU its number."""
+    return str(group.number) if group.unprotected else group.node_name
+
+
+def _add_function(
+    tree: dict[str, Node], slot: Slot, function: PciModel, group: Node | None
+) -> None:
     folder = f"{_PCI}/devices/{slot.address}"
     who = identity(function)
     pin = function.config_read(pci.PCI_INTERRUPT_PIN, 1)
@@ -225,13 +244,17 @@ def _add_function(tree: dict[str, Node], slot: Slot, function: PciModel, group: 
         tree[f"{folder}/driver"] = Link(f"{_UP}/bus/pci/drivers/{slot.driver}")
         back = Link(f"{_UP}/bus/pci/devices/{slot.address}")
         tree[f"{_PCI}/drivers/{slot.driver}/{slot.address}"] = back
-    tree[f"{folder}/iommu_group"] = group
+    if group is not None:
+        tree[f"{folder}/iommu_group"] = group
+    if slot.physical is not None:
+        tree[f"{folder}/physfn"] = Link(f"../{slot.physical.address}")
+    for number, virtual in enumerate(slot.virtual):
+        tree[f"{folder}/virtfn{number}"] = Link(f"../{virtual.address}")
 
 
 def _resource_lines(function: PciModel) -> str:
     lines = ["0x0000000000000000 0x0000000000000000 0x0000000000000000"] * _RESOURCE_LINES
     for resource in resources(function):
-        assert resource.number <= ROM_RESOURCE
         end = resource.start + resource.size - 1
         lines[resource.number] = f"{resource.start:#018x} {end:#018x} {resource.flags:#018x}"
     return "\n".join(lines)

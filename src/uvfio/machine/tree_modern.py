@@ -35,6 +35,8 @@ def add_iommufd(tree: dict[str, Node], machine: Machine) -> None:
     tree["/dev/iommu"] = CharDev("", 0, MISC_MAJOR, IOMMU_MINOR, 0o660, "iommufd")
     tree[NODES] = Directory()
     for number, device in sorted(machine.framework.nodes.items()):
+        if device.dev.unit is None:
+            continue  # reached by its group only
         name = f"vfio{number}"
         home = f"bus/{device.dev.bus}/devices/{device.name}/vfio-dev"
         folder = f"/sys/{home}/{name}"

@@ -44,6 +44,9 @@ BAR 4, ports, 16 bytes of I/O:
 0x8     4      rw      scratch
 ======  =====  ======  ==================================================================================
 
+With the option ``vfs`` it is the physical function of so many virtual ones (``ExerciserVf``), which have all of
+this but the ROM, the ports, power management and INTx.
+
 Registers take any width; every register access is done by lanes (``register.py``). DMA is asynchronous.
 """
 
@@ -66,8 +69,9 @@ from uvfio.models.capability import (
 from uvfio.models.option import Option
 from uvfio.models.pci import PciModel
 from uvfio.models.register import Register, RegisterArray, RegisterMap
+from uvfio.models.sriov import Sriov
 
-__all__ = ["Exerciser", "ExerciserPorts", "ExerciserRegisters"]
+__all__ = ["Exerciser", "ExerciserPorts", "ExerciserRegisters", "ExerciserVf"]
 
 GO, TO_RAM, INTERRUPT = 0x1, 0x2, 0x4
 DONE, FAULT, RANGE = 0x1, 0x2, 0x4
@@ -90,6 +94,10 @@ def _bar_size(size: int) -> str:
 
 def _duration(seconds: float) -> str:
     return "is negative" if seconds < 0 else ""
+
+
+def _vf_count(vfs: int) -> str:
+    return "" if 0 <= vfs <= 255 else "is not 0 to 255"
 
 
 class ExerciserRegisters(RegisterMap):
@@ -129,10 +137,10 @@ class ExerciserPorts(RegisterMap):
     scratch = Register(0x8, 4)
 
 
-class Exerciser(PciModel):
-    """A function with one of everything: every kind of BAR, interrupt, capability and register."""
+class _Function(PciModel):
+    """What physical and virtual exercisers have in common."""
 
-    vendor_id, device_id, revision = 0x1234, 0x0E8E, 0x01
+    vendor_id, revision = 0x1234, 0x01
     class_code = 0xFF0000
     subsystem_vendor_id, subsystem_id = 0x1234, 0x0001
 
@@ -145,16 +153,6 @@ class Exerciser(PciModel):
 
     regs = RegisterBar(0, ExerciserRegisters)
     ram = MemoryBar(2, memory)
-    ports = RegisterBar(4, ExerciserPorts, size=16, kind=BarKind.IO)
-
-    capabilities = (
-        PowerManagement(),
-        Msi(4, maskable=True),
-        PciExpress(flr=True, speed=3, width=4),
-        MsiX(8, bar=1),
-        AdvancedErrorReporting(),
-        SerialNumber(0x0E8E_0000_0000_0001),
-    )
 
     def build_capabilities(self) -> tuple[Capability, ...]:
         built: list[Capability] = []
@@ -169,11 +167,7 @@ class Exerciser(PciModel):
                 built.append(cap)
         return tuple(built)
 
-    def build_rom(self) -> bytes:
-        return rom_image(self.vendor_id, self.device_id, self.class_code)
-
     def on_reset(self) -> None:
-        self.table = bytearray(256)
         self.regs.memory_size = len(self.ram)
 
     # -- migration -------------------------------------------------------------------------------
@@ -181,14 +175,6 @@ class Exerciser(PciModel):
     @property
     def migratable(self) -> bool:
         return self.migration
-
-    def save(self) -> bytes:
-        return bytes(self.table)
-
-    def load(self, state: bytes) -> None:
-        if len(state) != len(self.table):
-            raise InvalidArgument(f"a table of {len(state)} bytes")
-        self.table[:] = state
 
     # -- events, counter, reset ------------------------------------------------------------------
 
@@ -267,7 +253,58 @@ class Exerciser(PciModel):
         except DmaFault:
             self.regs.dma_status |= FAULT
 
-    # -- ports -----------------------------------------------------------------------------------
+
+class ExerciserVf(_Function):
+    """A virtual function of an exerciser: its registers, memory, MSI and MSI-X, and a reset of its own."""
+
+    device_id = 0x0E8F
+    capabilities = (Msi(4, maskable=True), PciExpress(flr=True, speed=3, width=4), MsiX(8, bar=1))
+
+
+class Exerciser(_Function):
+    """A function with one of everything: every kind of BAR, interrupt, capability and register."""
+
+    device_id = 0x0E8E
+
+    vfs = Option(int, 0, "virtual functions that it can have, 0 for no SR-IOV", check=_vf_count)
+
+    ports = RegisterBar(4, ExerciserPorts, size=16, kind=BarKind.IO)
+
+    capabilities = (
+        PowerManagement(),
+        Msi(4, maskable=True),
+        PciExpress(flr=True, speed=3, width=4),
+        MsiX(8, bar=1),
+        AdvancedErrorReporting(),
+        SerialNumber(0x0E8E_0000_0000_0001),
+    )
+
+    def build_capabilities(self) -> tuple[Capability, ...]:
+        built = super().build_capabilities()
+        if not self.vfs:
+            return built
+        options: dict[str, object] = {"memory": self.memory, "msi": self.msi, "msix": self.msix}
+        options |= {"flr": self.flr, "dma_delay": self.dma_delay, "migration": self.migration}
+        return (*built, Sriov(ExerciserVf, self.vfs, options=options))
+
+    def build_rom(self) -> bytes:
+        return rom_image(self.vendor_id, self.device_id, self.class_code)
+
+    def on_reset(self) -> None:
+        super().on_reset()
+        self.table = bytearray(256)
+
+    @property
+    def migratable(self) -> bool:
+        return self.migration and not self.vfs  # then its virtual functions are what moves
+
+    def save(self) -> bytes:
+        return bytes(self.table)
+
+    def load(self, state: bytes) -> None:
+        if len(state) != len(self.table):
+            raise InvalidArgument(f"a table of {len(state)} bytes")
+        self.table[:] = state
 
     @ExerciserPorts.data.on_read
     def table_read(self) -> int:

@@ -38,24 +38,28 @@ class Identity(Protocol):
     multifunction: bool
 
 
-def define_identity(config: ConfigSpace, function: Identity, express: bool) -> None:
-    """Everything that neither BARs nor command and status say."""
-    config.define(pci.PCI_VENDOR_ID, 2, function.vendor_id)
-    config.define(pci.PCI_DEVICE_ID, 2, function.device_id)
+def define_identity(
+    config: ConfigSpace, function: Identity, express: bool, *, virtual: bool = False
+) -> None:
+    """Everything that neither BARs nor command and status say. ``virtual``: of a virtual function."""
+    config.define(pci.PCI_VENDOR_ID, 2, 0xFFFF if virtual else function.vendor_id)
+    config.define(pci.PCI_DEVICE_ID, 2, 0xFFFF if virtual else function.device_id)
     config.define(pci.PCI_CLASS_REVISION, 4, function.class_code << 8 | function.revision)
     config.define(pci.PCI_CACHE_LINE_SIZE, 1, 0, writable=0xFF)
     config.define(pci.PCI_LATENCY_TIMER, 1, 0, writable=0 if express else 0xF8)
     config.define(pci.PCI_HEADER_TYPE, 1, 0x80 if function.multifunction else 0)
     config.define(pci.PCI_SUBSYSTEM_VENDOR_ID, 2, function.subsystem_vendor_id)
     config.define(pci.PCI_SUBSYSTEM_ID, 2, function.subsystem_id)
-    config.define(pci.PCI_INTERRUPT_LINE, 1, 0, writable=0xFF)
-    config.define(pci.PCI_INTERRUPT_PIN, 1, function.interrupt_pin)
+    config.define(pci.PCI_INTERRUPT_LINE, 1, 0, writable=0 if virtual else 0xFF)
+    config.define(pci.PCI_INTERRUPT_PIN, 1, 0 if virtual else function.interrupt_pin)
 
 
-def define_bars(config: ConfigSpace, bars: Mapping[int, Bar]) -> None:
-    """The base address registers."""
+def define_bars(
+    config: ConfigSpace, bars: Mapping[int, Bar], start: int = pci.PCI_BASE_ADDRESS_0
+) -> None:
+    """The base address registers, the first of which is at ``start``."""
     for index, bar in bars.items():
-        at = pci.PCI_BASE_ADDRESS_0 + 4 * index
+        at = start + 4 * index
         address = (1 << 64) - bar.size
         if bar.kind is BarKind.IO:
             flags = pci.PCI_BASE_ADDRESS_SPACE_IO
@@ -67,17 +71,21 @@ def define_bars(config: ConfigSpace, bars: Mapping[int, Bar]) -> None:
         config.define(at, 4, flags, writable=address & 0xFFFFFFFF)
 
 
-def define_command(config: ConfigSpace, bars: Mapping[int, Bar], rom_size: int) -> None:
+def define_command(
+    config: ConfigSpace, bars: Mapping[int, Bar], rom_size: int, *, virtual: bool = False
+) -> None:
     """Command and status, and the ROM's base address register if there is a ROM.
 
     The I/O bit can be set in any function, as in QEMU's (pci_init_wmask in hw/pci/pci.c); the specification lets
-    one without I/O BARs wire it to 0.
+    one without I/O BARs wire it to 0. A virtual function has bus mastering only.
     """
-    command = pci.PCI_COMMAND_MASTER | pci.PCI_COMMAND_PARITY | pci.PCI_COMMAND_IO
-    command |= pci.PCI_COMMAND_SERR | pci.PCI_COMMAND_INTX_DISABLE
+    command = pci.PCI_COMMAND_MASTER
     kinds = {bar.kind for bar in bars.values()}
-    if kinds - {BarKind.IO} or rom_size:
-        command |= pci.PCI_COMMAND_MEMORY
+    if not virtual:
+        command |= pci.PCI_COMMAND_PARITY | pci.PCI_COMMAND_IO
+        command |= pci.PCI_COMMAND_SERR | pci.PCI_COMMAND_INTX_DISABLE
+        if kinds - {BarKind.IO} or rom_size:
+            command |= pci.PCI_COMMAND_MEMORY
     config.define(pci.PCI_COMMAND, 2, 0, writable=command)
     errors = pci.PCI_STATUS_PARITY | pci.PCI_STATUS_DETECTED_PARITY
     errors |= pci.PCI_STATUS_SIG_SYSTEM_ERROR | pci.PCI_STATUS_SIG_TARGET_ABORT

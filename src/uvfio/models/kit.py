@@ -28,6 +28,7 @@ from uvfio.models.capability import (
 from uvfio.models.option import Option
 from uvfio.models.pci import PciModel
 from uvfio.models.register import Register, RegisterArray, RegisterMap
+from uvfio.models.sriov import Sriov
 
 __all__ = [
     "AdvancedErrorReporting",
@@ -48,5 +49,6 @@ __all__ = [
     "RegisterBar",
     "RegisterMap",
     "SerialNumber",
+    "Sriov",
     "VendorSpecific",
 ]

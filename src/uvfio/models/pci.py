@@ -69,6 +69,7 @@ from uvfio.models.option import Option, resolve
 from uvfio.models.pending import PendingCalls
 from uvfio.models.polled import Polling
 from uvfio.models.register import RegisterMap, hooks_of
+from uvfio.models.sriov import Sriov, follow_control
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
 __all__ = ["PciModel"]
 
 _ABSENT = AbsentWindow()
+_NOTHING: list[Window] = [_ABSENT] * 6
 _D0, _D3HOT = 0, 3
 _FAST_RESETS = (
     (PciExpress, pci.PCI_EXP_DEVCTL, 2, pci.PCI_EXP_DEVCTL_BCR_FLR),
@@ -148,13 +150,14 @@ class PciModel(Migrating):
         store: Store,
         options: Mapping[str, object] = {},
         bus_reset: bool = False,
+        physfn: PciModel | None = None,
     ) -> None:
         """Make and power on the function at ``address`` ("0000:06:0d.0").
 
         ``options`` are the model's own (ConfigError names a wrong one). ``bus_reset``: the function is alone
         behind its bridge, so resetting the bus resets just it; an attribute that whoever plugs its
-        neighbours keeps true. ``store`` gives the memory of mappable BARs (NoMemory, NoSpace); nothing
-        else is taken before that succeeds.
+        neighbours keeps true. ``physfn``: this is a virtual function of that one. ``store`` gives the memory of
+        mappable BARs (NoMemory, NoSpace); nothing else is taken before that succeeds.
         """
         cls = type(self)
         if cls.vendor_id == 0xFFFF:
@@ -169,10 +172,13 @@ class PciModel(Migrating):
         self._unit = unit
         self._store = store
         self.bus_reset = bus_reset
+        self.virtual_functions: list[PciModel] = []
+        self._physfn = physfn
+        self._decoded = physfn is None
         self._pending = PendingCalls(self)
         self._gone = False
         try:
-            self._rom = padded_rom(self.build_rom())
+            self._rom = padded_rom(b"" if physfn else self.build_rom())
             self._caps = self.build_capabilities()
             self._bars = self._bar_facts()
             self.config, self._places = self._config_space()
@@ -192,7 +198,7 @@ class PciModel(Migrating):
             awake, stopped = self._make_windows(index)
             self._awake.append(awake)
             self._stopped.append(stopped)
-        self._windows = self._awake
+        self._settle_windows()
         self.on_reset()
 
     # -- for authors -----------------------------------------------------------------------------
@@ -261,12 +267,20 @@ class PciModel(Migrating):
     # -- PciFunction -----------------------------------------------------------------------------
 
     @property
+    def physfn(self) -> PciModel | None:
+        return self._physfn
+
+    @property
     def config_size(self) -> int:
         return self.config.size
 
     @property
     def bars(self) -> Mapping[int, Bar]:
         return self._bars
+
+    @property
+    def virtual_bars(self) -> Mapping[int, Bar]:
+        return {} if self.sriov is None else self.sriov.bars
 
     @property
     def rom(self) -> bytes:
@@ -333,6 +347,9 @@ class PciModel(Migrating):
             self._pending.cancel_all()
             self.config.reset()
             self.dma.asleep = False
+            for vf in self.virtual_functions:
+                vf.reset()
+                vf.decode(False)
             self._settle_windows()
             self.interrupts.reset()
             for registers in self.register_maps.values():
@@ -388,6 +405,14 @@ class PciModel(Migrating):
 
     # -- construction ----------------------------------------------------------------------------
 
+    @classmethod
+    def bars_with(cls, options: Mapping[str, object]) -> Mapping[int, Bar]:
+        """The BARs that a function of this model has with these options. ConfigError, ValueError."""
+        plan = cls.__new__(cls)
+        plan.option_values = resolve(cls.option_declarations, options, cls.__name__)
+        plan._caps = plan.build_capabilities()
+        return plan._bar_facts()
+
     def _bar_facts(self) -> dict[int, Bar]:
         found: dict[int, Bar] = {}
         for index, declared in self.bar_declarations.items():
@@ -412,9 +437,11 @@ class PciModel(Migrating):
     def _config_space(self) -> tuple[ConfigSpace, dict[type[Capability], int]]:
         express = any(isinstance(cap, PciExpress) for cap in self._caps)
         config = ConfigSpace(pci.PCI_CFG_SPACE_EXP_SIZE if express else pci.PCI_CFG_SPACE_SIZE)
-        define_identity(config, type(self), express)
-        define_bars(config, self._bars)
-        define_command(config, self._bars, len(self._rom))
+        virtual = self._physfn is not None
+        define_identity(config, type(self), express, virtual=virtual)
+        if not virtual:
+            define_bars(config, self._bars)
+        define_command(config, self._bars, len(self._rom), virtual=virtual)
         return config, place(config, self._caps)
 
     def _placed(self, kind: type[Any]) -> tuple[Any, int] | None:
@@ -466,8 +493,8 @@ class PciModel(Migrating):
 
     def _settle_windows(self) -> None:
         """Let answer behind the BARs who does so now."""
-        if self._gone or self.dma.asleep:
-            self._windows = [_ABSENT] * 6
+        if self._gone or self.dma.asleep or not self._decoded:
+            self._windows = _NOTHING
         else:
             self._windows = self._stopped if self.activity is Activity.STOPPED else self._awake
 
@@ -481,6 +508,18 @@ class PciModel(Migrating):
         if PowerManagement in self._places:
             at = self._places[PowerManagement] + pci.PCI_PM_CTRL
             self.config.on_write(at, self._power_written)
+        if Sriov in self._places:
+            follow_control(self, self._places[Sriov])
+
+    def decode(self, on: bool) -> None:
+        """Let the BARs of a virtual function answer, or not."""
+        self._decoded = on
+        self._settle_windows()
+
+    @property
+    def sriov(self) -> Sriov | None:
+        """The capability of a physical function."""
+        return next((cap for cap in self._caps if isinstance(cap, Sriov)), None)
 
     def _flr_hook(self, offset: int, size: int, bit: int) -> Callable[[], None]:
         def written() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from support.world import PAGE, World, refused, same_state
 from uvfio.core.container import Container
-from uvfio.core.device import BusDevice, OpenDevice
+from uvfio.core.device import BoundDevice, BusDevice, OpenDevice
 from uvfio.core.domain import IommuUnit
 from uvfio.core.group import OpenGroup
 from uvfio.core.iommu import Lifetime
@@ -284,7 +284,7 @@ def test_a_container_needs_a_group_before_it_gets_an_iommu(room: Room) -> None:
     assert room.container.type1.version == 1
 
 
-@pytest.mark.parametrize(("unit", "error"), [(None, NoMemory), (UNSAFE, UnsafeInterrupts)])
+@pytest.mark.parametrize(("unit", "error"), [(None, NoSuchDevice), (UNSAFE, UnsafeInterrupts)])
 def test_an_iommu_that_is_not_fit_is_refused(unit: IommuUnit | None, error: type) -> None:
     room = Room(unit)
     room.joined(2)
@@ -378,7 +378,7 @@ def test_options_are_the_drivers_business(room: Room) -> None:
         def match(self, dev: BusDevice, name: str) -> bool:
             raise AssertionError("not asked")
 
-        def match_with_options(self, dev: BusDevice, text: str) -> bool:
+        def match_with_options(self, dev: BusDevice, text: str, data: BoundDevice) -> bool:
             if text == "bad":
                 raise InvalidArgument("bad option")
             return text == "good"

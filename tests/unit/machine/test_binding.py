@@ -6,7 +6,8 @@ import pytest
 
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, Overlap, VfioError
 from uvfio.machine.binding import Binding, Id
-from uvfio.machine.machine import Machine, Slot
+from uvfio.machine.machine import Machine
+from uvfio.machine.slot import Slot
 from uvfio.machine.spec import NO_DRIVER
 
 A, B, FOREIGN = "0000:00:05.0", "0000:02:01.0", "0000:02:02.0"

@@ -40,12 +40,16 @@ def test_parameters_of_type1_change_the_framework(machine: Machine) -> None:
     assert limit.text() == b"16\n"
 
 
-def test_there_is_no_noiommu_mode(machine: Machine) -> None:
+def test_noiommu_mode(machine: Machine) -> None:
     mode = file(machine, "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
-    mode.write(0, b"N")
-    with pytest.raises(InvalidArgument):
-        mode.write(0, b"Y")
     assert mode.text() == b"N\n"
+    mode.write(0, b"Y")
+    assert mode.text() == b"Y\n"
+    assert machine.framework.noiommu
+    mode.write(0, b"N")
+    assert not machine.framework.noiommu
+    with pytest.raises(InvalidArgument):
+        mode.write(0, b"maybe")
     assert "vfio_pci" in MODULES
 
 

@@ -6,6 +6,7 @@ A client sends one JSON object per line and gets one per request, in order of co
     {"verb": "unplug", "address": "0000:08:00.0"}              {"ok": true}
     {"verb": "bind", "address": "...", "driver": "vfio-pci"}   {"ok": true}
     {"verb": "unbind", "address": "...", "timeout": 5.0, "revoke": true}
+    {"verb": "numvfs", "address": "...", "number": 2}          {"ok": true}, with timeout and revoke as for unbind
     {"verb": "status"}                                         {"ok": true, "machine": {...}, "run": {...}}
     anything that fails                                        {"ok": false, "error": "...", "hint": "..."}
 
@@ -31,6 +32,7 @@ from uvfio.errors import ConfigError, InvalidArgument, VfioError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uvfio.core.waiting import Wait
     from uvfio.doors.run.supervisor import Supervisor
 
 __all__ = ["Control"]
@@ -190,20 +192,20 @@ class Control:
             self.supervisor.refresh_tree()
             return {"ok": True}
         if verb == "unbind":
-            return self._unbind(client, request)
+            wait = machine.begin_unbind(_text(request, "address"), **_patience(request))
+            return self._answer(client, wait)
+        if verb == "numvfs":
+            number = request.get("number")
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise InvalidArgument(f"number {number!r} is not a number")
+            wait = machine.begin_numvfs(_text(request, "address"), number, **_patience(request))
+            return self._answer(client, wait)
         raise InvalidArgument(
-            f"there is no verb {verb!r}", "plug, unplug, bind, unbind and status are known"
+            f"there is no verb {verb!r}", "plug, unplug, bind, unbind, numvfs and status are known"
         )
 
-    def _unbind(self, client: Client, request: dict[str, Any]) -> dict[str, Any] | None:
+    def _answer(self, client: Client, wait: Wait | None) -> dict[str, Any] | None:
         """At once if nobody uses the device or nobody shall be asked; else when its users let go."""
-        address = _text(request, "address")
-        timeout, revoke = request.get("timeout"), bool(request.get("revoke", False))
-        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
-            raise InvalidArgument(f"timeout {timeout!r} is not a number of seconds")
-        wait = self.supervisor.machine.begin_unbind(
-            address, timeout=timeout, revoke=revoke, interval=ASK_INTERVAL
-        )
         self.supervisor.refresh_tree()
         if wait is None:
             return {"ok": True}
@@ -238,6 +240,14 @@ class Control:
                 if iommu is not None
             ],
         }
+
+
+def _patience(request: dict[str, Any]) -> dict[str, Any]:
+    """How long users are waited for, and what then."""
+    timeout, revoke = request.get("timeout"), bool(request.get("revoke", False))
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+        raise InvalidArgument(f"timeout {timeout!r} is not a number of seconds")
+    return {"timeout": timeout, "revoke": revoke, "interval": ASK_INTERVAL}
 
 
 def _text(request: dict[str, Any], key: str) -> str:

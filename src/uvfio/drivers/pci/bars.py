@@ -88,6 +88,8 @@ class BarRegisters:
                 raise InvalidArgument(f"{function.name}: the ROM cannot be {rom:#x} bytes")
             self.decode |= pci.PCI_COMMAND_MEMORY
             self._masks[ROM_INDEX] = -rom & pci.PCI_ROM_ADDRESS_MASK | pci.PCI_ROM_ADDRESS_ENABLE
+        if function.physfn is not None:
+            self.decode = 0  # the PF's VF MSE is all that a virtual function needs
 
     @staticmethod
     def index_of(offset: int) -> int | None:

@@ -15,6 +15,8 @@ Some bits of the copy mean something:
     MSI flags                 the enable bit reads 0 while no vectors are set; the number of vectors that the
                               device is capable of reads as what was set; the number enabled is limited to that
 
+A virtual function's hardware has no ids and no memory enable bit: the copy starts with those that it goes by.
+
 Nothing that a program writes here enables a message interrupt in the hardware, moves a BAR or switches
 decoding off.
 
@@ -27,6 +29,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from uvfio.drivers.pci.access import width_at
+from uvfio.drivers.pci.sriov import virtual_header
 from uvfio.errors import InvalidArgument
 from uvfio.uapi import pci
 
@@ -102,6 +105,9 @@ class ConfigSpace:
             function.config_read(4 * word, 4) & virtual if virtual else 0
             for word, virtual in enumerate(layout.virtual)
         ]
+        if function.physfn is not None:
+            self._copy[0], command = virtual_header(function)
+            self._copy[_COMMAND_WORD] |= command
         for offset in range(0, pci.PCI_STD_HEADER_SIZEOF, 4):
             register = bars.index_of(offset)
             if register is not None:

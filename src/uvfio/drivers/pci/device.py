@@ -35,6 +35,7 @@ from uvfio.drivers.pci.config import ConfigSpace
 from uvfio.drivers.pci.interrupts import NUM_IRQS, Interrupts
 from uvfio.drivers.pci.irqset import IrqSets
 from uvfio.drivers.pci.modern import Ioevents, ModernAccess, ModernPci
+from uvfio.drivers.pci.sriov import Offspring, TokenRule
 from uvfio.drivers.pci.state import SavedState
 from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
 from uvfio.uapi import pci
@@ -81,10 +82,11 @@ class _ConfigWindow(Window):
 class VfioPciDevice(ModernPci):
     """Implements ``core.device.BoundDevice`` for one ``PciFunction``; ``ModernPci`` has what came after 2011.
 
-    InvalidArgument if the function's BARs or ROM are laid out as no silicon can be.
+    ``parent`` is the physical function of a virtual one, if vfio-pci has it too. InvalidArgument if the function's
+    BARs or ROM are laid out as no silicon can be.
     """
 
-    def __init__(self, function: PciFunction) -> None:
+    def __init__(self, function: PciFunction, parent: VfioPciDevice | None = None) -> None:
         self.function = function
         self._lock = RLock()
         self._opens = 0
@@ -94,6 +96,8 @@ class VfioPciDevice(ModernPci):
         self._bars = BarRegisters(function)
         self._interrupts = IrqSets(function, self._layout, self._lock)
         self._modern = ModernAccess(function, self._layout)
+        self._token = TokenRule(function, parent._token.own if parent else None)
+        self.offspring = Offspring(function)
         self._ioevents = Ioevents()
         self._low_power = False
         self._shown = True
@@ -173,6 +177,7 @@ class VfioPciDevice(ModernPci):
         with self._lock:
             if not self._opens:
                 self._enable()
+                self._token.opened()
             self._opens += 1
 
     def put(self) -> None:
@@ -185,6 +190,7 @@ class VfioPciDevice(ModernPci):
                 raise Gone(f"{self.function.name} is not open")
             self._opens -= 1
             if not self._opens:
+                self._token.closed()
                 self._disable()
 
     def reset(self) -> None:
@@ -208,7 +214,7 @@ class VfioPciDevice(ModernPci):
             self._bars.save()
         before = SavedState(self.function, self._layout, self._bars)
         try:
-            self.function.reset()
+            self._reset_function()
         finally:
             before.restore(before.command | (self._bars.decode if opened else 0))
             if opened:
@@ -288,16 +294,23 @@ class VfioPciDevice(ModernPci):
         """Reset if there is a way. A reset that fails costs the program its reset, not the device."""
         if self.function.reset_methods:
             try:
-                self.function.reset()
+                self._reset_function()
                 self._reset_failed = False
             except VfioError:
                 self._reset_failed = True
+
+    def _reset_function(self) -> None:
+        try:
+            self.function.reset()
+        finally:
+            self.offspring.restore()
 
     def _recover(self) -> None:
         """The hardware was reset behind the driver's back: give it its addresses and interrupts again."""
         self._bars.restore()
         command = self.function.config_read(pci.PCI_COMMAND, 2)
         self.function.config_write(pci.PCI_COMMAND, command | self._bars.decode, 2)
+        self.offspring.restore()
         self._interrupts.reprogram()
 
     # Regions

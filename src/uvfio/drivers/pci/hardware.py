@@ -63,12 +63,20 @@ class PciFunction(BusDevice, Protocol):
     """One PCI function in silicon."""
 
     @property
+    def physfn(self) -> PciFunction | None:
+        """The physical function that this virtual one belongs to, or None."""
+
+    @property
     def config_size(self) -> int:
         """256 (conventional) or 4096 (PCI Express)."""
 
     @property
     def bars(self) -> Mapping[int, Bar]:
         """Implemented BARs by index 0-5; the upper half of a 64-bit BAR is not listed."""
+
+    @property
+    def virtual_bars(self) -> Mapping[int, Bar]:
+        """As ``bars``, of each of its virtual functions; empty for all but physical functions."""
 
     @property
     def rom(self) -> bytes:

@@ -1,10 +1,11 @@
-"""What today's ABIs need of a PCI function beyond 2011; implements ``core.modern.ModernDevice``.
+"""What today's ABIs need of a PCI function beyond 2011; implements ``core.modern.ModernDevice`` and
+``TakesToken``.
 
 Accesses differ from ``VfioPciDevice.read`` and ``write`` in four things:
 
     8-byte accesses      reach registers as one
     memory decoding      switched off by the program (or the function sleeps in D3hot): memory BARs and the ROM
-                         answer DecodingOff; I/O BARs do not care
+                         answer DecodingOff; I/O BARs do not care, nor does a virtual function for the bit
     outside              at and beyond the end InvalidArgument; configuration space BadAddress, never cut
     MSI-X table          reads ones and takes no writes: the host programs it
     mappings             loads and stores fault (SIGBUS) while memory decoding is off, in D3hot and in low power;
@@ -36,6 +37,7 @@ from uvfio.errors import (
     NoSpace,
     NoSuchDevice,
     Overlap,
+    UnknownCommand,
 )
 from uvfio.uapi import pci
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from uvfio.drivers.pci.capabilities import CapabilityMap
     from uvfio.drivers.pci.hardware import PciFunction
     from uvfio.drivers.pci.irqset import IrqSets
+    from uvfio.drivers.pci.sriov import TokenRule
 
 __all__ = ["Ioevents", "ModernAccess", "ModernPci", "place_of"]
 
@@ -66,7 +69,7 @@ def place_of(name: str) -> tuple[int, int, int]:
 class ModernAccess:
     """Facts about one function that decide what an access may do."""
 
-    __slots__ = ("_function", "_memory", "_power", "table")
+    __slots__ = ("_function", "_memory", "_power", "_virtual", "table")
 
     def __init__(self, function: PciFunction, layout: CapabilityMap) -> None:
         self._function = function
@@ -74,6 +77,7 @@ class ModernAccess:
             ROM_INDEX
         }
         self._power = layout.find(pci.PCI_CAP_ID_PM)
+        self._virtual = function.physfn is not None
         self.table = self._table(function, layout.find(pci.PCI_CAP_ID_MSIX))
 
     @staticmethod
@@ -90,7 +94,7 @@ class ModernAccess:
         """DecodingOff if region ``index`` does not answer with this command register."""
         if index not in self._memory:
             return
-        if not command & pci.PCI_COMMAND_MEMORY:
+        if not command & pci.PCI_COMMAND_MEMORY and not self._virtual:
             raise DecodingOff(
                 f"{self._function.name}: memory decoding is off",
                 "set bit 1 of the command register",
@@ -175,6 +179,7 @@ class ModernPci:
     _opens: int
     _low_power: bool
     _shown: bool
+    _token: TokenRule
     _wakeup: Event | None
 
     if TYPE_CHECKING:
@@ -296,6 +301,20 @@ class ModernPci:
             self.store(index, offset, data)
         except DecodingOff:
             pass  # nobody listens at that address
+
+    # Tokens
+
+    def check_token(self, token: bytes | None) -> None:
+        self._token.check(token)
+
+    def set_token(self, token: bytes | None) -> None:
+        own = self._token.own
+        if own is None:
+            raise UnknownCommand(
+                f"{self.function.name} is no physical function and has no VF token"
+            )
+        if token is not None:
+            own.uuid = token
 
     # Resets
 
