@@ -1,4 +1,4 @@
-"""The rows of ``linux.tsv`` that uvfio answers, asked under ``uvfio run --abi mainline``.
+"""The rows of ``linux.tsv`` that uvfio answers, asked under ``uvfio run``, as it is and with ``--abi mainline``.
 
 A row that differs is listed with what it is here and why.
 Whatever is not listed must be Linux's answer, exactly.
@@ -40,11 +40,12 @@ def rows(text: str) -> dict[str, Rows]:
 LINUX = rows((HERE / "linux.tsv").read_text())
 
 
-@pytest.fixture(scope="module")
-def ours() -> dict[str, Rows]:
+@pytest.fixture(scope="module", params=["auto", "mainline"])
+def ours(request: pytest.FixtureRequest) -> dict[str, Rows]:
     options = [word for device in MACHINE for word in ("-d", device)]
+    options += ["--abi", request.param]
     program = ["python3", str(HERE / "probe.py"), A, B, S, DRIVER]
-    return rows(run_uvfio("run", "--abi", "mainline", *options, "--", *program).ok().stdout)
+    return rows(run_uvfio("run", *options, "--", *program).ok().stdout)
 
 
 def test_the_table_is_whole() -> None:

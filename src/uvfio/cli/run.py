@@ -45,7 +45,7 @@ Run a program that finds the machine's devices: /dev/vfio and the sysfs around i
 
   -m, --machine MACHINE.toml  the machine described in this file
   -d, --device DEVICE         a device to plug in; may be given again
-  --abi auto|2011|mainline    the ABI of files that are not decided yet, and of sysfs (auto: 2011)
+  --abi auto|2011|mainline    the ABI that programs find (auto: both; each file takes what it is used for)
   --trace[=FILE]              print each call and event, decoded, to stderr or to FILE
   --trace-summary             at the end print how often each call was made, its errors and its time
   --json                      trace and summary as JSON lines
@@ -211,7 +211,7 @@ def run(words: list[str]) -> int:
             status_fd=options.status_fd,
             control=options.control,
             memlock=options.memlock,
-            abi="2011" if options.abi == "auto" else options.abi,
+            abi=options.abi,
         )
     finally:
         if trace is not None:

@@ -66,14 +66,17 @@ class Mm:
     """Identity of an address space, with what is charged to it.
 
     ``locked_pages`` counts the 4096-byte pages that DMA mappings of this owner lock, over all its domains.
+    ``abi`` is which interface it spoke last, as far as its files told ("" if none did yet): a hint for files
+    that could speak either.
     """
 
-    __slots__ = ("__weakref__", "_lock", "locked_pages", "memory", "name")
+    __slots__ = ("__weakref__", "_lock", "abi", "locked_pages", "memory", "name")
 
     def __init__(self, memory: Memory, name: str = "") -> None:
         self.memory = memory
         self.name = name
         self.locked_pages = 0
+        self.abi = ""
         self._lock = Lock()
 
     def charge(self, pages: int, limit: int | None) -> None:

@@ -211,7 +211,7 @@ class Process:
     """A process of the local door; implements the ``Task`` seam.
 
     ``memlock`` is its RLIMIT_MEMLOCK in bytes (None: no limit). ``abi`` is what its /dev/vfio looks like:
-    "2011", "mainline", or "auto", which has the container node of mainline and groups as in 2011.
+    "2011", "mainline", or "auto", which is mainline with group files that find out what the process speaks.
     """
 
     def __init__(
@@ -269,15 +269,17 @@ class Process:
         """
         framework = self.machine.framework
         if path == CONTAINER_NODE and self.abi != "2011":
+            self._mm.abi = MAINLINE
             return install(self, open_container(framework))
         if path == IOMMU_NODE and self.abi != "2011":
+            self._mm.abi = MAINLINE
             return install(self, open_iommufd(framework))
         folder, _, name = path.rpartition("/vfio")
         number = int(name) if folder == DEVICES and name.isdecimal() else -1
         if number in framework.nodes and self.abi != "2011":
             return install(self, open_cdev(framework, number))
         for group in framework.groups:
-            shown = self.abi != MAINLINE or any(device.bound for device in group.devices)
+            shown = self.abi == "2011" or any(device.bound for device in group.devices)
             if shown and path == f"/dev/vfio/{group.node_name}":
                 return install(self, open_group(framework, group, self, self.abi))
         raise NoSuchGroup(f"{path}: no such device", "see `uvfio list`", errno=2)

@@ -7,19 +7,24 @@
     0x3b67 (GET_IOMMU_FD, GET_STATUS)     as the machine says
     anything else                         decides nothing; it is refused as the machine's default does
 
+What the machine says is "mainline", or "auto". Then what the program has shown so far counts: whoever has opened
+/dev/vfio/vfio or /dev/iommu, or had a file decide for today's ABI, means today's, and accordingly for 2011. A
+program that has shown nothing yet means GET_STATUS if the argument is the structure that belongs to it (its size
+comes first), and else GET_IOMMU_FD, which has no argument.
+
 A file decides once; the files made from it follow. Being named by another file decides as well: MERGE takes its
 partner for a file of 2011, PCI_HOT_RESET takes groups of today.
 
-Exclusiveness follows: where today's ABI is the machine's default a group opens once (``exclusive``) unless its
-file turned out to speak 2011, elsewhere as soon as its file decides for today's ABI; that fails with EBUSY, and
-nothing is decided, while the group is open elsewhere too.
+Exclusiveness follows: for who means today's ABI a group opens once (``exclusive``) unless its file turned out to
+speak 2011, for others as soon as its file decides for today's ABI; that fails with EBUSY, and nothing is decided,
+while the group is open elsewhere too.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from uvfio.errors import VfioError
+from uvfio.errors import BadAddress, VfioError
 from uvfio.fops import rfc as rfc_fops
 from uvfio.fops.file import File
 from uvfio.fops.legacy import LegacyGroupFile
@@ -40,6 +45,8 @@ Face = rfc_fops.GroupFile | LegacyGroupFile
 SHARED: Final = rfc.VFIO_GROUP_GET_IOMMU_FD
 assert SHARED == vfio.VFIO_GROUP_GET_STATUS
 
+LARGEST: Final = 4096  # bytes; a structure that begins with more is none
+
 DECIDES: Final[dict[int, type[Face]]] = {
     **dict.fromkeys(rfc_fops.GroupFile.COMMANDS, rfc_fops.GroupFile),
     **dict.fromkeys(LegacyGroupFile.COMMANDS, LegacyGroupFile),
@@ -48,48 +55,57 @@ DECIDES: Final[dict[int, type[Face]]] = {
 
 def open_group(framework: Framework, group: Group, task: Task, abi: str) -> File:
     """``open("/dev/vfio/N")`` where ``abi`` is "2011" (that and nothing else), "mainline" or "auto" (undecided;
-    the default is today's, or that of 2011).
+    the default is today's, or what the program has shown).
 
     NoSuchGroup when the group went meanwhile, Busy when today's ABI has it open.
     """
     if abi == "2011":
         return rfc_fops.open_group(framework, group, task)
-    modern = abi == MAINLINE
+    modern = MAINLINE in (abi, task.mm.abi)
     with framework.lock:
         shared = any(not held.exclusive for held in group.opens)
         held = framework.open_group(group, task.mm, exclusive=modern and not shared)
-    return AnyGroupFile(framework, held, LegacyGroupFile if modern else rfc_fops.GroupFile)
+    return AnyGroupFile(framework, held, abi)
 
 
 class AnyGroupFile(File):
-    """An open /dev/vfio/N. ``chosen`` is the file that it has become, or None."""
+    """An open /dev/vfio/N. ``abi`` is what the machine says; ``chosen`` the file that it has become, or None."""
 
-    __slots__ = ("chosen", "default", "framework", "held")
+    __slots__ = ("abi", "chosen", "framework", "held")
 
     kind = "group"
     structural = True
 
-    def __init__(self, framework: Framework, held: OpenGroup, default: type[Face]) -> None:
+    def __init__(self, framework: Framework, held: OpenGroup, abi: str) -> None:
         super().__init__(f"/dev/vfio/{held.group.node_name}")
         self.framework = framework
         self.held = held
-        self.default = default
+        self.abi = abi
         self.chosen: Face | None = None
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
         chosen = self.chosen
         if chosen is None:
-            wanted = self._wanted(cmd)
+            wanted = self._means(task, arg) if cmd == SHARED else DECIDES.get(cmd)
             if wanted is None:  # refused, and which check refuses it is the default's
-                return self.default(self.framework, self.held).ioctl(task, cmd, arg)
+                return LegacyGroupFile(self.framework, self.held).ioctl(task, cmd, arg)
             chosen = self.decide(wanted)
+            task.mm.abi = MAINLINE if wanted is LegacyGroupFile else "2011"
         return chosen.ioctl(task, cmd, arg)
 
-    def _wanted(self, cmd: int) -> type[Face] | None:
-        return self.default if cmd == SHARED else DECIDES.get(cmd)
+    def _means(self, task: Task, arg: int) -> type[Face]:
+        """What the shared value means; see the module's head."""
+        shown = MAINLINE if self.abi == MAINLINE else task.mm.abi
+        if not shown:
+            try:
+                argsz = int.from_bytes(task.memory.read(arg, 4), "little")
+            except BadAddress:
+                argsz = 0
+            shown = MAINLINE if vfio.HEAD.size <= argsz <= LARGEST else "2011"
+        return LegacyGroupFile if shown == MAINLINE else rfc_fops.GroupFile
 
     def abi_of(self, cmd: int) -> str:
-        face = type(self.chosen) if self.chosen else self._wanted(cmd) or self.default
+        face = type(self.chosen) if self.chosen else DECIDES.get(cmd, LegacyGroupFile)
         return MAINLINE if face is LegacyGroupFile else "2011"
 
     def decide(self, wanted: type[Face]) -> Face:

@@ -110,7 +110,7 @@ Node = Directory | Text | Link | CharDev
 
 
 def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
-    """The tree of ``machine`` now, as ``abi`` ("2011" or "mainline") has it."""
+    """The tree of ``machine`` now, as ``abi`` ("2011", or "mainline", which "auto" shares) has it."""
     tree: dict[str, Node] = {
         prefix.decode(): Directory() for prefix in PREFIXES if prefix not in NO_FOLDERS
     }

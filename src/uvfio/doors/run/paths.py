@@ -21,6 +21,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from uvfio.doors.run.nodes import group_number, open_node
 from uvfio.doors.run.stat import (
     Facts,
     pack_stat,
@@ -31,7 +32,6 @@ from uvfio.doors.run.stat import (
     pack_statx,
 )
 from uvfio.doors.run.written import open_attribute
-from uvfio.fops.rfc import open_group
 from uvfio.machine.tree import PREFIXES
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from uvfio.doors.run.supervisor import Supervisor
     from uvfio.doors.run.tokens import Token
     from uvfio.doors.run.tree import Found
-    from uvfio.fops.file import File
-    from uvfio.machine.tree import CharDev
 
 __all__ = ["Paths"]
 
@@ -245,6 +243,10 @@ class Paths:
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise OSError(errno.EEXIST, f"{path} exists")
         if found.node is None and not flags & (os.O_PATH | os.O_DIRECTORY):
+            text = group_number(self.supervisor, path, found, flags)
+            if text is not None:
+                with text:
+                    return self.supervisor.addfd(text.fileno(), None, cloexec)
             made = open_attribute(self.supervisor, found, flags)
             if made is not None:
                 return self.supervisor.install(process, made, cloexec)
@@ -252,35 +254,12 @@ class Paths:
             return self._open_real(found, flags, cloexec)
         if flags & os.O_DIRECTORY:
             raise OSError(errno.ENOTDIR, f"{path} is a device")
-        file = self._open_node(found.node, process)
+        file = open_node(self.supervisor, found.node, process)
         try:
             return self.supervisor.install(process, file, cloexec)
         except BaseException:
             file.release()
             raise
-
-    def _open_node(self, node: CharDev, process: Process) -> File:
-        """What is behind a device node. The modules of today's ABI are loaded where they are needed."""
-        framework, abi = self.supervisor.machine.framework, self.supervisor.abi
-        if node.opens == "container":
-            from uvfio.fops.legacy import open_container
-
-            return open_container(framework)
-        if node.opens == "iommufd":
-            from uvfio.fops.iommufd import open_iommufd
-
-            return open_iommufd(framework)
-        if node.opens == "cdev":
-            from uvfio.fops.cdev import open_cdev
-
-            return open_cdev(framework, node.minor)
-        group = framework.group(node.bus, node.group)
-        if abi == "2011":
-            return open_group(framework, group, process)
-
-        from uvfio.fops.personality import open_group as open_any_group
-
-        return open_any_group(framework, group, process, abi)
 
     def _open_real(self, found: Found, flags: int, cloexec: bool) -> int:
         """A folder, a link's target or a text file of the tree: the program gets the real thing."""
