@@ -363,7 +363,8 @@ def test_the_local_door_example_runs() -> None:
 @pytest.mark.usefixtures("runnable")
 def test_the_example_machine_runs_a_program() -> None:
     done = run_uvfio("run", "-m", str(ROOT / "examples/machine.toml"), "--", "ls", "/dev/vfio")
-    assert done.ok().stdout.split() == ["0", "1", "2", *map(str, range(240, 245)), "250"]
+    groups = ["0", "1", "2", "240", "241", "243", "244", "250"]  # nothing of 242 is VFIO's
+    assert done.ok().stdout.split() == [*groups, "devices", "vfio"]
 
 
 def test_every_python_block_compiles() -> None:

@@ -53,7 +53,7 @@ def start(
     user: int | None = None,
     memlock: str = "unlimited",
 ) -> Uvfio:
-    words = ["run", "--abi", "mainline", "--memlock", memlock]
+    words = ["run", "--memlock", memlock]
     words += ["--control", control] if control else []
     words += [word for device in devices for word in ("-d", device)]
     command = words_of(*ports, runtime=runtime, options=options)
@@ -184,6 +184,6 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_byte_of_every_frame(frames: Path, runtime: Path, options: str) -> None:
     device = f"virtio-net@{A}{options}"
     words = ["env", f"XDG_RUNTIME_DIR={runtime}", str(frames), *eal(A), "--", "20000"]
-    begin = ["run", "--abi", "mainline", "--memlock", "unlimited"]
+    begin = ["run", "--memlock", "unlimited"]
     done = run_uvfio(*begin, "-d", device, "--", *words, timeout=PATIENCE).ok()
     assert "20000 frames, 0 wrong, 20000 sent, 20000 received\n" in done.stdout

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from e2e.conftest import Programs
 
 ADDRESS = "0000:01:00.0"
-RUN = ("run", "--abi", "mainline", "-d", f"exerciser@{ADDRESS},group=7")
+RUN = ("run", "-d", f"exerciser@{ADDRESS},group=7")
 MODES = ["type1", "type1v2", "compat-type1", "compat-type1v2", "iommufd"]
 
 

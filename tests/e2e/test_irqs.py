@@ -19,7 +19,7 @@ SOC = Path(__file__).resolve().parents[2] / "examples" / "soc.toml"
 def test_intx(kind: str, program: Programs) -> None:
     irqs = program("irqs", static=kind == "static", m32=kind == "32-bit")
     device = "exerciser@0000:01:00.0,group=7"
-    words = ("--abi", "mainline", "-d", device, "--", irqs, "intx", "7", "0000:01:00.0", "300")
+    words = ("-d", device, "--", irqs, "intx", "7", "0000:01:00.0", "300")
     done = run_uvfio("run", *words).ok()
     assert done.stdout.splitlines()[-1] == "PASS and it works as before"
     assert done.stderr == ""
@@ -29,8 +29,6 @@ def test_intx(kind: str, program: Programs) -> None:
 def test_a_platform_device(kind: str, program: Programs) -> None:
     irqs = program("irqs", static=kind == "static", m32=kind == "32-bit")
     words = (
-        "--abi",
-        "mainline",
         "-m",
         SOC,
         "--",
@@ -46,7 +44,7 @@ def test_a_platform_device(kind: str, program: Programs) -> None:
 
 
 def test_the_trace_names_the_wires(program: Programs) -> None:
-    words = ("--abi", "mainline", "--trace", "-m", SOC, "--", program("irqs"))
+    words = ("--trace", "-m", SOC, "--", program("irqs"))
     done = run_uvfio("run", *words, "timer", "platform:3", "10010000.timer", "2").ok()
     assert "irq 10010000.timer irq0" in done.stderr
     assert "irq 10010000.timer irq1" in done.stderr

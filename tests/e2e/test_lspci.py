@@ -17,7 +17,7 @@ KMOD = "lspci: Unable to load libkmod resources: error -2\n"  # where the host h
 
 def tool(name: str, *words: str) -> str:
     """What it prints; a word of its own on stderr would mean that something is missing."""
-    command = ("run", "--abi", "mainline", *MACHINE, "--", require_program(name), *words)
+    command = ("run", *MACHINE, "--", require_program(name), *words)
     done = run_uvfio(*command).ok()
     assert done.stderr in ("", KMOD)
     return done.stdout

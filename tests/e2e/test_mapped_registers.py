@@ -19,7 +19,7 @@ SECTIONS = ["arithmetic", "interrupts", "dma", "sharing", "decoding", "neighbour
 def test_edu_by_loads_and_stores(kind: str, program: Programs) -> None:
     path = program("edu_mapped", static=kind == "static", m32=kind == "32-bit")
     devices = ["-d", f"edu@{EDU},group=5", "-d", f"exerciser@{OTHER},group=5"]
-    done = run_uvfio("run", "--abi", "mainline", *devices, "--", path, "5", EDU, OTHER).ok()
+    done = run_uvfio("run", *devices, "--", path, "5", EDU, OTHER).ok()
     passed = [line.removeprefix("PASS ") for line in done.stdout.splitlines() if "PASS" in line]
     assert passed == SECTIONS
     assert done.stderr == ""

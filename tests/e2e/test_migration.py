@@ -25,7 +25,7 @@ DEVICES = (
 def test_a_device_moves(kind: str, program: Programs) -> None:
     path = program("migrate", static=kind == "static", m32=kind == "32-bit")
     devices = [word for device in DEVICES for word in ("-d", device)]
-    done = run_uvfio("run", "--abi", "mainline", *devices, "--", path).ok()
+    done = run_uvfio("run", *devices, "--", path).ok()
     assert done.stdout.count("PASS") > 80
     assert done.stderr == ""
 
@@ -68,5 +68,5 @@ for call in (lambda: os.read(fd, 1), lambda: os.pread(fd, 1, 0), lambda: os.prea
 def test_vectors_and_duplicates(python: Callable[..., list[str]]) -> None:
     """readv and writev go on where read and write ended; a duplicate shares the position."""
     words = python(VECTORS)
-    done = run_uvfio("run", "--abi", "mainline", "-d", DEVICES[0], "--", *words).ok()
+    done = run_uvfio("run", "-d", DEVICES[0], "--", *words).ok()
     assert done.stdout.split() == ["9", "29", "29"]  # EBADF, ESPIPE, ESPIPE

@@ -32,7 +32,7 @@ ADDRESS = "0000:06:0d.0"
 OTHER = "0000:07:00.0"
 EDU = ("-d", f"edu@{ADDRESS}")
 EXERCISER = ("-d", f"exerciser@{ADDRESS}")
-RUN = ("run", "--abi", "mainline")
+RUN = "run"
 
 
 @pytest.fixture(autouse=True)

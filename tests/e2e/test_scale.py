@@ -23,7 +23,7 @@ def resident(pid: int) -> int:
 
 def test_a_tebibyte_is_mapped_and_nothing_touched(program: Programs) -> None:
     require(os.getuid() == 0, "only root may lock a tebibyte")
-    with Uvfio("run", "--abi", "mainline", "--", program("huge_guest")) as run:
+    with Uvfio("run", "--", program("huge_guest")) as run:
         run.expect("begun")
         before = resident(run.pid)
         run.send("\n")
@@ -64,5 +64,5 @@ def test_the_limit_on_mappings_is_the_machine_s(
     machine.write_text(
         '[iommu]\ndma_entry_limit = 70000\n[[device]]\naddress = "0000:07:00.0"\nmodel = "edu"\ngroup = 241\n'
     )
-    words = ("--abi", "mainline", "-m", str(machine), "--", *python(MANY, 70001))
+    words = ("-m", str(machine), "--", *python(MANY, 70001))
     assert run_uvfio("run", *words, timeout=120).ok().stdout.split() == ["28", "70000", "70000"]

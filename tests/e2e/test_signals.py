@@ -369,7 +369,7 @@ def test_a_run_lasts_until_the_last_process_ends(python: Callable[..., list[str]
         assert uvfio.process.poll() is None
         uvfio.send("x")
         done = uvfio.finish()
-        assert (done.status, done.stdout) == (3, "daemon sees ['240', '241']\n")
+        assert (done.status, done.stdout) == (3, "daemon sees ['240', '241', 'devices', 'vfio']\n")
         ended = json.loads(status.readline())
         assert ended == {"event": "ended", "status": 3 << 8}
         assert status.read() == ""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from e2e.conftest import Programs
 
 PF, VF = "0000:06:00.0", "0000:06:10.0"
-MACHINE = ("--abi", "mainline", "-d", f"exerciser@{PF},vfs=4")
+MACHINE = ("-d", f"exerciser@{PF},vfs=4")
 VARIANTS = pytest.mark.parametrize("kind", ["dynamic", "static", "32-bit"])
 
 
@@ -149,7 +149,7 @@ def test_a_device_without_an_iommu(kind: str, program: Programs, tmp_path: Path)
     machine = tmp_path / "machine.toml"
     machine.write_text(BARE)
     built = program("noiommu", static=kind == "static", m32=kind == "32-bit")
-    words = ("run", "--abi", "mainline", "-m", str(machine), "--", built, PF, "0000:07:00.0")
+    words = ("run", "-m", str(machine), "--", built, PF, "0000:07:00.0")
     done = run_uvfio(*words).ok()
     assert done.stdout.splitlines()[-1] == "PASS nothing is left"
     tree = run_uvfio("tree", "-m", str(machine)).ok().stdout

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HOLDER = Path(__file__).parent / "programs" / "sysfs_holder.py"
 A = "0000:00:05.0"
-ABI = ("run", "--abi", "mainline", "-d", f"edu@{A},group=5")
+ABI = ("run", "-d", f"edu@{A},group=5")
 DEVICE = f"/sys/bus/pci/devices/{A}"
 VFIO = "/sys/bus/pci/drivers/vfio-pci"
 

@@ -69,7 +69,7 @@ print(event)
 
 
 def test_the_calls_of_today(python: Callable[..., list[str]]) -> None:
-    words = ["run", "--abi", "mainline", "--trace", "--", *python(TODAY)]
+    words = ["run", "--trace", "--", *python(TODAY)]
     done = run_uvfio(*words).ok()
     pid = done.stderr.split()[0]
     lines = [line.removeprefix(f"{pid} ") for line in done.stderr.splitlines()]
@@ -111,7 +111,7 @@ def test_the_calls_of_today(python: Callable[..., list[str]]) -> None:
 
 
 def test_a_summary_of_today_s_calls(python: Callable[..., list[str]]) -> None:
-    words = ["run", "--abi", "mainline", "--trace-summary", "--json", "--", *python(TODAY)]
+    words = ["run", "--trace-summary", "--json", "--", *python(TODAY)]
     calls = json.loads(run_uvfio(*words).ok().stderr)["summary"]["calls"]
     assert {name: (of["calls"], of["errors"]) for name, of in calls.items()} == {
         **dict.fromkeys(("VFIO_CHECK_EXTENSION", "VFIO_GROUP_GET_STATUS"), (1, 0)),

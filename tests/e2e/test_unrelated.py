@@ -126,7 +126,8 @@ def test_ls_of_the_machine() -> None:
     for name in ("240", "241", "0000:06:0d.0", "0000:06:0d.1", "0000:07:00.0"):
         assert name in done.stdout
     listing = sh("ls -l /dev/vfio")
-    assert all(line.startswith("crw") for line in listing.splitlines()[1:])
+    kinds = {line.split()[-1]: line[0] for line in listing.splitlines()[1:]}
+    assert kinds == {"240": "c", "241": "c", "devices": "d", "vfio": "c"}
 
 
 def test_stat_of_a_group() -> None:
@@ -202,7 +203,7 @@ def test_walking_through_the_machine() -> None:
 
 
 def test_changing_into_the_machine() -> None:
-    assert sh("cd /dev/vfio && ls && cd .. && pwd") == "240\n241\n/dev\n"
+    assert sh("cd /dev/vfio && ls && cd .. && pwd") == "240\n241\ndevices\nvfio\n/dev\n"
     assert sh("cd /dev/vfio && pwd && /bin/pwd") == "/dev/vfio\n/dev/vfio\n"
     assert (
         sh("cd /sys/bus/pci/devices/0000:06:0d.0 && cat vendor ../0000:07:00.0/iommu_group")
@@ -220,7 +221,7 @@ def test_changing_into_the_machine() -> None:
 def test_a_program_started_inside_the_machine_s_folders() -> None:
     assert (
         sh("cd /dev/vfio && sh -c 'cd ..; pwd' && sh -c 'ls; exec /bin/pwd'")
-        == "/dev\n240\n241\n/dev/vfio\n"
+        == "/dev\n240\n241\ndevices\nvfio\n/dev/vfio\n"
     )
 
 
@@ -237,7 +238,7 @@ def test_names_that_only_begin_like_ours() -> None:
     "path", ["/dev/vfio/", "/dev/vfio/.", "//dev/vfio", "/dev//vfio//", "/dev/../dev/vfio"]
 )
 def test_spellings(path: str) -> None:
-    assert sh(f"ls {path}") == "240\n241\n"
+    assert sh(f"ls {path}") == "240\n241\ndevices\nvfio\n"
 
 
 def test_a_file_is_no_folder() -> None:

@@ -159,7 +159,7 @@ buffer = ctypes.create_string_buffer(program, 8)
 fprog = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 1, ctypes.addressof(buffer)), 16)
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.prctl(22, 2, fprog, 0, 0) == 0, ctypes.get_errno()
-assert sorted(os.listdir("/dev/vfio")) == ["240", "241"]
+assert sorted(os.listdir("/dev/vfio")) == ["240", "241", "devices", "vfio"]
 """
     run_uvfio("run", "--", *python(code)).ok()
 

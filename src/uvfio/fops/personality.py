@@ -9,8 +9,8 @@
 
 What the machine says is "mainline", or "auto". Then what the program has shown so far counts: whoever has opened
 /dev/vfio/vfio or /dev/iommu, or had a file decide for today's ABI, means today's, and accordingly for 2011. A
-program that has shown nothing yet means GET_STATUS if the argument is the structure that belongs to it (its size
-comes first), and else GET_IOMMU_FD, which has no argument.
+program that has shown nothing yet means GET_STATUS if the argument leads to the structure that belongs to it (its
+size, 8, comes first), and else GET_IOMMU_FD, which has no argument.
 
 A file decides once; the files made from it follow. Being named by another file decides as well: MERGE takes its
 partner for a file of 2011, PCI_HOT_RESET takes groups of today.
@@ -44,8 +44,6 @@ Face = rfc_fops.GroupFile | LegacyGroupFile
 
 SHARED: Final = rfc.VFIO_GROUP_GET_IOMMU_FD
 assert SHARED == vfio.VFIO_GROUP_GET_STATUS
-
-LARGEST: Final = 4096  # bytes; a structure that begins with more is none
 
 DECIDES: Final[dict[int, type[Face]]] = {
     **dict.fromkeys(rfc_fops.GroupFile.COMMANDS, rfc_fops.GroupFile),
@@ -101,7 +99,7 @@ class AnyGroupFile(File):
                 argsz = int.from_bytes(task.memory.read(arg, 4), "little")
             except BadAddress:
                 argsz = 0
-            shown = MAINLINE if vfio.HEAD.size <= argsz <= LARGEST else "2011"
+            shown = MAINLINE if argsz == vfio.HEAD.size else "2011"
         return LegacyGroupFile if shown == MAINLINE else rfc_fops.GroupFile
 
     def abi_of(self, cmd: int) -> str:

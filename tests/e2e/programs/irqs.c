@@ -4,8 +4,8 @@
  * set up and taken down over and over while two processes share the device and
  * one of them unmasks. "timer": the level and the edge of a platform device.
  *
- *   uvfio run --abi mainline -d exerciser@0000:01:00.0,group=7 -- irqs intx 7 0000:01:00.0 ROUNDS
- *   uvfio run --abi mainline -m examples/soc.toml -- irqs timer platform:3 10010000.timer ROUNDS
+ *   uvfio run -d exerciser@0000:01:00.0,group=7 -- irqs intx 7 0000:01:00.0 ROUNDS
+ *   uvfio run -m examples/soc.toml -- irqs timer platform:3 10010000.timer ROUNDS
  */
 #include "check.h"
 

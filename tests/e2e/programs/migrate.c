@@ -4,7 +4,7 @@
  * then stopped; another one of its kind takes its state and goes on, with a
  * transfer that was under way. Wrong data and a killed reader harm nobody.
  *
- *   uvfio run --abi mainline \
+ *   uvfio run \
  *	-d exerciser@0000:01:00.0,group=7,migration=true,memory=8M,dma_delay=0.3 \
  *	-d exerciser@0000:02:00.0,group=8,migration=true,memory=8M,dma_delay=0.3 \
  *	-d exerciser@0000:03:00.0,group=9,migration=true,memory=64K -- migrate

@@ -95,7 +95,7 @@ def test_what_the_runner_is_told(runner: Runner) -> None:
         "trace_json": False,
         "summary": None,
         "status_fd": None,
-        "abi": "2011",
+        "abi": "auto",
         "control": None,
         "memlock": None,
     }

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from support.mainline import ALONE, FIRST, SECOND, Desk, refused
+from uvfio.doors.local import Process
 from uvfio.fops import device as modern_device
 from uvfio.fops import rfc as rfc_fops
 from uvfio.fops.file import File
@@ -92,6 +93,58 @@ def test_the_shared_value_follows_the_default() -> None:
     assert isinstance(desk.me.file(desk.me.ioctl(desk.group(1), SHARED)), rfc_fops.IommuFile)
     desk = Desk("mainline")
     assert desk.status(desk.group(1)) == vfio.VFIO_GROUP_FLAGS_VIABLE
+
+
+def shared(desk: Desk, fd: int, argument: bytes | int) -> str:
+    """Which interface answered the shared value as the first request of a file."""
+    desk.me.ioctl(fd, SHARED, argument)
+    return file_of(desk, fd).abi_of(SHARED)
+
+
+STATUS = vfio.HEAD.pack(8, 0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        (STATUS, "mainline"),
+        (vfio.HEAD.pack(8, 0xFF), "mainline"),
+        (0, "2011"),
+        (0x10, "2011"),
+        (vfio.HEAD.pack(7, 0), "2011"),
+        (vfio.HEAD.pack(9, 0), "2011"),
+    ],
+)
+def test_the_argument_tells_what_a_newcomer_means(argument: bytes | int, wanted: str) -> None:
+    desk = Desk("auto")
+    assert shared(desk, desk.group(1), argument) == wanted
+    assert desk.me.mm.abi == wanted
+
+
+@pytest.mark.parametrize("node", ["/dev/vfio/vfio", "/dev/iommu"])
+def test_who_opened_a_node_of_today_means_today(node: str) -> None:
+    desk = Desk("auto")
+    desk.me.open(node)
+    group = desk.group(1)
+    with refused(desk, errno.EBUSY):
+        desk.group(1)
+    with refused(desk, errno.EFAULT):
+        desk.me.ioctl(group, SHARED, 0)
+    assert type(file_of(desk, group).chosen) is LegacyGroupFile
+
+
+def test_who_spoke_2011_goes_on_with_it() -> None:
+    desk = Desk("auto")
+    flags(desk, desk.group(1))
+    assert shared(desk, desk.group(2), STATUS) == "2011"
+
+
+def test_other_processes_are_other_programs() -> None:
+    desk = Desk("auto")
+    desk.me.open("/dev/vfio/vfio")
+    other = Process(desk.machine, abi="auto")
+    group = other.open("/dev/vfio/1")
+    assert isinstance(other.file(other.ioctl(group, SHARED)), rfc_fops.IommuFile)
 
 
 def test_a_command_that_fails_decides_too() -> None:
