@@ -69,7 +69,7 @@ def place_of(name: str) -> tuple[int, int, int]:
 class ModernAccess:
     """Facts about one function that decide what an access may do."""
 
-    __slots__ = ("_function", "_memory", "_power", "_virtual", "table")
+    __slots__ = ("_function", "_memory", "_power", "table", "virtual")
 
     def __init__(self, function: PciFunction, layout: CapabilityMap) -> None:
         self._function = function
@@ -77,7 +77,7 @@ class ModernAccess:
             ROM_INDEX
         }
         self._power = layout.find(pci.PCI_CAP_ID_PM)
-        self._virtual = function.physfn is not None
+        self.virtual = function.physfn is not None
         self.table = self._table(function, layout.find(pci.PCI_CAP_ID_MSIX))
 
     @staticmethod
@@ -94,7 +94,7 @@ class ModernAccess:
         """DecodingOff if region ``index`` does not answer with this command register."""
         if index not in self._memory:
             return
-        if not command & pci.PCI_COMMAND_MEMORY and not self._virtual:
+        if not command & pci.PCI_COMMAND_MEMORY and not self.virtual:
             raise DecodingOff(
                 f"{self._function.name}: memory decoding is off",
                 "set bit 1 of the command register",
@@ -354,7 +354,7 @@ class ModernPci:
         NoMemory, NoSpace: they stay as they were, and the next change of the configuration space tries again.
         """
         if self._opens:
-            on = self._command() & pci.PCI_COMMAND_MEMORY
+            on = self._modern.virtual or self._command() & pci.PCI_COMMAND_MEMORY
             self._show_mappings(bool(on) and not self._low_power and not self._modern.asleep())
 
     def _show_mappings(self, visible: bool) -> None:

@@ -190,6 +190,20 @@ def test_ids_and_command_are_made_up(family: Family) -> None:
     family.child.put()
 
 
+def test_mappings_stay_without_memory_decoding(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+    for function in (family.pf, family.vf):
+        name = function.name
+        show = lambda on, name=name: seen.append((name, on))  # noqa: E731
+        monkeypatch.setattr(function, "show_mappings", show)
+    for device in (family.parent, family.child):
+        device.get()
+        device.store(7, pci.PCI_COMMAND, bytes(2))
+    assert seen == [("0000:06:00.0", False)]
+
+
 def test_the_parent_restores_what_its_reset_takes(family: Family) -> None:
     capability = find(family.pf)
     assert capability
