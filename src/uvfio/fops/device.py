@@ -113,17 +113,17 @@ class DeviceFile(ModernFile):
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
         with self.device.lock:
-            data, modern = self._bound(), self.modern
-            if modern is not None:
-                return modern.load(offset >> SHIFT, offset & OFFSET_MASK, count)
-            return data.read(offset >> SHIFT, offset & OFFSET_MASK, count)
+            opened, modern = self.opened, self.modern
+            if opened is None or opened.data is None or modern is None:
+                return self._bound().read(offset >> SHIFT, offset & OFFSET_MASK, count)
+            return modern.load(offset >> SHIFT, offset & OFFSET_MASK, count)
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:
         with self.device.lock:
-            data = self._bound()
-            if self.modern is not None:
-                return self.modern.store(offset >> SHIFT, offset & OFFSET_MASK, payload)
-            return data.write(offset >> SHIFT, offset & OFFSET_MASK, payload)
+            opened, modern = self.opened, self.modern
+            if opened is None or opened.data is None or modern is None:
+                return self._bound().write(offset >> SHIFT, offset & OFFSET_MASK, payload)
+            return modern.store(offset >> SHIFT, offset & OFFSET_MASK, payload)
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
         with self.device.lock:

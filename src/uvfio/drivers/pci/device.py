@@ -115,10 +115,12 @@ class VfioPciDevice(ModernPci):
         if table >= 0 and self._windows[table].region.mappable:
             self._windows[table].region = replace(self._windows[table].region, msix_table=True)
         # Up to where a four-byte access may take the short way: BARs that are registers, mapped or not.
-        self._word_limits = tuple(
-            0 if bar is None or (bar.mappable and not bar.polled) else bar.size
-            for bar in (function.bars.get(n) for n in range(ROM_INDEX))
-        )
+        self._words = {
+            index: bar.size
+            for index, bar in function.bars.items()
+            if not bar.mappable or bar.polled
+        }
+        self._open_words = {index: size for index, size in self._words.items() if index != table}
         self._bar_read = function.bar_read
         self._bar_write = function.bar_write
 
@@ -321,24 +323,14 @@ class VfioPciDevice(ModernPci):
         InvalidArgument for a region that does not exist or a range outside it.
         """
         with self._lock:
-            if (
-                count == 4
-                and 0 <= index < 6
-                and not offset & 3
-                and 0 <= offset < self._word_limits[index]
-            ):
+            if count == 4 and not offset & 3 and 0 <= offset < self._words.get(index, 0):
                 return _pack_word(self._bar_read(index, offset, 4))
             return self._window(index).read(offset, count)
 
     def write(self, index: int, offset: int, data: bytes) -> int:
         """How many bytes of ``data`` were written at ``offset`` of region ``index``. Errors as ``read``."""
         with self._lock:
-            if (
-                len(data) == 4
-                and 0 <= index < 6
-                and not offset & 3
-                and 0 <= offset < self._word_limits[index]
-            ):
+            if len(data) == 4 and not offset & 3 and 0 <= offset < self._words.get(index, 0):
                 self._bar_write(index, offset, _unpack_word(data)[0], 4)
                 return 4
             return self._window(index).write(offset, data)

@@ -69,14 +69,14 @@ def place_of(name: str) -> tuple[int, int, int]:
 class ModernAccess:
     """Facts about one function that decide what an access may do."""
 
-    __slots__ = ("_function", "_memory", "_power", "table", "virtual")
+    __slots__ = ("_function", "_memory", "power", "table", "virtual")
 
     def __init__(self, function: PciFunction, layout: CapabilityMap) -> None:
         self._function = function
         self._memory = {n for n, bar in function.bars.items() if bar.kind is not BarKind.IO} | {
             ROM_INDEX
         }
-        self._power = layout.find(pci.PCI_CAP_ID_PM)
+        self.power = layout.find(pci.PCI_CAP_ID_PM)
         self.virtual = function.physfn is not None
         self.table = self._table(function, layout.find(pci.PCI_CAP_ID_MSIX))
 
@@ -104,9 +104,9 @@ class ModernAccess:
 
     def asleep(self) -> bool:
         """Whether the function is in D3hot."""
-        if not self._power:
+        if not self.power:
             return False
-        state = self._function.config_read(self._power + pci.PCI_PM_CTRL, 2)
+        state = self._function.config_read(self.power + pci.PCI_PM_CTRL, 2)
         return state & pci.PCI_PM_CTRL_STATE_MASK == 3
 
     def pieces(self, index: int, offset: int, count: int) -> Iterable[tuple[int, int, bool]]:
@@ -172,7 +172,7 @@ class ModernPci:
     _lock: RLock
     _bar_read: Callable[[int, int, int], int]
     _bar_write: Callable[[int, int, int, int], None]
-    _word_limits: tuple[int, ...]
+    _open_words: dict[int, int]
     _interrupts: IrqSets
     _modern: ModernAccess
     _ioevents: Ioevents
@@ -195,8 +195,8 @@ class ModernPci:
         if not count:
             return b""
         with self._lock:
-            if count == 4 and self._is_word(index, offset):
-                self._modern.check_decoding(index, self._command())
+            if count == 4 and not offset & 3 and 0 <= offset < self._open_words.get(index, 0):
+                self._check_word(index)
                 return _WORD.pack(self._bar_read(index, offset, 4))
             count = self._admit(index, offset, count)
             window = self._window(index)
@@ -213,8 +213,8 @@ class ModernPci:
         if not data:
             return 0
         with self._lock:
-            if len(data) == 4 and self._is_word(index, offset):
-                self._modern.check_decoding(index, self._command())
+            if len(data) == 4 and not offset & 3 and 0 <= offset < self._open_words.get(index, 0):
+                self._check_word(index)
                 self._bar_write(index, offset, _WORD.unpack(data)[0], 4)
                 return 4
             window = self._window(index)
@@ -233,14 +233,11 @@ class ModernPci:
                     window.write(at, data[start : start + size], _WIDEST)
             return count
 
-    def _is_word(self, index: int, offset: int) -> bool:
-        """Whether 4 bytes there are one register, the usual case: nothing to cut and nothing hidden."""
-        return (
-            0 <= index < ROM_INDEX
-            and not offset & 3
-            and 0 <= offset < self._word_limits[index]
-            and index != self._modern.table[0]
-        )
+    def _check_word(self, index: int) -> None:
+        """The short way to ``check_decoding``: nearly always memory is decoded, and most functions do not sleep."""
+        command = self._command()
+        if not command & pci.PCI_COMMAND_MEMORY or self._modern.power:
+            self._modern.check_decoding(index, command)
 
     def _admit(self, index: int, offset: int, count: int) -> int:
         """How many bytes of the access are inside; all of it refused as the module's head says."""
