@@ -146,6 +146,19 @@ def test_unbinding_a_device_in_use(case: str, how: str) -> None:
     assert done.stdout == "PASS\n"
 
 
+def test_parts_are_written_where_the_position_is() -> None:
+    program = f"""
+import os
+fd = os.open("{DEVICE}/config", os.O_RDWR)
+os.lseek(fd, 0x3C, os.SEEK_SET)
+print(os.writev(fd, [b"\\x05"]), os.lseek(fd, 0, os.SEEK_CUR), os.pread(fd, 1, 0x3C).hex())
+os.lseek(fd, 0x04, os.SEEK_SET)
+print(os.writev(fd, [b"\\x06", b"\\x04"]), os.lseek(fd, 0, os.SEEK_CUR), os.pread(fd, 2, 0x04).hex())
+"""
+    done = run_uvfio(*ABI, "--", sys.executable, "-c", program).ok()
+    assert done.stdout.splitlines() == ["1 61 05", "2 6 0604"]
+
+
 def test_new_id_and_rescan() -> None:
     script = f"""
         set -e

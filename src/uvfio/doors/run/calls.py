@@ -199,11 +199,15 @@ class Calls:
         process, file = found
         token = process.token(request[1], request[6] & INT) if offset is None else None
         file = file.sequential() if offset is None else file
-        if file.whole and move == self.write_at:
-            parts = self.parts(process, request[7], request[8], width)
-            data = b"".join(process.memory.read(base, min(size, PIECE)) for base, size in parts)
-            return file.pwrite(process, data, offset or 0)
         position = offset if offset is not None else token.position if token else 0
+        if file.whole and move == self.write_at:
+            whole = bytearray()
+            for base, size in self.parts(process, request[7], request[8], width):
+                whole += process.memory.read(base, min(size, PIECE - len(whole)))
+            done = file.pwrite(process, bytes(whole), position)
+            if token is not None:
+                token.position += done
+            return done
         done = 0
         for base, size in self.parts(process, request[7], request[8], width):
             if not size:
