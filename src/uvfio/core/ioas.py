@@ -22,8 +22,8 @@ Behaviour: drivers/iommu/iommufd/io_pagetable.c.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from uvfio.core.domain import ADDRESS_MAX, PAGE_SIZE, Domain
@@ -368,19 +368,21 @@ class Ioas:
 
     # -- where may be mapped ---------------------------------------------------------------------
 
-    def allow(self, spans: Sequence[Span]) -> None:
+    def allow(self, spans: Iterable[Span]) -> None:
         """Choose addresses in these ranges only; none: anywhere.
 
-        InvalidArgument for a range that is empty, has one address, or overlaps another one. IovaInUse for one
-        that touches what is reserved.
+        InvalidArgument for a range that is empty, has one address, or overlaps another one: each is checked before
+        the next is asked for. IovaInUse for one that touches what is reserved.
         """
+        ordered: list[Span] = []
         for first, last in spans:
             if first >= last:
                 raise InvalidArgument(f"{first:#x}-{last:#x} is no range")
-        ordered = sorted(spans)
-        for (_, end), (start, _) in pairwise(ordered):
-            if start <= end:
-                raise InvalidArgument(f"two ranges have {start:#x}")
+            at = bisect_left(ordered, (first, last))
+            for low, high in ordered[max(at - 1, 0) : at + 1]:
+                if first <= high and last >= low:
+                    raise InvalidArgument(f"{first:#x}-{last:#x} overlaps {low:#x}-{high:#x}")
+            ordered.insert(at, (first, last))
         with self.domain.lock:
             self._check_open()
             for first, last in ordered:

@@ -19,7 +19,7 @@ Behaviour: drivers/iommu/iommufd/main.c, ioas.c, hw_pagetable.c, device.c (iommu
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.ioas import Backing, Ioas
@@ -141,9 +141,7 @@ class IommufdFile(CompatFile):
         """IOMMU_IOAS_ALLOW_IOVAS: where addresses may be chosen."""
         _check_zero(reserved=args.reserved)
         ioas = self.context.find(args.ioas_id, Ioas)
-        size = args.num_iovas * uapi.IOVA_RANGE.size
-        raw = call.memory.read(args.allowed_iovas, size) if size else b""
-        ioas.allow(list(uapi.IOVA_RANGE.iter_unpack(raw)))
+        ioas.allow(_ranges(call.memory, args.allowed_iovas, args.num_iovas))
         return 0
 
     def ioas_map(self, task: Task, call: Call, args: uapi.iommu_ioas_map) -> int:
@@ -412,6 +410,14 @@ class Call:
         """Write the struct back, as much as the caller knows of it; returns 0."""
         self.memory.write(self.address, bytes(args)[: self.size])
         return 0
+
+
+def _ranges(memory: Memory, address: int, count: int) -> Iterator[tuple[int, int]]:
+    """(first, last) of each range, read as it is asked for: a program may say that there are billions. BadAddress."""
+    size = uapi.IOVA_RANGE.size
+    for at in range(0, count * size, PIECE):
+        raw = memory.read(address + at, min(PIECE, count * size - at))
+        yield from uapi.IOVA_RANGE.iter_unpack(raw)
 
 
 def _check_zero(**values: int) -> None:

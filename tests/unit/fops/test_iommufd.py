@@ -270,6 +270,18 @@ def test_ranges_that_cannot_be_allowed(
         desk.allow(fd, ioas, *spans)
 
 
+def test_ranges_are_read_as_far_as_they_are_there(desk: IommufdDesk) -> None:
+    """A program may say that there are 64 GiB of them: nobody makes room for those."""
+    fd = desk.iommufd()
+    ioas, at = desk.ioas(fd), desk.me.memory.allocate(2 * PAGE)
+    good = b"".join(uapi.IOVA_RANGE.pack(n << 20, (n << 20) + PAGE) for n in range(PAGE // 8))
+    for first, number in ((good, errno.EFAULT), (uapi.IOVA_RANGE.pack(6, 5), errno.EINVAL)):
+        desk.me.memory.write(at, first)
+        with refused(desk, number):
+            desk.ask(fd, uapi.IOMMU_IOAS_ALLOW_IOVAS, "IIIQ", ioas, 0xFFFFFFFF, 0, at)
+    assert desk.ioas_map(fd, ioas, 0, PAGE, desk.buffer(PAGE), W) == PAGE, "nothing was allowed"
+
+
 def test_a_device_needs_what_is_allowed(desk: IommufdDesk) -> None:
     fd = desk.iommufd()
     ioas, device = desk.ioas(fd), desk.cdev()
