@@ -114,12 +114,14 @@ class CdevMixin:
 
     def close_cdev(self, held: OpenCdev) -> None:
         """Close it: what is bound is unbound."""
-        if held.opened is not None:
-            self.close_device(held.opened)
-        with self.lock:
-            if not held.gone:
-                held.device.cdevs.remove(held)
-            self.released.notify_all()
+        try:
+            if held.opened is not None:
+                self.close_device(held.opened)
+        finally:  # also if the model has a bug: or nobody could unbind the device ever again
+            with self.lock:
+                if not held.gone:
+                    held.device.cdevs.remove(held)
+                self.released.notify_all()
 
     def check_cdev(self, held: OpenCdev) -> None:
         """Busy while the group's file is open, InvalidArgument if the file is bound already."""

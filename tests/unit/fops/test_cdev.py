@@ -305,3 +305,23 @@ def test_hot_resets_of_what_belongs_to_others() -> None:
     assert desk.bind(desk.cdev("0000:01:02.0"), fd) == 2
     assert hot_reset_info(desk, device)[0] == 3
     desk.me.ioctl(device, vfio.VFIO_DEVICE_PCI_HOT_RESET, struct.pack("<III", 12, 0, 0))
+
+
+def test_a_model_that_breaks_at_the_last_close_can_be_unbound(
+    desk: IommufdDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, device = desk.iommufd(), desk.cdev(FIRST)
+    desk.bind(device, fd)
+    record = desk.framework.lookup(desk.machine.slot(FIRST).device)
+    assert record is not None
+    assert record.data is not None
+
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(record.data, "put", broken)
+    with pytest.raises(ZeroDivisionError):
+        desk.me.close(device)
+    monkeypatch.undo()
+    assert record.cdevs == []
+    desk.machine.unbind(FIRST, timeout=0)

@@ -100,7 +100,13 @@ class Supervisor:
         self.reactor = Reactor(lambda: report_bug("a timer; the run goes on without it"))
         self.waits = Waits(self.reactor)
         polls = Polls(self.reactor, lambda: report_bug("a store in mapped registers"))
-        self.tokens = Tokens(scratch, self._released, polls=polls, inotify=inotify)
+        self.tokens = Tokens(
+            scratch,
+            self._released,
+            on_error=lambda: report_bug("a file that was closed; the run goes on"),
+            polls=polls,
+            inotify=inotify,
+        )
         self.machine = Machine(spec, clock=self.reactor, store=self.tokens)
         self.tree = Tree(scratch)
         self.tree.update(nodes(self.machine, abi))

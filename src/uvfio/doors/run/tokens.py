@@ -65,9 +65,10 @@ class Token:
 class Tokens:
     """All tokens of a run, in unlinked files of ``folder``. Implements the ``Store`` seam.
 
-    ``on_release(token)`` is told before the files of a token are released. ``polls`` knows when to look for stores in
-    mapped registers. ``inotify`` is an idle inotify descriptor to use and close. OSError if ``folder`` cannot
-    hold unlinked files.
+    ``on_release(token)`` is told before the files of a token are released. ``on_error`` is called, inside the
+    ``except``, for a file whose release raises: the bug of one model is no failure of the call that comes next.
+    ``polls`` knows when to look for stores in mapped registers. ``inotify`` is an idle inotify descriptor to use and
+    close. OSError if ``folder`` cannot hold unlinked files.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Tokens:
         folder: str,
         on_release: Callable[[Token], None] | None = None,
         *,
+        on_error: Callable[[], None],
         polls: Polls,
         inotify: int | None = None,
     ) -> None:
         self.folder = folder
         self.on_release = on_release
+        self.on_error = on_error
         self.polls = polls
         self._inotify = sc.inotify_init1() if inotify is None else inotify
         self._news = select.poll()  # to ask it costs a third of FIONREAD
@@ -124,17 +127,18 @@ class Tokens:
         return token.memory is not None
 
     def _give(self, token: Token, file: File) -> int:
-        fd = os.open(f"/proc/self/fd/{token.pin}", os.O_RDWR | os.O_CLOEXEC)
-        if token.watch < 0:
-            try:
-                path = f"/proc/self/fd/{token.pin}".encode()
-                token.watch = sc.inotify_add_watch(self._inotify, path, sc.IN_CLOSE_WRITE)
-            except OSError:
+        path, fd = f"/proc/self/fd/{token.pin}", -1
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            if token.watch < 0:
+                token.watch = sc.inotify_add_watch(self._inotify, path.encode(), sc.IN_CLOSE_WRITE)
+                self._watches[token.watch] = token
+        except OSError:
+            if fd >= 0:
                 os.close(fd)
-                if token.memory is None:
-                    os.close(token.pin)
-                raise
-            self._watches[token.watch] = token
+            if token.memory is None:
+                os.close(token.pin)
+            raise
         token.files.append(file)
         self._tokens[token.key] = token
         return fd
@@ -199,12 +203,13 @@ class Tokens:
             os.close(token.pin)
         elif token not in self._memory.values():
             self._forget_memory(token)  # its device went before its users
-        try:
-            for file in files:
+        for file in files:
+            try:
                 file.release()
-        finally:
-            if token.memory is not None:
-                token.memory.unmapped()
+            except Exception:
+                self.on_error()
+        if token.memory is not None:
+            token.memory.unmapped()
 
     def _unwatch(self, token: Token) -> None:
         if token.watch >= 0:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -61,7 +62,7 @@ def tokens() -> Iterator[Tokens]:
     require(bool(folders), "no folder can hold tokens; run `uvfio check`")
     reactor = Reactor()
     before = open_descriptors()
-    tokens = Tokens(folders[0], polls=Polls(reactor, reactor.on_error))
+    tokens = Tokens(folders[0], on_error=reactor.on_error, polls=Polls(reactor, reactor.on_error))
     yield tokens
     tokens.close()
     reactor.close()
@@ -555,7 +556,9 @@ def test_a_real_overflow(tokens: Tokens) -> None:
 def test_everything_is_released_at_the_end() -> None:
     reactor = Reactor()
     before = open_descriptors()
-    tokens = Tokens(scratch_directories()[0], polls=Polls(reactor, reactor.on_error))
+    tokens = Tokens(
+        scratch_directories()[0], on_error=reactor.on_error, polls=Polls(reactor, reactor.on_error)
+    )
     tokens.allocate("0000:01:00.0", {2: PAGE})
     files = [CountedFile("plain"), CountedFile("device", "0000:01:00.0")]
     fds = [tokens.create(file)[1] for file in files]
@@ -565,6 +568,50 @@ def test_everything_is_released_at_the_end() -> None:
         os.close(fd)
     assert open_descriptors() <= before
     reactor.close()
+
+
+def test_a_file_whose_release_raises_is_no_failure_of_the_others() -> None:
+    """The bug of a model, whose reset at the last close raises."""
+
+    class Broken(CountedFile):
+        __slots__ = ()
+
+        def _release(self) -> None:
+            super()._release()
+            raise ZeroDivisionError("a bug")
+
+    reactor, told = Reactor(), []
+    tokens = Tokens(
+        scratch_directories()[0],
+        on_error=lambda: told.append(sys.exc_info()[0]),
+        polls=Polls(reactor, reactor.on_error),
+    )
+    files = [Broken("broken"), CountedFile("sound")]
+    for file in files:
+        os.close(tokens.create(file)[1])
+    tokens.drain()
+    assert [file.releases for file in files] == [1, 1]
+    assert told == [ZeroDivisionError]
+    assert len(tokens) == 0
+    tokens.close()
+    reactor.close()
+
+
+def test_a_token_that_cannot_be_opened_leaves_no_descriptor(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = open_descriptors(), os.open
+
+    def full(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_ACCMODE == os.O_RDWR and path.startswith("/proc/self/fd/"):
+            raise OSError(errno.EMFILE, "no descriptor is left")
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match="no descriptor"):
+        tokens.create(CountedFile("plain"))
+    monkeypatch.undo()
+    assert open_descriptors() == before
 
 
 def test_a_puppet_is_a_process() -> None:
