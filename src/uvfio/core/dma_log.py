@@ -9,8 +9,9 @@ was refused is not in it. One that ended because the program's memory vanished o
 
 Limits and errors are those of drivers/vfio/vfio_main.c (vfio_ioctl_device_feature_logging_start and _report); what the
 kernel leaves to drivers follows drivers/vfio/pci/mlx5/cmd.c (mlx5vf_start_page_tracker): a log that runs already
-and a report without one are InvalidArgument, stopping twice is fine. Page sizes are any power of two from 4096,
-which a report may choose anew. The log goes on over a reset and ends with the last close.
+and a report without one are InvalidArgument, stopping twice is fine. Page sizes are any power of two from 4096;
+a log has pages of up to ``COARSEST``, and a report chooses its own. The log goes on over a reset and
+ends with the last close.
 
 It does not know bitmaps, memory or files.
 """
@@ -25,10 +26,13 @@ from typing import Final
 from uvfio.core.domain import PAGE_SIZE, check_wrap
 from uvfio.errors import InvalidArgument, LimitExceeded
 
-__all__ = ["RANGES_MAX", "DmaLog", "DmaLogger"]
+__all__ = ["COARSEST", "RANGES_MAX", "DmaLog", "DmaLogger"]
 
 RANGES_MAX: Final = 256
 """Ranges of one log: what fits into a page of 4096 bytes."""
+
+COARSEST: Final = 2 << 20
+"""Bytes of the largest page that is logged. One byte written makes so much of a report, whatever its pages are."""
 
 Range = tuple[int, int]
 """(iova, length), in bytes."""
@@ -91,8 +95,8 @@ class DmaLogger:
         if count > RANGES_MAX:
             raise LimitExceeded(f"{count} ranges, {RANGES_MAX} are the most", errno=E2BIG)
 
-    def start(self, page_size: int, ranges: Iterable[Range]) -> None:
-        """Log writes in ``ranges`` from now on, nothing dirty.
+    def start(self, page_size: int, ranges: Iterable[Range]) -> int:
+        """Log writes in ``ranges`` from now on, nothing dirty; returns the page size of the log, up to ``COARSEST``.
 
         Order of the checks: the page size; the ranges one by one (aligned, not wrapping around: WrapsAround, empty,
         apart from those before); that no log runs.
@@ -113,8 +117,9 @@ class DmaLogger:
             taken.append((iova, length))
         if self.log is not None:
             raise InvalidArgument("DMA is being logged already", "stop that first")
-        self.log = DmaLog(page_size, sorted(taken))
+        self.log = DmaLog(min(page_size, COARSEST), sorted(taken))
         self._connect(self.log)
+        return self.log.page_size
 
     def stop(self) -> None:
         """Log no more; nothing if nothing was logged."""

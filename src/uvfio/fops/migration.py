@@ -192,15 +192,16 @@ def _migration_of(file: DeviceFile) -> Migration | None:
 
 
 def logging_start(file: DeviceFile, task: Task, flags: int, data: int, given: int) -> int:
-    """DMA_LOGGING_START. The page size is taken as it is asked for."""
+    """DMA_LOGGING_START: answers the page size, which is what was asked for or less."""
     logger = _logger(file, "VFIO_DEVICE_FEATURE_DMA_LOGGING_START")
     if not file.checked(flags, given, SET, CONTROL.size):
         return 0
     raw = task.memory.read(data, CONTROL.size)
     page_size, count, _, ranges = CONTROL.unpack(raw)
     logger.check_count(count)
-    task.memory.write(data, raw)
-    logger.start(page_size, RANGE.iter_unpack(task.memory.read(ranges, count * RANGE.size)))
+    task.memory.write(data, raw)  # who cannot be answered is refused now
+    asked = RANGE.iter_unpack(task.memory.read(ranges, count * RANGE.size))
+    task.memory.write(data, U64.pack(logger.start(page_size, asked)))
     return 0
 
 

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from uvfio.core.dma_log import RANGES_MAX, DmaLog, DmaLogger
+from uvfio.core.dma_log import COARSEST, RANGES_MAX, DmaLog, DmaLogger
 from uvfio.errors import InvalidArgument, LimitExceeded, VfioError, WrapsAround
 
 PAGE = 4096
@@ -43,6 +43,15 @@ def test_pages_are_reported_once(bench: Bench) -> None:
     log.mark(3 * PAGE, 8)
     assert bench.report(0, 16 * PAGE) == [1, 2, 3]
     assert bench.report(0, 16 * PAGE) == []
+
+
+def test_a_log_is_never_so_coarse_that_one_byte_fills_a_large_report(bench: Bench) -> None:
+    log = bench.start((0, 1 << 50), page=1 << 50)
+    assert log.page_size == COARSEST
+    log.mark(5 * COARSEST, 1)
+    assert bench.report(0, 1 << 50) == [
+        5 * COARSEST // PAGE + page for page in range(COARSEST // PAGE)
+    ]
 
 
 def test_a_report_covers_its_range_only(bench: Bench) -> None:

@@ -10,6 +10,7 @@ import pytest
 from support.mainline import CONFIG, NOWHERE, PAGE, Desk, refused
 from support.world import name_of
 from uvfio.core.device import OpenDevice
+from uvfio.core.dma_log import COARSEST
 from uvfio.doors.local import Process
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.machine.machine import Machine
@@ -473,6 +474,14 @@ def test_what_cannot_be_logged(
 ) -> None:
     with refused(bench, number):
         bench.start(*ranges, page=page, count=count)
+
+
+def test_the_answer_is_the_page_size_of_the_log(bench: Bench) -> None:
+    memory = bench.me.memory
+    ranges = memory.allocate(16)
+    memory.write(ranges, struct.pack("<QQ", 0, 1 << 30))
+    raw = bench.feature(SET | START, struct.pack("<QIIQ", 1 << 30, 1, 0, ranges))
+    assert struct.unpack_from("<QIIQ", raw) == (COARSEST, 1, 0, ranges)
 
 
 def test_ranges_that_are_not_there(bench: Bench) -> None:
