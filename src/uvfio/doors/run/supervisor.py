@@ -72,6 +72,7 @@ Handler = Callable[[tuple[int, ...]], int | None]
 
 EMPTY = bytes(seccomp_notif.size)
 SEND_ERRORS = (errno.ENOENT, errno.EINPROGRESS)
+INCOMPLETE = -1  # the generation of a tree that lacks files
 
 
 class Watcher(Protocol):
@@ -206,9 +207,18 @@ class Supervisor:
             self.refresh_tree()
 
     def refresh_tree(self) -> None:
-        """Devices came or went: show the programs the machine as it is now."""
-        self.shown = self.machine.framework.generation
-        self.tree.update(nodes(self.machine, self.abi))
+        """Devices came or went: show the programs the machine as it is now. Without room for the files some are missing
+        until there is, which is tried at each ``settle``."""
+        before, self.shown = self.shown, self.machine.framework.generation
+        try:
+            self.tree.update(nodes(self.machine, self.abi))
+        except OSError as error:
+            self.shown = INCOMPLETE
+            if before != INCOMPLETE:
+                sys.stderr.write(
+                    f"uvfio: files of the machine are missing in {self.tree.root}: {error.strerror}\n"
+                    "hint: make room there; they come back by themselves\n"
+                )
 
     @property
     def copies(self) -> Copies:

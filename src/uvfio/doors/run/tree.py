@@ -57,7 +57,8 @@ class Tree:
         self._devices: dict[int, CharDev] = {}
 
     def update(self, nodes: dict[str, Node]) -> None:
-        """Make the folder show ``nodes``; only what changed is touched."""
+        """Make the folder show ``nodes``; only what changed is touched. OSError: there is no room for all of them; call
+        again when there is."""
         for path in sorted(self._nodes, reverse=True):
             if nodes.get(path) != self._nodes[path]:
                 self._remove(path)
@@ -65,11 +66,13 @@ class Tree:
             if path not in self._nodes:
                 self._add(path, nodes[path])
 
-    def renew(self, path: str, node: Node) -> None:
-        """Show ``node`` at ``path``, where another one like it was."""
+    def renew(self, path: str, node: Text) -> None:
+        """Show ``node`` at ``path``, where another one was. OSError: there is no room for it, the other one stays."""
         if self._nodes[path] != node:
-            self._remove(path)
-            self._add(path, node)
+            spare = f"{self.path}/spare"
+            self._make(spare, node)
+            os.rename(spare, self.root + path)
+            self._nodes[path] = node
 
     def _remove(self, path: str) -> None:
         real = self.root + path
@@ -89,18 +92,25 @@ class Tree:
         if isinstance(node, Link):
             os.symlink(node.target, real)
         elif not isinstance(node, Directory):
-            data = node.data if isinstance(node, Text) else b""
-            fd = os.open(real, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, node.mode)
-            try:
-                if node.mode & self._mask:
-                    os.fchmod(fd, node.mode)
-                if data:
-                    os.write(fd, data)
-                if isinstance(node, CharDev):
-                    self._devices[os.fstat(fd).st_ino] = node
-            finally:
-                os.close(fd)
+            self._make(real, node)
         self._nodes[path] = node
+
+    def _make(self, real: str, node: Text | CharDev) -> None:
+        """A new file. Without room for what is in it there is none."""
+        data = node.data if isinstance(node, Text) else b""
+        fd = os.open(real, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, node.mode)
+        try:
+            if node.mode & self._mask:
+                os.fchmod(fd, node.mode)
+            if data:
+                os.write(fd, data)
+            if isinstance(node, CharDev):
+                self._devices[os.fstat(fd).st_ino] = node
+        except OSError:
+            os.unlink(real)
+            raise
+        finally:
+            os.close(fd)
 
     def find(self, path: str, *, follow: bool = True) -> Found:
         """The file at the program's absolute ``path``; OSError as the kernel would give it."""

@@ -333,3 +333,27 @@ def test_a_scratch_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Tree(str(tmp_path / "missing"))
     assert open_descriptors() <= before
+
+
+def test_without_room_what_is_missing_comes_later(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor, more = "/sys/bus/pci/devices/a/vendor", "/sys/bus/pci/devices/a/device"
+    grown = SMALL | {more: Text(b"0x5678\n")}
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                tree.update(grown)
+            with pytest.raises(OSError, match="No space"):
+                tree.renew(vendor, Text(b"0x4321\n"))
+    assert Path(tree.root + vendor).read_bytes() == b"0x1234\n"
+    assert not Path(tree.root + more).exists()
+    tree.update(grown)
+    tree.renew(vendor, Text(b"0x4321\n"))
+    assert Path(tree.root + more).read_bytes() == b"0x5678\n"
+    assert Path(tree.root + vendor).read_bytes() == b"0x4321\n"
