@@ -44,12 +44,14 @@ class RunTimer:
 
 class Reactor:
     """Descriptors and timers. Implements the ``Clock`` seam. ``on_error`` is called, inside the ``except``, for a
-    timer that raised: the bug of one model ends nobody else's work."""
+    callback that raised: the bug of one model ends nobody else's work. A descriptor that would only call it again
+    is not looked at any more."""
 
     def __init__(self, on_error: Callable[[], None] | None = None) -> None:
         self.on_error = on_error or _raise_again
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
+        self._edges: set[int] = set()
         self._timers: list[tuple[float, int, RunTimer]] = []
         self._order = count()
         self._cancelled = 0
@@ -92,6 +94,8 @@ class Reactor:
         """
         self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
         self._watched[fd] = callback
+        if edge:
+            self._edges.add(fd)
         self.active += wake
         stopped = False
 
@@ -99,8 +103,8 @@ class Reactor:
             nonlocal stopped
             if not stopped:
                 stopped = True
-                del self._watched[fd]
-                self._epoll.unregister(fd)
+                if self._watched.get(fd) is callback:
+                    self._forget(fd)
                 self.active -= wake
 
         return stop
@@ -131,14 +135,15 @@ class Reactor:
     def _run_posted(self) -> None:
         os.read(self._bell, 8)
         while self._posted:
-            self._posted.popleft()()
+            try:
+                self._posted.popleft()()
+            except Exception:
+                self.on_error()
 
     def poll(self, timeout: float | None = 0) -> None:
         """Look for news of descriptors for up to ``timeout`` seconds. No timer runs."""
         for fd, _ in self._epoll.poll(timeout):
-            callback = self._watched.get(fd)
-            if callback:
-                callback()
+            self._call(fd)
 
     def wait_for(self, fd: int) -> bool:
         """One turn: wait, run what is due; whether ``fd`` (watched) has news for its own reader."""
@@ -149,12 +154,26 @@ class Reactor:
         for found, _ in self._epoll.poll(timeout):
             if found == fd:
                 ready = True
-                continue
-            callback = self._watched.get(found)
-            if callback:
-                callback()
+            else:
+                self._call(found)
         self.run_timers()
         return ready
+
+    def _call(self, fd: int) -> None:
+        callback = self._watched.get(fd)
+        if callback is None:
+            return
+        try:
+            callback()
+        except Exception:
+            if fd not in self._edges and self._watched.get(fd) is callback:
+                self._forget(fd)
+            self.on_error()
+
+    def _forget(self, fd: int) -> None:
+        del self._watched[fd]
+        self._edges.discard(fd)
+        self._epoll.unregister(fd)
 
     def run_timers(self) -> None:
         """Run the timers that are due now; those that they start wait for the next turn."""

@@ -98,7 +98,9 @@ class Supervisor:
         self.prefixes = tuple(prefix.decode() for prefix in PREFIXES)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.reserved = reserved_range(soft)
-        self.reactor = Reactor(lambda: report_bug("a timer; the run goes on without it"))
+        self.reactor = Reactor(
+            lambda: report_bug("a timer or an event; the run goes on without it")
+        )
         self.waits = Waits(self.reactor)
         polls = Polls(self.reactor, lambda: report_bug("a store in mapped registers"))
         self.tokens = Tokens(

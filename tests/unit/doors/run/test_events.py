@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -254,6 +255,35 @@ def test_waiting_for_the_listener(reactor: Reactor, pipe: tuple[int, int]) -> No
     os.close(event)
 
 
+@pytest.mark.parametrize("edge", [False, True])
+def test_a_callback_that_raises_harms_no_other(edge: bool, pipe: tuple[int, int]) -> None:
+    told: list[str] = []
+    reactor = Reactor(lambda: told.append(repr(sys.exc_info()[1])))
+
+    def broken() -> None:
+        raise LookupError("a model")
+
+    first, second = pipe[0], os.dup(pipe[0])
+    calls: list[str] = []
+    stop = reactor.watch(first, broken, edge=edge)
+    reactor.watch(second, lambda: calls.append("called"))
+    os.write(pipe[1], b"x")
+    reactor.poll()
+    assert (told, calls) == (["LookupError('a model')"], ["called"])
+    os.write(pipe[1], b"x")  # what is seen as a level would raise for ever
+    reactor.poll()
+    assert len(told) == (2 if edge else 1)
+    assert len(calls) == 2
+    stop()
+    stop()
+    assert reactor.active == 1
+    reactor.watch(first, lambda: calls.append("again"))
+    reactor.poll()
+    assert "again" in calls
+    reactor.close()
+    os.close(second)
+
+
 def test_other_threads_post(reactor: Reactor) -> None:
     reactor.accept_posts()
     reactor.accept_posts()
@@ -267,6 +297,17 @@ def test_other_threads_post(reactor: Reactor) -> None:
         turn(reactor)
     thread.join()
     assert where == [threading.get_ident()]
+
+
+def test_a_posted_call_that_raises_harms_no_other() -> None:
+    told: list[object] = []
+    reactor = Reactor(lambda: told.append(sys.exc_info()[0]))
+    reactor.accept_posts()
+    reactor.post(lambda: told.remove("nothing"))
+    reactor.post(lambda: told.append("next"))
+    turn(reactor)
+    assert told == [ValueError, "next"]
+    reactor.close()
 
 
 # -- eventfds ---------------------------------------------------------------------------------------------------
