@@ -36,12 +36,16 @@ class Silicon:
 
 def registers(size: int = 0x20, *, writable: bool = True) -> tuple[RegisterWindow, Silicon]:
     silicon = Silicon(size)
-    return RegisterWindow("dev", Region(2, size, writable=writable), silicon.load, silicon.store), silicon
+    return RegisterWindow(
+        "dev", Region(2, size, writable=writable), silicon.load, silicon.store
+    ), silicon
 
 
 def memory(size: int = 2 * PAGE, *, writable: bool = True) -> tuple[MemoryWindow, Silicon]:
     silicon = Silicon(size)
-    return MemoryWindow("dev", Region(1, size, writable=writable, mappable=True), silicon.memory), silicon
+    return MemoryWindow(
+        "dev", Region(1, size, writable=writable, mappable=True), silicon.memory
+    ), silicon
 
 
 @pytest.mark.parametrize(
