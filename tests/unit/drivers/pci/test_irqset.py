@@ -180,6 +180,18 @@ def test_a_closed_descriptor_among_many_leaves_no_event_behind(bench: Bench, ind
     assert (first.closed, second.closed, bench.given[-1].closed) == (0, 0, 1)
 
 
+@pytest.mark.parametrize(("index", "wanted"), [(MSI, "ee"), (MSIX, "ee")])
+def test_a_function_that_cannot_be_programmed_leaves_no_event_behind(
+    bench: Bench, index: int, wanted: str
+) -> None:
+    bench.function.fail["config_write"] = InvalidArgument("no")
+    with pytest.raises(InvalidArgument):
+        bench.connect(index, wanted)
+    assert bench.irqs._mode is Mode.NONE
+    assert [event.closed for event in bench.given] == [1] * len(wanted)
+    bench.connect(index, wanted)
+
+
 def test_msi_cannot_grow_and_msix_can(bench: Bench) -> None:
     first, second = bench.connect(MSI, "ee")
     bench.refuses(InvalidArgument, MSI, TRIGGER, 1, 2, bench.events("ee"))
