@@ -35,6 +35,23 @@ STARTUP_FORBIDDEN = (
     *("uvfio.machine.device_tree", "uvfio.machine.platform", "uvfio.fops.rfc_dt"),
 )
 
+MIRRORED = ("uapi", "core", "drivers", "fops", "models", "machine")
+TESTED_ELSEWHERE = {  # modules without a test module of their own name, and what tests them or why nothing does
+    "core/modern": "protocols and an enum; tests/unit/drivers/pci/test_irqset.py",
+    "drivers/pci/hardware": "protocols and an enum; tests/support/pci_function.py is one",
+    "drivers/pci/modern": "tests/unit/fops/test_device.py",
+    "drivers/platform/device": "tests/unit/drivers/test_platform.py",
+    "drivers/platform/driver": "tests/unit/drivers/test_platform.py",
+    "drivers/platform/hardware": "protocols; tests/support/platform_device.py is one",
+    "drivers/platform/interrupts": "tests/unit/drivers/test_platform.py",
+    "drivers/platform/irqset": "tests/unit/drivers/test_platform_irqset.py",
+    "machine/platform": "tests/unit/machine/test_device_tree.py",
+    "machine/platform_facts": "tests/unit/machine/test_device_tree.py",
+    "models/description": "tests/unit/models/test_register.py, where its names are to be imported from",
+    "models/kit": "only names; tests/unit/models/test_state.py uses it as a model does",
+    "uapi/vfio_feature": "tests/unit/uapi/test_vfio.py",
+}
+
 
 def run(*command: str, **options: object) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -88,6 +105,24 @@ def test_module(module: Path) -> None:
     assert ast.get_docstring(ast.parse(text)), "a module says what it is"
     unfinished = re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text)
     assert unfinished is None, f"unfinished: {unfinished}"
+
+
+def test_tests_mirror_the_source() -> None:
+    """Each module of these layers has a test module of its own name, or a reason that is still true."""
+    source, tests = SOURCE / "uvfio", ROOT / "tests"
+    paths = [path for layer in MIRRORED for path in (source / layer).rglob("*.py")]
+    modules = {path.relative_to(source).with_suffix("").as_posix() for path in paths}
+    modules = {module for module in modules if not module.endswith("__init__")}
+    bare = {
+        module
+        for module in modules
+        if not (tests / "unit" / module).with_name(f"test_{Path(module).name}.py").is_file()
+    }
+    assert bare - TESTED_ELSEWHERE.keys() == set(), "write them a test"
+    assert TESTED_ELSEWHERE.keys() - bare == set(), "these have one by now, or are gone"
+    for module, reason in TESTED_ELSEWHERE.items():
+        for path in re.findall(r"tests/[\w/]+\.py", reason):
+            assert (ROOT / path).is_file(), f"{module}: {path}"
 
 
 def test_all_lists_what_exists_once() -> None:

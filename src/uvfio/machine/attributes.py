@@ -45,6 +45,7 @@ __all__ = [
 
 PAGE = 4096  # what one read shows and one write takes, at most
 _MAX_UNSIGNED = 2**64 - 1
+_DIGITS = "0123456789abcdef"
 
 
 class Refused(VfioError):
@@ -173,8 +174,8 @@ def parse_unsigned(text: str) -> int:
     elif digits[:1] == "0" and len(digits) > 1:
         digits, base = digits[1:], 8
     try:
-        if not digits.isascii() or not digits.isalnum():
-            raise ValueError
+        if not set(digits.lower()) <= set(_DIGITS[:base]):
+            raise ValueError  # also what int() would take for a prefix or a separator
         value = int(digits, base)
     except ValueError:
         raise InvalidArgument(f"{text.rstrip()!r} is not a number") from None
@@ -184,10 +185,10 @@ def parse_unsigned(text: str) -> int:
 
 
 def parse_bool(text: str) -> bool:
-    """kstrtobool: the first letter counts, of "on" and "off" the second. InvalidArgument."""
+    """kstrtobool: the first letter counts (yes, true, enabled), of "on" and "off" the second. InvalidArgument."""
     first = text[:1].lower()
-    if first in ("y", "t", "1") or text[:2].lower() == "on":
+    if first in ("y", "t", "e", "1") or text[:2].lower() == "on":
         return True
-    if first in ("n", "f", "0") or text[:2].lower() == "of":
+    if first in ("n", "f", "d", "0") or text[:2].lower() == "of":
         return False
     raise InvalidArgument(f"{text.rstrip()!r} is neither yes nor no", "Y and N are")

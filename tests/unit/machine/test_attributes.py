@@ -110,7 +110,26 @@ def test_numbers(text: str, value: int) -> None:
     assert parse_unsigned(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "\n", "x", "-1", "1 ", " 1", "1_0", "0x", "08", "1\n\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "x",
+        "-1",
+        "1 ",
+        " 1",
+        "1_0",
+        "0x",
+        "08",
+        "1\n\n",
+        "0x0x10",
+        "00o17",
+        "++1",
+        "٣",
+        "²",
+    ],
+)
 def test_what_is_no_number(text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         parse_unsigned(text)
@@ -124,8 +143,8 @@ def test_a_number_that_is_too_large() -> None:
 
 
 def test_yes_and_no() -> None:
-    assert all(parse_bool(text) for text in ("1", "y", "Yes", "on", "T"))
-    assert not any(parse_bool(text) for text in ("0", "n", "No\n", "off", "f"))
+    assert all(parse_bool(text) for text in ("1", "y", "Yes", "on", "T", "enable"))
+    assert not any(parse_bool(text) for text in ("0", "n", "No\n", "off", "f", "Disabled"))
     for text in ("", "o", "2", "maybe"):
         with pytest.raises(InvalidArgument):
             parse_bool(text)
