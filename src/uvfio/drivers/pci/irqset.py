@@ -120,9 +120,9 @@ class IrqSets(Interrupts):
             self._program()
         except BaseException:
             self._mode = Mode.NONE
-            self._program()
             if event is not None:
                 event.close()
+            self._program()
             raise
         if event is not None:
             self._level.bind(event)
@@ -188,8 +188,8 @@ class IrqSets(Interrupts):
         except BaseException:
             self._mode = Mode.NONE
             self._vectors.unbind()
-            self._program()
             _close(events)
+            self._program()
             raise
 
     def _replace_messages(self, index: int, start: int, count: int, source: EventSource) -> None:

@@ -192,6 +192,19 @@ def test_a_function_that_cannot_be_programmed_leaves_no_event_behind(
     bench.connect(index, wanted)
 
 
+@pytest.mark.parametrize("index", [MSI, MSIX])
+def test_nor_one_whose_hardware_refuses_again(
+    bench: Bench, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(offset: int, value: int, size: int) -> None:
+        raise InvalidArgument("no")
+
+    monkeypatch.setattr(bench.function, "config_write", refuse)
+    with pytest.raises(InvalidArgument):
+        bench.connect(index, "ee")
+    assert [event.closed for event in bench.given] == [1, 1]
+
+
 def test_msi_cannot_grow_and_msix_can(bench: Bench) -> None:
     first, second = bench.connect(MSI, "ee")
     bench.refuses(InvalidArgument, MSI, TRIGGER, 1, 2, bench.events("ee"))
