@@ -50,6 +50,15 @@ def test_example_driver_in_c(kind: str, group: str, program: Programs) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("device", DEVICES.values())
+@pytest.mark.parametrize("kind", ["dynamic", "static", "32-bit"])
+def test_example_driver_of_today(kind: str, device: str, program: Programs) -> None:
+    driver = program("edu_today", static=kind == "static", m32=kind == "32-bit")
+    done = run_uvfio("run", "--", driver, device).ok()
+    assert done.stdout.splitlines()[-1].split() == ["edu_today", "all", "right"]
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("group", DEVICES)
 def test_example_driver_in_python(group: str) -> None:
     driver = EXAMPLES / "edu_driver.py"
