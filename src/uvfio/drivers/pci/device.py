@@ -101,6 +101,7 @@ class VfioPciDevice(ModernPci):
         self._ioevents = Ioevents()
         self._low_power = False
         self._shown = True
+        self._decodes = False
         self._wakeup = None
         self._saved: SavedState | None = None
         self.migration: Migration | None = None
@@ -221,6 +222,7 @@ class VfioPciDevice(ModernPci):
             before.restore(before.command | (self._bars.decode if opened else 0))
             if opened:
                 self._interrupts.reprogram()
+                self._decodes = False
                 if not self._shown:
                     self._settle_mappings()
             if self.migration is not None:
@@ -264,6 +266,7 @@ class VfioPciDevice(ModernPci):
 
     def _disable(self) -> None:
         saved, self._saved, self._config.space = self._saved, None, None
+        self._decodes = False
         assert saved is not None
         try:
             self.function.end_mappings()  # which takes the last stores

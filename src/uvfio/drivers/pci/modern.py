@@ -179,6 +179,7 @@ class ModernPci:
     _opens: int
     _low_power: bool
     _shown: bool
+    _decodes: bool
     _token: TokenRule
     _wakeup: Event | None
 
@@ -196,7 +197,8 @@ class ModernPci:
             return b""
         with self._lock:
             if count == 4 and not offset & 3 and 0 <= offset < self._open_words.get(index, 0):
-                self._check_word(index)
+                if not self._decodes:
+                    self._check_word(index)
                 return _WORD.pack(self._bar_read(index, offset, 4))
             count = self._admit(index, offset, count)
             window = self._window(index)
@@ -214,7 +216,8 @@ class ModernPci:
             return 0
         with self._lock:
             if len(data) == 4 and not offset & 3 and 0 <= offset < self._open_words.get(index, 0):
-                self._check_word(index)
+                if not self._decodes:
+                    self._check_word(index)
                 self._bar_write(index, offset, _WORD.unpack(data)[0], 4)
                 return 4
             window = self._window(index)
@@ -234,10 +237,11 @@ class ModernPci:
             return count
 
     def _check_word(self, index: int) -> None:
-        """The short way to ``check_decoding``: nearly always memory is decoded, and most functions do not sleep."""
+        """``check_decoding``, and whether the next one may be left out: memory is decoded, and the function cannot
+        sleep. Whatever changes that goes through the configuration space, so ``_settle_mappings`` asks again."""
         command = self._command()
-        if not command & pci.PCI_COMMAND_MEMORY or self._modern.power:
-            self._modern.check_decoding(index, command)
+        self._modern.check_decoding(index, command)
+        self._decodes = not self._modern.power and bool(command & pci.PCI_COMMAND_MEMORY)
 
     def _admit(self, index: int, offset: int, count: int) -> int:
         """How many bytes of the access are inside; all of it refused as the module's head says."""
@@ -350,6 +354,7 @@ class ModernPci:
 
         NoMemory, NoSpace: they stay as they were, and the next change of the configuration space tries again.
         """
+        self._decodes = False
         if self._opens:
             on = self._modern.virtual or self._command() & pci.PCI_COMMAND_MEMORY
             self._show_mappings(bool(on) and not self._low_power and not self._modern.asleep())
