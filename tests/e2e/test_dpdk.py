@@ -104,7 +104,8 @@ def test_it_forwards_until_it_is_interrupted(runtime: Path) -> None:
         run.expect("Bye...", timeout=PATIENCE)
         done = run.finish().ok()
     assert "Ignore mapping IO port bar(0)" in done.stdout + done.stderr
-    assert "failed" not in done.stderr.lower()
+    wrong = [line for line in done.stderr.lower().splitlines() if "failed" in line]
+    assert not [line for line in wrong if "mlockall" not in line]  # which needs a privilege
 
 
 def test_two_ports_on_a_wire_and_their_counters(runtime: Path) -> None:

@@ -28,6 +28,7 @@ from support.uvfio_cli import NOBODY, Finished, Uvfio, run_uvfio
 QEMU = os.environ.get("UVFIO_QEMU", "qemu-system-x86_64")
 READY = "VM status: "  # the answer to "info status": all devices are there
 BOOT = 150.0  # seconds; a guest takes four when nothing else runs
+RUN = ("run", "--memlock", "unlimited")  # a guest's memory is more than an ordinary user may lock
 ADDRESS = "0000:06:0d.0"
 OTHER = "0000:07:00.0"
 EDU = ("-d", f"edu@{ADDRESS}")
@@ -91,7 +92,7 @@ def passed(done: Finished) -> list[str]:
 def test_realizes(model: str, bus: str) -> None:
     address = f"0000:{bus}:0d.0"
     words = stopped(*vfio(address))
-    done = run_uvfio("run", "-d", f"{model}@{address}", "--", *words, input="info pci\nquit\n").ok()
+    done = run_uvfio(*RUN, "-d", f"{model}@{address}", "--", *words, input="info pci\nquit\n").ok()
     assert "PCI device 1234:" in done.stdout
     # no bridge is above bus 00, so nothing can reset an edu there
     unable = "no available reset mechanism" in done.stderr
@@ -101,13 +102,13 @@ def test_realizes(model: str, bus: str) -> None:
 def test_several_devices_of_a_group() -> None:
     """Resetting one needs the whole bus, which QEMU may reset as it has all of the group."""
     both = [*vfio("0000:06:0d.0"), *vfio("0000:06:0d.1")]
-    done = run_uvfio("run", "--", *stopped(*both), input="info pci\nquit\n").ok()
+    done = run_uvfio(*RUN, "--", *stopped(*both), input="info pci\nquit\n").ok()
     assert done.stdout.count("PCI device 1234:11e8") == 2
     assert "reset" not in done.stderr
 
 
 def test_a_group_is_used_by_one_qemu() -> None:
-    with Uvfio("run", *EDU, "--", *_shell(stopped(*vfio()), stopped(*vfio()))) as uvfio:
+    with Uvfio(*RUN, *EDU, "--", *_shell(stopped(*vfio()), stopped(*vfio()))) as uvfio:
         uvfio.expect(READY)
         uvfio.send("next\n")
         uvfio.expect("Device or resource busy", "stderr")
@@ -133,7 +134,7 @@ sys.exit(status)
 def test_two_qemus_with_a_device_each() -> None:
     devices = (*EDU, "-d", f"edu@{OTHER}")
     words = _shell(stopped(*vfio()), stopped(*vfio(OTHER)))
-    with Uvfio("run", *devices, "--", *words) as uvfio:
+    with Uvfio(*RUN, *devices, "--", *words) as uvfio:
         uvfio.expect(READY)
         uvfio.send("next\ninfo status\n")
         uvfio.expect(READY)
@@ -144,7 +145,7 @@ def test_two_qemus_with_a_device_each() -> None:
 def test_a_killed_qemu(number: int) -> None:
     """`uvfio run` ends as QEMU does, and leaves nothing behind."""
     words = stopped(*vfio())
-    with Uvfio("run", *EXERCISER, "--trace", "--status-fd", "1", "--", *words) as uvfio:
+    with Uvfio(*RUN, *EXERCISER, "--trace", "--status-fd", "1", "--", *words) as uvfio:
         started = json.loads(uvfio.expect("}\n"))
         uvfio.send("info status\n")
         uvfio.expect(READY)
@@ -158,7 +159,7 @@ def test_daemonize(tmp_path: Path) -> None:
     """The device is served until the daemon ends."""
     monitor = tmp_path / "qmp"
     words = [*qemu(), *vfio(), "-daemonize", *_qmp_server(monitor)]
-    with Uvfio("run", *EDU, "--status-fd", "1", "--", *words) as uvfio:
+    with Uvfio(*RUN, *EDU, "--status-fd", "1", "--", *words) as uvfio:
         uvfio.expect("started")
         with Qmp.when_there(monitor, uvfio) as qmp:
             assert qmp.ask("query-status")["running"] is True
@@ -181,7 +182,7 @@ def test_locked_memory_of_an_ordinary_user(limit: str) -> None:
 
 def test_terminal() -> None:
     """QEMU makes the terminal raw, so that keys that send signals reach the guest; at the end it is as it was."""
-    words = [sys.executable, "-m", "uvfio", "run", *EDU, "--", *qemu(), "-S"]
+    words = [sys.executable, "-m", "uvfio", *RUN, *EDU, "--", *qemu(), "-S"]
     with Terminal([*words, "-serial", "mon:stdio", *vfio()], os.environ) as terminal:
         before = termios.tcgetattr(terminal.master)
         terminal.type("\x01c")
@@ -200,7 +201,7 @@ def test_sandbox() -> None:
     denied = ("obsolete", "elevateprivileges", "spawn", "resourcecontrol")
     sandbox = ",".join(["on", *(f"{what}=deny" for what in denied)])
     words = stopped(*vfio(), "-sandbox", sandbox)
-    run_uvfio("run", *EDU, "--", *words, input="info pci\nquit\n").ok()
+    run_uvfio(*RUN, *EDU, "--", *words, input="info pci\nquit\n").ok()
 
 
 # -- with a guest --------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def test_sandbox() -> None:
 def test_guest_drives_edu(no_mmap: str) -> None:
     """Registers, MSI, INTx and DMA by the guest's VFIO; an address that the guest did not map stays unreached."""
     words = [*guest("edu"), *vfio(x_no_mmap=no_mmap)]
-    done = run_uvfio("run", *EDU, "--trace", "--", *words, timeout=BOOT)
+    done = run_uvfio(*RUN, *EDU, "--trace", "--", *words, timeout=BOOT)
     names = passed(done)
     assert "factorial by MSI" in names
     assert "INTx comes again while its cause stands" in names
@@ -227,7 +228,7 @@ def test_guest_without_an_iommu(shared: bool) -> None:
     if shared:
         backend = "memory-backend-memfd,id=ram,size=256M,share=on"
         words += ["-object", backend, "-machine", "memory-backend=ram"]
-    names = passed(run_uvfio("run", *EDU, "--", *words, timeout=BOOT))
+    names = passed(run_uvfio(*RUN, *EDU, "--", *words, timeout=BOOT))
     assert "DMA to the device and back" in names
     assert "INTx by UIO again" in names
 
@@ -236,7 +237,7 @@ def test_guest_without_an_iommu(shared: bool) -> None:
 def test_guest_drives_the_exerciser(no_mmap: str) -> None:
     """MSI-X, ROM, ports, function reset; the memory BAR with loads and stores of the guest's processor."""
     words = [*guest("exerciser"), *vfio(x_no_mmap=no_mmap)]
-    done = run_uvfio("run", *EXERCISER, "--trace", "--", *words, timeout=BOOT)
+    done = run_uvfio(*RUN, *EXERCISER, "--trace", "--", *words, timeout=BOOT)
     names = passed(done)
     assert "what was stored in the BAR is in RAM" in names
     assert "a reset clears it" in names
@@ -254,7 +255,7 @@ def test_hot_unplug_and_plug(tmp_path: Path) -> None:
     port = ("-device", "pcie-root-port,id=slot1,slot=1")
     words = [*guest("hotplug"), *_qmp_server(monitor), *port, *vfio(bus="slot1", x_no_mmap="on")]
     devices = (*EDU, "-d", f"edu@{OTHER}")
-    with Uvfio("run", *devices, "--control", control, "--", *words) as uvfio:
+    with Uvfio(*RUN, *devices, "--control", control, "--", *words) as uvfio:
         uvfio.expect("the guest waits for the device's removal", timeout=BOOT)
         ctl = [sys.executable, "-m", "uvfio", "ctl", str(control), "unbind", ADDRESS]
         subprocess.run(ctl, check=True, timeout=BOOT)
