@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from uvfio.core.device import BoundDevice, BusDevice, Device, OpenDevice
     from uvfio.core.group import Group
     from uvfio.core.iommu import Iommu
+    from uvfio.core.waiting import Wait
 
 __all__ = ["Release", "ReleaseMixin"]
 
@@ -93,18 +94,22 @@ class ReleaseMixin:
         ``interval`` seconds. InvalidArgument if the device is unknown or not bound, Busy, Cancelled.
         """
         release = self.begin_unbind(dev, timeout=timeout, revoke=revoke, interval=interval)
-        try:
-            while not release.poll():
-                with self.lock:
-                    if self.removable(release.device):
-                        continue
-                    if cancelled and cancelled():
-                        raise Cancelled(f"unbinding {dev.name} was cancelled")
-                    self.released.wait(release.delay())
-        finally:
-            release.cancel()
+        self.wait_for(release, cancelled)
         assert release.data is not None
         return release.data
+
+    def wait_for(self, wait: Wait, cancelled: Callable[[], bool] | None = None) -> None:
+        """Poll until it is done, and sleep in between. What ``poll`` raises, and Cancelled; then it is given up."""
+        try:
+            while not wait.poll():
+                with self.lock:
+                    if wait.ready:
+                        continue
+                    if cancelled and cancelled():
+                        raise Cancelled(f"{wait.what} was cancelled")
+                    self.released.wait(wait.delay())
+        finally:
+            wait.cancel()
 
     def _revoke(self, device: Device) -> None:
         """Take the device's group away from its users; members that merged with it are not disturbed.
@@ -172,11 +177,19 @@ class Release:
         self._open = True
         device.departing += 1
 
+    @property
+    def what(self) -> str:
+        return f"unbinding {self.device.name}"
+
+    @property
+    def ready(self) -> bool:
+        return self._framework.removable(self.device)
+
     def poll(self) -> bool:
         """Whether the device is unbound now. Its users are asked when it is time to, without the lock.
         Busy after the time-out, InvalidArgument if somebody else unbound it."""
         try:
-            while self._open and not self._framework.removable(self.device):
+            while self._open and not self.ready:
                 now = monotonic()
                 if (
                     self._ask_at is not None

@@ -1,7 +1,7 @@
 """Things that take a while, for those who cannot wait: polled until they are done.
 
 Whoever serves others meanwhile (a supervisor) polls a ``Wait`` after everything that may end it, which is a close,
-and when ``delay`` has passed.
+and when ``delay`` has passed. Whoever has nothing else to do says ``ReleaseMixin.wait_for``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,14 @@ __all__ = ["Then", "Wait"]
 
 class Wait(Protocol):
     """Something that goes on: see ``core.release.Release``."""
+
+    @property
+    def what(self) -> str:
+        """What goes on, for people: "unbinding 0000:06:0d.0"."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``poll`` has something to do now; asked with the framework's lock held."""
 
     def poll(self) -> bool:
         """Do the next thing; whether all is done. Raises what the write shall fail with."""
@@ -41,6 +49,14 @@ class Then:
         if done:
             self._action()
         return done
+
+    @property
+    def what(self) -> str:
+        return self._wait.what
+
+    @property
+    def ready(self) -> bool:
+        return self._wait.ready
 
     def delay(self) -> float:
         return self._wait.delay()

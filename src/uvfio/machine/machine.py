@@ -386,12 +386,11 @@ class Machine:
 
         Waits for the users of those that go, as ``unbind`` does.
         """
-        from uvfio.machine import sriov
+        from uvfio.machine.sriov import begin
 
-        slot = self.slot(address)
-        departure = sriov.begin(self, slot, number, timeout, revoke, interval)
+        departure = begin(self, self.slot(address), number, timeout, revoke, interval)
         if departure is not None:
-            sriov.wait(self.framework, departure, cancelled)
+            self.framework.wait_for(departure, cancelled)
 
     def begin_numvfs(
         self,
@@ -448,23 +447,9 @@ class Machine:
 
         When vfio-pci loses a physical function its virtual ones go.
         """
-        slot = self._bound_slot(address)
-        if slot.virtual and slot.driver == slot.vfio_driver:
-            from uvfio.machine import sriov
-
-            departure = sriov.leave(self, slot, timeout, revoke, interval)
-            sriov.wait(self.framework, departure, cancelled)
-        elif slot.driver == slot.vfio_driver:
-            self.framework.unbind_device(
-                slot.device,
-                timeout=timeout,
-                revoke=revoke,
-                interval=interval,
-                cancelled=cancelled,
-            )
-        else:
-            self.framework.bind_foreign(slot.device, "")
-        self._take(slot, revoke)
+        wait = self._departure(address, timeout, revoke, interval)
+        if wait is not None:
+            self.framework.wait_for(wait, cancelled)
 
     def begin_unbind(
         self,
@@ -475,7 +460,16 @@ class Machine:
         interval: float = 10.0,
     ) -> Wait | None:
         """``unbind`` for callers that cannot wait: None if it is done already, or what is to be polled."""
-        slot = self._bound_slot(address)
+        wait = self._departure(address, timeout, revoke, interval)
+        return None if wait is None or wait.poll() else wait
+
+    def _departure(
+        self, address: str, timeout: float | None, revoke: bool, interval: float
+    ) -> Wait | None:
+        """What has to be waited for until the device has no driver; None if it has none now."""
+        slot = self.slot(address)
+        if slot.driver == NO_DRIVER:
+            raise InvalidArgument(f"{slot.address} is not bound to a driver")
         if slot.driver != slot.vfio_driver:
             self.framework.bind_foreign(slot.device, "")
             self._take(slot, False)
@@ -489,14 +483,7 @@ class Machine:
             release = self.framework.begin_unbind(
                 slot.device, timeout=timeout, revoke=revoke, interval=interval
             )
-        wait = Then(release, lambda: self._take(slot, revoke))
-        return None if wait.poll() else wait
-
-    def _bound_slot(self, address: str) -> Slot:
-        slot = self.slot(address)
-        if slot.driver == NO_DRIVER:
-            raise InvalidArgument(f"{slot.address} is not bound to a driver")
-        return slot
+        return Then(release, lambda: self._take(slot, revoke))
 
     @staticmethod
     def _take(slot: Slot, revoked: bool) -> None:

@@ -24,18 +24,15 @@ from typing import TYPE_CHECKING
 
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.sriov import Sriov, find, routing_id
-from uvfio.errors import Busy, Cancelled, ConfigError, InvalidArgument, NoMemory, Unsupported
+from uvfio.errors import Busy, ConfigError, InvalidArgument, NoMemory, Unsupported
 from uvfio.machine.spec import DEFAULT_DRIVER, NO_DRIVER, DeviceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from uvfio.core.framework import Framework
     from uvfio.core.release import Release
     from uvfio.machine.machine import Machine
     from uvfio.machine.slot import Slot
 
-__all__ = ["Departure", "begin", "begin_as_described", "capability", "destroy", "leave", "wait"]
+__all__ = ["Departure", "begin", "begin_as_described", "capability", "destroy", "leave"]
 
 _STUB = "pci-pf-stub"  # a driver of the host that does nothing but this (drivers/pci/pci-pf-stub.c)
 
@@ -98,22 +95,6 @@ def leave(
     return Departure(machine, slot, [*slot.virtual, slot], timeout, revoke, interval)
 
 
-def wait(
-    framework: Framework, departure: Departure, cancelled: Callable[[], bool] | None = None
-) -> None:
-    """Poll until it is done. What ``poll`` raises, and Cancelled."""
-    try:
-        while not departure.poll():
-            with framework.lock:
-                if departure.ready:
-                    continue
-                if cancelled and cancelled():
-                    raise Cancelled(f"waiting for the users of {departure.name} was cancelled")
-                framework.released.wait(departure.delay())
-    finally:
-        departure.cancel()
-
-
 class Departure:
     """VFs of ``pf`` on their way out, with the PF itself as the last of ``slots`` if it is unbound too.
 
@@ -121,7 +102,7 @@ class Departure:
     bound to VFIO take no new users until it is done or cancelled.
     """
 
-    __slots__ = ("_framework", "_machine", "_pf", "_releases", "name")
+    __slots__ = ("_framework", "_machine", "_pf", "_releases")
 
     def __init__(
         self,
@@ -136,7 +117,6 @@ class Departure:
         self._pf = pf
         self._framework = machine.framework
         self._releases: list[tuple[Slot, Release]] = []
-        self.name = pf.address
         for slot in slots:
             if slot.driver == slot.vfio_driver:
                 release = self._framework.begin_unbind(
@@ -145,12 +125,17 @@ class Departure:
                 self._releases.append((slot, release))
 
     @property
+    def what(self) -> str:
+        return f"waiting for the users of {self._pf.address}"
+
+    @property
     def ready(self) -> bool:
         """Whether nobody is left to wait for."""
         return all(self._idle(release) for _, release in self._releases)
 
-    def _idle(self, release: Release) -> bool:
-        return release.data is not None or self._framework.removable(release.device)
+    @staticmethod
+    def _idle(release: Release) -> bool:
+        return release.data is not None or release.ready
 
     def poll(self) -> bool:
         """Whether it is done. Busy after the time-out: then all are as they were."""

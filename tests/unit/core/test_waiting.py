@@ -11,6 +11,8 @@ from uvfio.errors import Busy
 class Steps:
     """Done at the ``last`` poll, or fails there."""
 
+    what = "taking steps"
+
     def __init__(self, last: int, error: Exception | None = None) -> None:
         self.left = last
         self.error = error
@@ -21,6 +23,10 @@ class Steps:
         if not self.left and self.error:
             raise self.error
         return not self.left
+
+    @property
+    def ready(self) -> bool:
+        return self.left == 1
 
     def delay(self) -> float:
         return 1.5
@@ -34,7 +40,7 @@ def test_then_acts_when_it_is_done() -> None:
     wait = Then(Steps(2), lambda: done.append("x"))
     assert not wait.poll()
     assert done == []
-    assert wait.delay() == 1.5
+    assert (wait.what, wait.ready, wait.delay()) == ("taking steps", True, 1.5)
     assert wait.poll()
     assert done == ["x"]
 

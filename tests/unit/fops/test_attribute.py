@@ -61,6 +61,8 @@ def test_a_write_that_waits_is_answered_later(task: Task) -> None:
     memo = Memo()
 
     class Never:
+        what, ready = "for ever", False
+
         def poll(self) -> bool:
             return False
 

@@ -14,6 +14,8 @@ from uvfio.errors import Busy
 class Steps:
     """Done after ``polls`` looks, or raises then."""
 
+    what, ready = "steps", False
+
     def __init__(self, polls: int, error: Exception | None = None, delay: float = 60.0) -> None:
         self.polls = polls
         self.error = error
