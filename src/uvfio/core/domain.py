@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING
 
-from uvfio.core.iova import IovaMap, Mapping
+from uvfio.core.iova import IovaMap, Mapping, Span, touched
 from uvfio.errors import (
     BadAddress,
     DmaFault,
@@ -46,7 +46,16 @@ if TYPE_CHECKING:
     from uvfio.core.device import BusDevice
     from uvfio.core.seams import Mm
 
-__all__ = ["ADDRESS_MAX", "PAGE_SIZE", "DmaCounters", "Domain", "Fault", "IommuUnit", "check_wrap"]
+__all__ = [
+    "ADDRESS_MAX",
+    "PAGE_SIZE",
+    "DmaCounters",
+    "Domain",
+    "Fault",
+    "IommuUnit",
+    "check_reserved",
+    "check_wrap",
+]
 
 PAGE_SIZE = 4096
 PAGE_SHIFT = 12
@@ -59,6 +68,15 @@ def check_wrap(name: str, start: int, size: int) -> None:
     """WrapsAround unless ``size`` bytes from ``start`` are within 64-bit addresses."""
     if start < 0 or start + size - 1 > ADDRESS_MAX:
         raise WrapsAround(f"{name} {start:#x}+{size:#x} wraps around 2**64")
+
+
+def check_reserved(reserved: Iterable[Span], first: int, last: int) -> None:
+    """InvalidArgument if ``[first, last]`` has an address that no mapping may have."""
+    span = touched(reserved, first, last)
+    if span is not None:
+        raise InvalidArgument(
+            f"iova {first:#x}-{last:#x} touches the reserved range {span[0]:#x}-{span[1]:#x}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,11 +329,7 @@ class Domain:
             raise InvalidArgument(
                 f"iova {first:#x}-{last:#x} exceeds the IOMMU's {self.address_bits} address bits"
             )
-        for low, high in self.reserved:
-            if first <= high and last >= low:
-                raise InvalidArgument(
-                    f"iova {first:#x}-{last:#x} touches the reserved range {low:#x}-{high:#x}"
-                )
+        check_reserved(self.reserved, first, last)
 
     def check_entries(self, count: int) -> None:
         """TooManyMappings if there would be ``count`` and that is over the limit."""

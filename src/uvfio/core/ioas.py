@@ -26,8 +26,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from uvfio.core.domain import ADDRESS_MAX, PAGE_SIZE, Domain
-from uvfio.core.iova import Mapping
+from uvfio.core.domain import ADDRESS_MAX, PAGE_SIZE, Domain, check_reserved
+from uvfio.core.iova import Mapping, Span, gaps, touched
 from uvfio.errors import (
     BadAddress,
     InvalidArgument,
@@ -44,9 +44,8 @@ if TYPE_CHECKING:
     from uvfio.core.iommufd import Hwpt
     from uvfio.core.seams import Mm
 
-__all__ = ["Area", "Backing", "Ioas", "Span"]
+__all__ = ["Area", "Backing", "Ioas"]
 
-Span = tuple[int, int]
 Piece = tuple["Backing", int, int]  # address in the backing's memory, bytes
 HUGE_PAGE = 2 << 20
 
@@ -170,14 +169,7 @@ class Ioas:
 
     def windows(self) -> list[Span]:
         """The inclusive ranges that can be mapped, in order."""
-        found, start = [], 0
-        for low, high in self.reserved:
-            if start < low:
-                found.append((start, low - 1))
-            start = high + 1
-        if start <= ADDRESS_MAX:
-            found.append((start, ADDRESS_MAX))
-        return found
+        return gaps(self.reserved, ADDRESS_MAX)
 
     # -- map -------------------------------------------------------------------------------------
 
@@ -255,11 +247,7 @@ class Ioas:
         if iova % granule:
             raise InvalidArgument(f"iova {iova:#x} is not a multiple of {granule:#x}")
         last = _last(iova, size)
-        for low, high in self.reserved:
-            if iova <= high and last >= low:
-                raise InvalidArgument(
-                    f"iova {iova:#x}-{last:#x} touches the reserved range {low:#x}-{high:#x}"
-                )
+        check_reserved(self.reserved, iova, last)
         self.domain.check_overlap(iova, last)
 
     def _choose(self, address: int, size: int) -> int:
@@ -291,9 +279,9 @@ class Ioas:
 
     def _obstacle(self, first: int, last: int) -> int | None:
         """Where something ends that is in the way."""
-        for low, high in self.reserved:
-            if first <= high and last >= low:
-                return high
+        reserved = touched(self.reserved, first, last)
+        if reserved is not None:
+            return reserved[1]
         other = self.domain.mappings.first_overlap(first, last)
         return other.last if other else None
 
@@ -379,18 +367,16 @@ class Ioas:
             if first >= last:
                 raise InvalidArgument(f"{first:#x}-{last:#x} is no range")
             at = bisect_left(ordered, (first, last))
-            for low, high in ordered[max(at - 1, 0) : at + 1]:
-                if first <= high and last >= low:
-                    raise InvalidArgument(f"{first:#x}-{last:#x} overlaps {low:#x}-{high:#x}")
+            other = touched(ordered[max(at - 1, 0) : at + 1], first, last)
+            if other is not None:
+                raise InvalidArgument(f"{first:#x}-{last:#x} overlaps {_text(other)}")
             ordered.insert(at, (first, last))
         with self.domain.lock:
             self._check_open()
-            for first, last in ordered:
-                for low, high in self.reserved:
-                    if first <= high and last >= low:
-                        raise IovaInUse(
-                            f"{first:#x}-{last:#x} touches the reserved range {low:#x}-{high:#x}"
-                        )
+            for span in ordered:
+                reserved = touched(self.reserved, *span)
+                if reserved is not None:
+                    raise IovaInUse(f"{_text(span)} touches the reserved range {_text(reserved)}")
             self._hints.clear()
             self.allowed = tuple(ordered)
 
@@ -413,15 +399,15 @@ class Ioas:
         """``holder`` needs these addresses to stay unmapped. IovaInUse if they are mapped, or allowed."""
         with self.domain.lock:
             self._check_open()
-            for low, high in spans:
-                other = self.domain.mappings.first_overlap(low, high)
+            for span in spans:
+                other = self.domain.mappings.first_overlap(*span)
                 if other:
-                    raise IovaInUse(f"{low:#x}-{high:#x} must not be mapped, {other!r} is")
-                for first, last in self.allowed:
-                    if first <= high and last >= low:
-                        raise IovaInUse(
-                            f"{low:#x}-{high:#x} must not be mapped, {first:#x}-{last:#x} is allowed"
-                        )
+                    raise IovaInUse(f"{_text(span)} must not be mapped, {other!r} is")
+                allowed = touched(self.allowed, *span)
+                if allowed is not None:
+                    raise IovaInUse(
+                        f"{_text(span)} must not be mapped, {_text(allowed)} is allowed"
+                    )
             self._holders[holder] = tuple(spans)
             self._settle_reserved()
 
@@ -484,6 +470,10 @@ class Ioas:
     def _check_open(self) -> None:
         if self.domain.closed:
             raise NoSuchObject("the address space was destroyed meanwhile")
+
+
+def _text(span: Span) -> str:
+    return f"{span[0]:#x}-{span[1]:#x}"
 
 
 def _last(iova: int, size: int) -> int:

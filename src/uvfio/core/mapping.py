@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from uvfio.core.domain import PAGE_SIZE, Domain, check_wrap
-from uvfio.core.iova import Mapping
+from uvfio.core.iova import Mapping, gaps
 from uvfio.errors import InvalidArgument, NotMapped
 
 if TYPE_CHECKING:
@@ -58,15 +58,7 @@ class Type1:
 
     def windows(self) -> list[tuple[int, int]]:
         """The inclusive ranges that can be mapped, in order."""
-        found, start = [], 0
-        end = (1 << self.domain.address_bits) - 1
-        for low, high in self.domain.reserved:
-            if start < min(low, end + 1):
-                found.append((start, min(low - 1, end)))
-            start = max(start, high + 1)
-        if start <= end:
-            found.append((start, end))
-        return found
+        return gaps(self.domain.reserved, (1 << self.domain.address_bits) - 1)
 
     # -- map -------------------------------------------------------------------------------------
 
