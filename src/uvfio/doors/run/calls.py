@@ -328,10 +328,8 @@ class Calls:
         found = self._find(request)
         if found is None or found[1].name.startswith("/"):
             return None
-        with open(f"/proc/{request[1]}/fdinfo/{request[6] & INT}", "rb") as file:
-            text = file.read()
-        at = text.index(b"flags:") + 6
-        return int(text[at : text.index(b"\n", at)], 8) & ~(O_LARGEFILE | os.O_CLOEXEC)
+        flags = found[0].open_flags(request[1], request[6] & INT)
+        return flags & ~(O_LARGEFILE | os.O_CLOEXEC)
 
     def _duplicate(self, request: Request, least: int, cloexec: bool) -> int | None:
         """A copy in the reserved range, where the registers of region 0 stay reachable."""

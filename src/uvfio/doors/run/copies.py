@@ -35,6 +35,7 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Final
 
+from uvfio.doors.run.memory import lives
 from uvfio.errors import Busy
 from uvfio.fops.file import Deferred
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
@@ -164,22 +165,13 @@ class _Tracer:
     def _defer(
         self, request: tuple[int, ...], later: Deferred, answer: queue.SimpleQueue[Result]
     ) -> None:
-        def finish(error: BaseException | None) -> None:
-            self.supervisor.refresh_tree()
-            if error is None or isinstance(error, OSError):
-                answer.put((later.value, error))
-            else:
-                answer.put((None, OSError(errno.EIO, str(error))))
-            for told in later.answered:
-                told(error if isinstance(error, OSError) else later.value)
-
         def alive() -> bool:
-            if _lives(request[1]):
+            if lives(request[1]):
                 return True
             answer.put((None, OSError(errno.EINTR, "killed")))
             return False
 
-        self.supervisor.waits.add(later.wait, finish, alive)
+        self.supervisor.defer(request, later, lambda *result: answer.put(result), alive)
 
     # -- the tracer --------------------------------------------------------------------------------
 
@@ -250,7 +242,7 @@ class _Tracer:
             self.tids.add(message.value)
             self.copies.traced.add(message.value)
         elif event == EVENT_EXEC:
-            self.tids &= {tid for tid in self.tids if _lives(tid)}
+            self.tids &= {tid for tid in self.tids if lives(tid)}
         ptrace(PTRACE_SYSCALL, tid)
 
     def _detach(self, tid: int) -> None:
@@ -321,12 +313,3 @@ class _Tracer:
         values[which] = value
         ctypes.memmove(buffer, REGISTERS.pack(*values), REGISTERS.size)
         ptrace(PTRACE_SETREGS, tid, 0, ctypes.addressof(buffer))
-
-
-def _lives(tid: int) -> bool:
-    """Whether the thread is neither gone nor a zombie."""
-    try:
-        with open(f"/proc/{tid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] not in b"ZX"
-    except OSError:
-        return False

@@ -12,6 +12,7 @@ import mmap
 import os
 from typing import Final
 
+from uvfio.doors.run.memory import as_words
 from uvfio.errors import BadAddress, InvalidArgument
 
 __all__ = ["FileMemory"]
@@ -61,13 +62,7 @@ class FileMemory:
             raise BadAddress(f"cannot write to the file: {error.strerror}") from error
 
     def store(self, address: int, value: int, width: int) -> None:
-        window = self.view(address, width)
-        if width == 2:
-            window.cast("H")[0] = value
-        elif width == 4:
-            window.cast("I")[0] = value
-        else:
-            window.cast("Q")[0] = value
+        as_words(self.view(address, width), width)[0] = value
 
     def view(self, address: int, size: int) -> memoryview:
         """A window on the file. BadAddress beyond its end."""

@@ -186,7 +186,7 @@ class ProgramMemory:
         aligned words whole."""
         window = self.view(address, width)
         if window is not None:
-            _cast(window, width)[0] = value
+            as_words(window, width)[0] = value
         else:
             self.write(address, value.to_bytes(width, "little"))
 
@@ -317,24 +317,27 @@ class ProgramMemory:
         return -1
 
 
-def living(pid: int) -> int:
-    """``pid``, or another thread of its process if that one has ended before the others."""
-    if _ended(f"/proc/{pid}/stat"):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            if not _ended(f"/proc/{pid}/task/{thread}/stat"):
-                return int(thread)
-    return pid
-
-
-def _ended(path: str) -> bool:
+def lives(tid: int) -> bool:
+    """Whether the thread is neither gone nor a zombie."""
     try:
-        with open(path, "rb") as file:
-            return file.read().rpartition(b")")[2][1:2] in b"ZX"
+        with open(f"/proc/{tid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] not in b"ZX"
     except OSError:
         return False
 
 
-def _cast(window: memoryview, width: int) -> memoryview:
+def living(pid: int) -> int:
+    """``pid``, or another thread of its process if that one has ended before the others."""
+    if lives(pid):
+        return pid
+    try:
+        threads = map(int, os.listdir(f"/proc/{pid}/task"))
+        return next(filter(lives, threads), pid)
+    except OSError:
+        return pid
+
+
+def as_words(window: memoryview, width: int) -> memoryview:
     """``window`` as machine words: assigning to one is a single store."""
     if width == 2:
         return window.cast("H")

@@ -231,16 +231,25 @@ class Process:
         return self.supervisor.install(self, file, cloexec)  # type: ignore[arg-type]
 
     def event(self, fd: int) -> EventFd:
+        return EventFd(self._take(fd), self.supervisor.reactor)
+
+    def _take(self, fd: int) -> int:
+        """``copy_descriptor``, with conditions for errors."""
         try:
-            copy = self.copy_descriptor(fd)
+            return self.copy_descriptor(fd)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EACCES):
                 raise Unreadable(
-                    f"cannot take eventfd {fd} of process {self.tgid}: {error.strerror}",
+                    f"cannot take descriptor {fd} of process {self.tgid}: {error.strerror}",
                     "run `uvfio check`; containers need --cap-add SYS_PTRACE",
                 ) from error
             raise BadDescriptor(f"descriptor {fd} is not open") from error
-        return EventFd(copy, self.supervisor.reactor)
+
+    @staticmethod
+    def open_flags(tid: int, fd: int) -> int:
+        """What descriptor ``fd`` of thread ``tid`` was opened with, and O_CLOEXEC as it is now."""
+        with open(f"/proc/{tid}/fdinfo/{fd}", "rb") as file:
+            return int(file.read().partition(b"flags:")[2].split()[0], 8)
 
     def copy_descriptor(self, fd: int) -> int:
         """A descriptor of ours for what the process has open as ``fd``; OSError as pidfd_getfd(2) gives it."""
@@ -260,12 +269,7 @@ class Process:
         from uvfio.doors.run.filemem import FileMemory
 
         ours = self.lookup(self.thread, fd) is not None
-        try:
-            return FileMemory(self.copy_descriptor(fd), usable=not ours)
-        except OSError as error:
-            if error.errno in (errno.EPERM, errno.EACCES):
-                raise Unreadable.because(self.tgid, f"take its descriptor {fd}") from error
-            raise BadDescriptor(f"descriptor {fd} is not open") from error
+        return FileMemory(self._take(fd), usable=not ours)
 
     def memlock_limit(self) -> int | None:
         if self.supervisor.memlock is not None:

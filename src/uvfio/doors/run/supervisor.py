@@ -233,20 +233,35 @@ class Supervisor:
 
     # -- answers that take a while ---------------------------------------------------------------
 
-    def _defer(self, request: tuple[int, ...], later: Deferred) -> None:
-        """Answer when the wait is over; a caller that was killed meanwhile ends it."""
-        number = request[0]
+    def defer(
+        self,
+        request: tuple[int, ...],
+        later: Deferred,
+        answer: Callable[[int, OSError | None], None],
+        alive: Callable[[], bool],
+    ) -> None:
+        """Answer when the wait is over; a caller that is not ``alive`` any more ends it."""
 
         def finish(error: BaseException | None) -> None:
             self.refresh_tree()
             if error is not None and not isinstance(error, OSError):
                 report_bug(f"system call {request[3]} of task {request[1]}, which waited", error)
                 error = OSError(errno.EIO, str(error))
-            self._send(number, later.value if error is None else 0, error)
+            answer(later.value if error is None else 0, error)
             for told in later.answered:
                 told(later.value if error is None else error)
 
-        self.waits.add(later.wait, finish, lambda: sc.notif_id_valid(self.listener, number))
+        self.waits.add(later.wait, finish, alive)
+
+    def _defer(self, request: tuple[int, ...], later: Deferred) -> None:
+        """``defer`` a notification."""
+        number = request[0]
+        self.defer(
+            request,
+            later,
+            lambda value, error: self._send(number, value, error),
+            lambda: sc.notif_id_valid(self.listener, number),
+        )
 
     def _send(self, number: int, value: int, error: OSError | None) -> None:
         failed = 0 if error is None else -(error.errno or errno.EIO)
@@ -284,8 +299,7 @@ class Supervisor:
         token = process.token(tid, number)
         if token is None or self.tokens.holds_memory(token):
             return
-        with open(f"/proc/{tid}/fdinfo/{number}", "rb") as about:
-            flags = int(about.read().partition(b"flags:")[2].split()[0], 8)
+        flags = process.open_flags(tid, number)
         found = self.tokens.expose(file)
         if found is None:
             return
