@@ -50,12 +50,17 @@ class Id(NamedTuple):
     def matches(self, function: PciModel) -> bool:
         """pci_match_one_device"""
         who = identity(function)
+        subsystem = who.subsystem_vendor, who.subsystem_device
+        return self.covers(Id(who.vendor, who.device, *subsystem, who.class_code))
+
+    def covers(self, other: Id) -> bool:
+        """Whether devices of the ``other`` id match this one already."""
         return (
-            self.vendor in (ANY, who.vendor)
-            and self.device in (ANY, who.device)
-            and self.subvendor in (ANY, who.subsystem_vendor)
-            and self.subdevice in (ANY, who.subsystem_device)
-            and not (self.class_code ^ who.class_code) & self.class_mask
+            self.vendor in (ANY, other.vendor)
+            and self.device in (ANY, other.device)
+            and self.subvendor in (ANY, other.subvendor)
+            and self.subdevice in (ANY, other.subdevice)
+            and not (self.class_code ^ other.class_code) & self.class_mask
         )
 
 
@@ -128,12 +133,18 @@ class Binding:
         if slot.driver != NO_DRIVER:
             return
         for driver in self.drivers(slot.device.bus):
-            if self.matches(driver, slot):
-                try:
-                    self.machine.bind(slot.address, driver)
-                except VfioError:
-                    continue
+            if self._offer(driver, slot):
                 return
+
+    def _offer(self, driver: str, slot: Slot) -> bool:
+        """Whether ``driver`` matches the device, which has none, and takes it."""
+        if not self.matches(driver, slot):
+            return False
+        try:
+            self.machine.bind(slot.address, driver)
+        except VfioError:
+            return False
+        return True
 
     def override(self, address: str, text: str) -> None:
         """driver_set_override: an empty line or nothing takes the override away."""
@@ -154,15 +165,12 @@ class Binding:
         if len(values) > 6 and values[6]:
             raise InvalidArgument(f"{driver} knows no driver_data {values[6]:#x}")
         known = self.ids.setdefault(driver, [])
-        if len(values) != 7 and any(_covers(old, new) for old in known):
+        if len(values) != 7 and any(old.covers(new) for old in known):
             raise Overlap(f"{driver} has {new.vendor:04x}:{new.device:04x} already")
         known.append(new)
         for slot in self.on("pci"):
-            if slot.driver == NO_DRIVER and self.matches(driver, slot):
-                try:
-                    self.machine.bind(slot.address, driver)
-                except VfioError:
-                    continue
+            if slot.driver == NO_DRIVER:
+                self._offer(driver, slot)
 
     def remove_id(self, driver: str, text: str) -> None:
         """remove_id_store: the first id like this goes; who is bound stays so. InvalidArgument, NoSuchDevice."""
@@ -213,14 +221,3 @@ def _fields(text: str, most: int) -> list[int]:
     if len(values) < 2:
         raise InvalidArgument(f"{text.rstrip()!r} is no id", "vendor and device, hexadecimal")
     return values
-
-
-def _covers(old: Id, new: Id) -> bool:
-    """Whether a device that the new id describes matches the old one already."""
-    return (
-        old.vendor in (ANY, new.vendor)
-        and old.device in (ANY, new.device)
-        and old.subvendor in (ANY, new.subvendor)
-        and old.subdevice in (ANY, new.subdevice)
-        and not (old.class_code ^ new.class_code) & old.class_mask
-    )

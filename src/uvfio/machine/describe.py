@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uvfio.drivers.pci.sriov import find
 from uvfio.machine.facts import Resource, capabilities, identity, interrupts, resources
 from uvfio.models.pci import PciModel
+from uvfio.models.polled import kind_of_mapping
 
 if TYPE_CHECKING:
     from uvfio.core.domain import IommuUnit
@@ -107,7 +108,7 @@ def _resource(resource: Resource) -> dict[str, Any]:
         "size": resource.size,
         "prefetchable": resource.prefetchable,
         "mappable": resource.mappable,
-        "mapping": ("polled" if resource.polled else "memory") if resource.mappable else "",
+        "mapping": kind_of_mapping(resource.mappable, resource.polled),
     }
 
 

@@ -129,12 +129,9 @@ def resources(function: PciFunction) -> tuple[Resource, ...]:
             flags = IORESOURCE_IO | pci.PCI_BASE_ADDRESS_SPACE_IO
         else:
             start = low & pci.PCI_BASE_ADDRESS_MEM_MASK
-            flags = IORESOURCE_MEM
+            flags = _memory_flags(bar)
             if bar.kind is BarKind.MEMORY64:
                 start |= function.config_read(register + 4, 4) << 32
-                flags |= IORESOURCE_MEM_64 | pci.PCI_BASE_ADDRESS_MEM_TYPE_64
-            if bar.prefetchable:
-                flags |= IORESOURCE_PREFETCH | pci.PCI_BASE_ADDRESS_MEM_PREFETCH
         flags |= IORESOURCE_SIZEALIGN if start else IORESOURCE_UNSET
         found.append(
             Resource(

@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from uvfio.core.device import DtProperty
-from uvfio.machine.tree import Directory, Link, Text
+from uvfio.machine.tree import Directory, Link, Text, text_line
+from uvfio.models.polled import kind_of_mapping
 
 if TYPE_CHECKING:
     from uvfio.drivers.platform.hardware import Origin
@@ -39,7 +40,7 @@ def add_device(
     """Add the folder of ``device`` to ``tree``; ``group`` is what its iommu_group is, if any."""
     folder = f"{_PLATFORM}/devices/{device.name}"
     tree[folder] = Directory()
-    tree[f"{folder}/modalias"] = _text(modalias(device))
+    tree[f"{folder}/modalias"] = text_line(modalias(device))
     tree[f"{folder}/subsystem"] = Link(f"{_UP}/bus/platform")
     if driver is not None:
         tree[f"{folder}/driver"] = Link(f"{_UP}/bus/platform/drivers/{driver}")
@@ -103,7 +104,7 @@ def describe(device: PlatformModel) -> dict[str, Any]:
                 "size": region.size,
                 "prefetchable": False,
                 "mappable": region.mappable,
-                "mapping": ("polled" if region.polled else "memory") if region.mappable else "",
+                "mapping": kind_of_mapping(region.mappable, region.polled),
                 **_origin(region.origin),
             }
             for index, region in enumerate(device.regions)
@@ -127,7 +128,3 @@ def _origin(origin: Origin) -> dict[str, Any]:
 
 def _node_name(path: str) -> str:
     return path.rpartition("/")[2].partition("@")[0]
-
-
-def _text(text: str, mode: int = 0o444) -> Text:
-    return Text(f"{text}\n".encode("ascii"), mode)

@@ -42,6 +42,7 @@ __all__ = [
     "Text",
     "attribute_text",
     "nodes",
+    "text_line",
 ]
 
 PREFIXES = (
@@ -83,6 +84,11 @@ class Text(NamedTuple):
 
     data: bytes
     mode: int = 0o444
+
+
+def text_line(text: str, mode: int = 0o444) -> Text:
+    """A file with ``text`` and a newline."""
+    return Text(f"{text}\n".encode("ascii"), mode)
 
 
 class Link(NamedTuple):
@@ -134,7 +140,7 @@ def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
         if record.group.unprotected and not record.bound:
             shown_group = None
         elif abi == "2011":
-            shown_group = _text(name)
+            shown_group = text_line(name)
         _add_device(tree, machine, slot, shown_group)
     if abi != "2011":
         from uvfio.machine.tree_modern import add_iommufd
@@ -168,7 +174,7 @@ def _add_drivers(tree: dict[str, Node], machine: Machine, bus: str) -> None:
 def _add_modules(tree: dict[str, Node], machine: Machine) -> None:
     for module in MODULES:
         folder = f"/sys/module/{module}"
-        tree[f"{folder}/initstate"] = _text("live")
+        tree[f"{folder}/initstate"] = text_line("live")
         tree[f"{folder}/parameters"] = Directory()
         _add_attributes(tree, machine, f"{folder}/parameters")
     for module, bus, driver in _MODULE_DRIVERS:
@@ -184,8 +190,8 @@ def _add_node(tree: dict[str, Node], group: Group) -> None:
     tree[folder] = Directory()
     tree[f"/sys/class/vfio/{group.node_name}"] = Link(f"../..{folder[4:]}")
     tree[f"{folder}/subsystem"] = Link(f"{_UP}/class/vfio")
-    tree[f"{folder}/dev"] = _text(f"{MAJOR}:{group.minor}")
-    tree[f"{folder}/uevent"] = _text(
+    tree[f"{folder}/dev"] = text_line(f"{MAJOR}:{group.minor}")
+    tree[f"{folder}/uevent"] = text_line(
         f"MAJOR={MAJOR}\nMINOR={group.minor}\nDEVNAME=vfio/{group.node_name}", 0o644
     )
 
@@ -196,7 +202,7 @@ def _add_group(tree: dict[str, Node], machine: Machine, group: Group) -> None:
     tree[folder] = Directory()
     tree[f"{folder}/devices"] = Directory()
     if group.unprotected:
-        tree[f"{folder}/name"] = _text("vfio-noiommu")
+        tree[f"{folder}/name"] = text_line("vfio-noiommu")
     else:
         _add_attributes(tree, machine, "/sys/kernel/iommu_groups/*", name)
     for device in sorted(group.devices, key=lambda device: device.name):
@@ -230,15 +236,15 @@ def _add_function(
     pin = function.config_read(pci.PCI_INTERRUPT_PIN, 1)
     line = function.config_read(pci.PCI_INTERRUPT_LINE, 1) if pin else 0
     tree[folder] = Directory()
-    tree[f"{folder}/vendor"] = _text(f"{who.vendor:#06x}")
-    tree[f"{folder}/device"] = _text(f"{who.device:#06x}")
-    tree[f"{folder}/subsystem_vendor"] = _text(f"{who.subsystem_vendor:#06x}")
-    tree[f"{folder}/subsystem_device"] = _text(f"{who.subsystem_device:#06x}")
-    tree[f"{folder}/class"] = _text(f"{who.class_code:#08x}")
-    tree[f"{folder}/revision"] = _text(f"{who.revision:#04x}")
-    tree[f"{folder}/irq"] = _text(str(line))
-    tree[f"{folder}/modalias"] = _text(who.modalias)
-    tree[f"{folder}/resource"] = _text(_resource_lines(function))
+    tree[f"{folder}/vendor"] = text_line(f"{who.vendor:#06x}")
+    tree[f"{folder}/device"] = text_line(f"{who.device:#06x}")
+    tree[f"{folder}/subsystem_vendor"] = text_line(f"{who.subsystem_vendor:#06x}")
+    tree[f"{folder}/subsystem_device"] = text_line(f"{who.subsystem_device:#06x}")
+    tree[f"{folder}/class"] = text_line(f"{who.class_code:#08x}")
+    tree[f"{folder}/revision"] = text_line(f"{who.revision:#04x}")
+    tree[f"{folder}/irq"] = text_line(str(line))
+    tree[f"{folder}/modalias"] = text_line(who.modalias)
+    tree[f"{folder}/resource"] = text_line(_resource_lines(function))
     tree[f"{folder}/subsystem"] = Link(f"{_UP}/bus/pci")
     if slot.driver != "none":
         tree[f"{folder}/driver"] = Link(f"{_UP}/bus/pci/drivers/{slot.driver}")
@@ -258,7 +264,3 @@ def _resource_lines(function: PciModel) -> str:
         end = resource.start + resource.size - 1
         lines[resource.number] = f"{resource.start:#018x} {end:#018x} {resource.flags:#018x}"
     return "\n".join(lines)
-
-
-def _text(text: str, mode: int = 0o444) -> Text:
-    return Text(f"{text}\n".encode("ascii"), mode)

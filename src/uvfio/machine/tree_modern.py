@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.core.vtd import capabilities, extended_capabilities
-from uvfio.machine.tree import MAJOR, MISC_MAJOR, CharDev, Directory, Link, Text
+from uvfio.machine.tree import MAJOR, MISC_MAJOR, CharDev, Directory, Link, text_line
 
 if TYPE_CHECKING:
     from uvfio.core.domain import IommuUnit
@@ -43,9 +43,9 @@ def add_iommufd(tree: dict[str, Node], machine: Machine) -> None:
         tree[f"{NODES}/{name}"] = CharDev("", 0, CDEV_MAJOR, number, opens="cdev")
         tree[f"/sys/{home}"] = Directory()
         tree[folder] = Directory()
-        tree[f"{folder}/dev"] = _text(f"{CDEV_MAJOR}:{number}")
+        tree[f"{folder}/dev"] = text_line(f"{CDEV_MAJOR}:{number}")
         about = f"MAJOR={CDEV_MAJOR}\nMINOR={number}\nDEVNAME=vfio/devices/{name}"
-        tree[f"{folder}/uevent"] = _text(about, 0o644)
+        tree[f"{folder}/uevent"] = text_line(about, 0o644)
         tree[f"{folder}/device"] = Link("../..")
         tree[f"{folder}/subsystem"] = Link("../../../../../../class/vfio-dev")
         tree[f"/sys/class/vfio-dev/{name}"] = Link(f"../../{home}/{name}")
@@ -64,10 +64,6 @@ def _add_unit(tree: dict[str, Node], unit: IommuUnit) -> None:
     folder = f"{IOMMUS}/{unit.name}"
     for name in (folder, f"{folder}/devices", f"{folder}/intel-iommu"):
         tree[name] = Directory()
-    tree[f"{folder}/intel-iommu/version"] = _text("1:0")
-    tree[f"{folder}/intel-iommu/cap"] = _text(f"{capabilities(unit):x}")
-    tree[f"{folder}/intel-iommu/ecap"] = _text(f"{extended_capabilities(unit):x}")
-
-
-def _text(text: str, mode: int = 0o444) -> Text:
-    return Text(f"{text}\n".encode("ascii"), mode)
+    tree[f"{folder}/intel-iommu/version"] = text_line("1:0")
+    tree[f"{folder}/intel-iommu/cap"] = text_line(f"{capabilities(unit):x}")
+    tree[f"{folder}/intel-iommu/ecap"] = text_line(f"{extended_capabilities(unit):x}")

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 
 from uvfio.drivers.pci.hardware import Bar, BarKind
-from uvfio.models.polled import check_mapped
+from uvfio.models.polled import check_mapped, kind_of_mapping
 from uvfio.models.register import RegisterMap
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class BarDeclaration:
     @property
     def mapping(self) -> str:
         """ "memory", "polled" or empty; the module's head says what that means."""
-        return ("polled" if self.polled else "memory") if self.mappable else ""
+        return kind_of_mapping(self.mappable, self.polled)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name

@@ -41,12 +41,17 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Store
     from uvfio.models.bar import Window
 
-__all__ = ["POLLED", "MappedRegisters", "Polling", "check_mapped"]
+__all__ = ["POLLED", "MappedRegisters", "Polling", "check_mapped", "kind_of_mapping"]
 
 POLLED = "polled"
 
 _PIECE = 1 << 16
 _HALF = 0xFFFFFFFF
+
+
+def kind_of_mapping(mappable: bool, polled: bool) -> str:
+    """How a region can be mapped: "memory", "polled", or empty if it cannot."""
+    return (POLLED if polled else "memory") if mappable else ""
 
 
 def check_mapped(mapped: str, registers: type[RegisterMap], where: str) -> bool:

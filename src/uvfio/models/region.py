@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 
-from uvfio.models.polled import check_mapped
+from uvfio.models.polled import check_mapped, kind_of_mapping
 from uvfio.models.register import RegisterMap
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class RegionDeclaration:
             "kind": "memory" if isinstance(self, MemoryRegion) else "registers",
             "size": self.size,
             "mappable": self.mappable,
-            "mapping": ("polled" if self.polled else "memory") if self.mappable else "",
+            "mapping": kind_of_mapping(self.mappable, self.polled),
             "node": self.node,
             "registers": [],
         }
