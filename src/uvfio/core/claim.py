@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from uvfio.core.iommu import Iommu, Lifetime
 from uvfio.core.iommufd import Assigned, Hwpt
-from uvfio.errors import InvalidArgument, NotOwner, NotViable, UnsafeInterrupts
+from uvfio.errors import InvalidArgument, NotOwner, NotViable
 
 if TYPE_CHECKING:
     from uvfio.core.device import Device
@@ -97,11 +97,7 @@ class Claim(Iommu):
         unit = device.dev.unit
         if unit is None or not unit.coherent:
             raise InvalidArgument(f"{device.name} is behind no IOMMU that keeps caches coherent")
-        if not self.allow_unsafe and not unit.interrupt_remapping:
-            raise UnsafeInterrupts(
-                f"{device.name}: the IOMMU does not remap interrupts",
-                "set allow_unsafe_interrupts = true in the machine file if that is acceptable",
-            )
+        self._check_remapping(device.name, unit.interrupt_remapping)
         foreigner = self.group.foreigner
         if foreigner is not None:
             raise NotViable(

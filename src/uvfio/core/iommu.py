@@ -156,9 +156,13 @@ class Iommu:
 
     def _check_interrupts(self) -> None:
         """UnsafeInterrupts if a device of an open context could send any interrupt and must not."""
-        if self.domain and not self.allow_unsafe and not self.domain.interrupt_remapping:
+        if self.domain:
+            self._check_remapping(self._names(), self.domain.interrupt_remapping)
+
+    def _check_remapping(self, who: str, remapped: bool) -> None:
+        if not self.allow_unsafe and not remapped:
             raise UnsafeInterrupts(
-                f"{self._names()}: the IOMMU does not remap interrupts",
+                f"{who}: the IOMMU does not remap interrupts",
                 "set allow_unsafe_interrupts = true in the machine file if that is acceptable",
             )
 

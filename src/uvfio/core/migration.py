@@ -35,12 +35,10 @@ from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from uvfio.core.migration_stream import ResumingStream, SavingStream
-from uvfio.core.modern import Activity
+from uvfio.core.modern import Activity, Movable
 from uvfio.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from uvfio.core.dma_log import DmaLogger
 
 __all__ = [
@@ -163,23 +161,8 @@ def _via(current: MigrationState, goal: MigrationState) -> MigrationState:
     return goal
 
 
-class MigrationDevice(Protocol):
+class MigrationDevice(Movable, Protocol):
     """What migration asks of a device; its VFIO driver implements it."""
-
-    @property
-    def identity(self) -> str:
-        """Equal for devices that can take each other's data: model, options, layout."""
-
-    @property
-    def resets(self) -> int:
-        """How often the device was reset by a write to configuration space."""
-
-    @property
-    def memories(self) -> Mapping[int, memoryview]:
-        """Its memory, by BAR."""
-
-    def quiesce(self, activity: Activity) -> None:
-        """From now on it does this and no more. Time that it measures stands still meanwhile."""
 
     def save(self) -> bytes:
         """All state but memory. Only while it is stopped. Unsupported for what cannot be saved now."""

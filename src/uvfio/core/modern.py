@@ -10,7 +10,7 @@ them: all (None), those whose byte is not 0 (bytes), or what event each is conne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -27,6 +27,7 @@ __all__ = [
     "IrqData",
     "IrqDevice",
     "ModernDevice",
+    "Movable",
     "TakesToken",
 ]
 
@@ -47,6 +48,26 @@ class Activity(Enum):
     FULL = "full"
     QUIET = "quiet"
     STOPPED = "stopped"
+
+
+class Movable(Protocol):
+    """What silicon and its driver have in common for migration."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for devices that can take each other's data: model, options, layout."""
+
+    @property
+    def resets(self) -> int:
+        """How often the device was reset by a write to configuration space."""
+
+    @property
+    def memories(self) -> Mapping[int, memoryview]:
+        """The bytes of BARs that are plain memory, mappable or not."""
+
+    def quiesce(self, activity: Activity) -> None:
+        """From now on it does this and no more; resets do not change that. Time that it measures stands still
+        meanwhile."""
 
 
 class IrqAction(Enum):

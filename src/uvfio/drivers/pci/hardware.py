@@ -15,10 +15,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from uvfio.core.device import BusDevice
+from uvfio.core.modern import Movable
 
 if TYPE_CHECKING:
     from uvfio.core.dma_log import DmaLog
-    from uvfio.core.modern import Activity
 
 __all__ = ["Bar", "BarKind", "InterruptSink", "MigratableFunction", "PciFunction"]
 
@@ -119,27 +119,12 @@ class PciFunction(BusDevice, Protocol):
         """Function reset: registers and configuration take their power-on values."""
 
 
-class MigratableFunction(Protocol):
+class MigratableFunction(Movable, Protocol):
     """What a ``PciFunction`` has besides if its state can be moved to another one."""
 
     @property
     def migratable(self) -> bool:
         """Whether this one's can; without the attribute it cannot."""
-
-    @property
-    def identity(self) -> str:
-        """Equal for functions that can take each other's state."""
-
-    @property
-    def resets(self) -> int:
-        """How often a write to configuration space has reset the function."""
-
-    @property
-    def memories(self) -> Mapping[int, memoryview]:
-        """The bytes of BARs that are plain memory, mappable or not."""
-
-    def quiesce(self, activity: Activity) -> None:
-        """Do no more than that, until told otherwise; resets do not change it."""
 
     def log_dma(self, log: DmaLog | None) -> None:
         """Mark each DMA write there."""

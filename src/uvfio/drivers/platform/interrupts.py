@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Event
     from uvfio.drivers.platform.hardware import PlatformHardware
 
+    Watches = dict[int, tuple[Event, Callable[[], None]]]
+    """By interrupt: an event, and how to end the watch on it."""
+
 __all__ = ["Interrupts"]
 
 
@@ -50,7 +53,7 @@ class Interrupts:
             IrqInfo(index, 1, level=line.level, name=f"irq{index}")
             for index, line in enumerate(hardware.interrupts)
         )
-        self._unmask_events: dict[int, tuple[Event, Callable[[], None]]] = {}
+        self._unmask_events: Watches = {}
 
     # What there is
 
@@ -77,7 +80,7 @@ class Interrupts:
         with self._lock:
             try:
                 for index in tuple(self._unmask_events):
-                    self._drop_unmask_event(index)
+                    self._unwatch(self._unmask_events, index)
                 for index in range(len(self._lines)):
                     self._drop(index)
             finally:
@@ -139,19 +142,9 @@ class Interrupts:
                     raise NoSuchDevice(
                         f"{self._hardware.name}: interrupt {index} has no unmask event"
                     )
-                self._drop_unmask_event(index)
-            elif index in self._unmask_events:
-                raise Busy(
-                    f"{self._hardware.name}: interrupt {index} has an unmask event already",
-                    "unset it with fd -1",
-                )
+                self._unwatch(self._unmask_events, index)
             else:
-
-                def unmask() -> None:
-                    with self._lock:
-                        line.unmask()
-
-                self._unmask_events[index] = event, event.watch(unmask)
+                self._watch(self._unmask_events, "an unmask", index, event, line.unmask)
 
     # What the hardware tells (InterruptSink)
 
@@ -172,8 +165,25 @@ class Interrupts:
             if event is not None:
                 event.close()
 
-    def _drop_unmask_event(self, index: int) -> None:
-        event, cancel = self._unmask_events.pop(index)
+    def _watch(
+        self, known: Watches, what: str, index: int, event: Event, action: Callable[[], None]
+    ) -> None:
+        """Let each signal of ``event`` do ``action``. Busy if interrupt ``index`` has such an event."""
+        if index in known:
+            raise Busy(
+                f"{self._hardware.name}: interrupt {index} has {what} event already",
+                "unset it with fd -1",
+            )
+
+        def act() -> None:
+            with self._lock:
+                action()
+
+        known[index] = event, event.watch(act)
+
+    @staticmethod
+    def _unwatch(known: Watches, index: int) -> None:
+        event, cancel = known.pop(index)
         cancel()
         event.close()
 

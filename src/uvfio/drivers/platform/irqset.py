@@ -21,15 +21,14 @@ from typing import TYPE_CHECKING
 from uvfio.core.irq import LevelInterrupt
 from uvfio.core.modern import IrqAction
 from uvfio.drivers.platform.interrupts import Interrupts
-from uvfio.errors import Busy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from threading import RLock
 
     from uvfio.core.modern import EventSource, IrqData
     from uvfio.core.seams import Event
     from uvfio.drivers.platform.hardware import PlatformHardware
+    from uvfio.drivers.platform.interrupts import Watches
 
 __all__ = ["IrqSets"]
 
@@ -39,12 +38,12 @@ class IrqSets(Interrupts):
 
     def __init__(self, hardware: PlatformHardware, lock: RLock) -> None:
         super().__init__(hardware, lock)
-        self._mask_events: dict[int, tuple[Event, Callable[[], None]]] = {}
+        self._mask_events: Watches = {}
 
     def stop(self) -> None:
         with self._lock:
             for index in tuple(self._mask_events):
-                self._drop_mask_event(index)
+                self._unwatch(self._mask_events, index)
             super().stop()
 
     def apply(self, index: int, action: IrqAction, start: int, count: int, data: IrqData) -> None:
@@ -92,37 +91,16 @@ class IrqSets(Interrupts):
                 line.unmask()
 
     def _connect_mask(self, index: int, action: IrqAction, source: EventSource) -> None:
-        masking = action is IrqAction.MASK
+        line, masking = self._level(index), action is IrqAction.MASK
         known = self._mask_events if masking else self._unmask_events
         event = source(0)
         if event is None:
             if index in known:
-                (self._drop_mask_event if masking else self._drop_unmask_event)(index)
+                self._unwatch(known, index)
             return
+        what, act = ("a mask", line.mask) if masking else ("an unmask", line.unmask)
         try:
-            if masking:
-                self._set_mask_event(index, event)
-            else:
-                self.set_unmask_event(index, event)
+            self._watch(known, what, index, event, act)
         except BaseException:
             event.close()
             raise
-
-    def _set_mask_event(self, index: int, event: Event) -> None:
-        line = self._level(index)
-        if index in self._mask_events:
-            raise Busy(
-                f"{self._hardware.name}: interrupt {index} has a mask event already",
-                "unset it with fd -1",
-            )
-
-        def mask() -> None:
-            with self._lock:
-                line.mask()
-
-        self._mask_events[index] = event, event.watch(mask)
-
-    def _drop_mask_event(self, index: int) -> None:
-        event, cancel = self._mask_events.pop(index)
-        cancel()
-        event.close()
