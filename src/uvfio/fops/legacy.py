@@ -282,8 +282,7 @@ class ContainerFile(ModernFile):
 
     def _type1(self) -> Type1:
         type1 = self.container.type1
-        if type1 is None:
-            raise InvalidArgument("the container's IOMMU went with its last group")
+        assert type1 is not None, "dispatch has refused the request"
         return type1
 
     ALONE: ClassVar[dict[int, Callable[..., int]]] = {

@@ -33,7 +33,7 @@ from __future__ import annotations
 from uvfio.errors import DmaFault, InvalidArgument
 from uvfio.models.bar import RegisterBar
 from uvfio.models.capability import Msi
-from uvfio.models.option import Option
+from uvfio.models.option import Option, not_negative
 from uvfio.models.pci import PciModel
 from uvfio.models.register import Register, RegisterMap
 
@@ -46,10 +46,6 @@ DMA_INTERRUPT = 0x100
 DMA_START, DMA_TO_RAM, DMA_RAISE = 0x1, 0x2, 0x4
 
 _WIDE = (4, 8)
-
-
-def _duration(seconds: float) -> str:
-    return "is negative" if seconds < 0 else ""
 
 
 def _mask(bits: int) -> str:
@@ -89,8 +85,8 @@ class Edu(PciModel):
     regs = RegisterBar(0, EduRegisters, size=1 << 20, mapped="polled")
 
     dma_mask = Option(int, (1 << 28) - 1, "address bits that the DMA engine drives", check=_mask)
-    dma_delay = Option(float, 0.0, "seconds that a transfer takes", check=_duration)
-    factorial_delay = Option(float, 0.0, "seconds that a factorial takes", check=_duration)
+    dma_delay = Option(float, 0.0, "seconds that a transfer takes", check=not_negative)
+    factorial_delay = Option(float, 0.0, "seconds that a factorial takes", check=not_negative)
     migration = Option(bool, False, "state can be saved and resumed, DMA can be logged")
 
     def on_reset(self) -> None:

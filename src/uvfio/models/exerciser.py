@@ -66,7 +66,7 @@ from uvfio.models.capability import (
     PowerManagement,
     SerialNumber,
 )
-from uvfio.models.option import Option
+from uvfio.models.option import Option, not_negative
 from uvfio.models.pci import PciModel
 from uvfio.models.register import Register, RegisterArray, RegisterMap
 from uvfio.models.sriov import Sriov
@@ -90,10 +90,6 @@ def _msix_count(vectors: int) -> str:
 def _bar_size(size: int) -> str:
     fits = 4096 <= size <= 1 << 32 and size & (size - 1) == 0
     return "" if fits else "is not a power of two from 4K to 4G"
-
-
-def _duration(seconds: float) -> str:
-    return "is negative" if seconds < 0 else ""
 
 
 def _vf_count(vfs: int) -> str:
@@ -148,7 +144,7 @@ class _Function(PciModel):
     msi = Option(int, 4, "MSI vectors, 0 for no capability", check=_msi_count)
     msix = Option(int, 8, "MSI-X vectors, 0 for no capability and no BAR 1", check=_msix_count)
     flr = Option(bool, True, "function level reset")
-    dma_delay = Option(float, 0.0, "seconds that a transfer takes", check=_duration)
+    dma_delay = Option(float, 0.0, "seconds that a transfer takes", check=not_negative)
     migration = Option(bool, False, "state can be saved and resumed, DMA can be logged")
 
     regs = RegisterBar(0, ExerciserRegisters)

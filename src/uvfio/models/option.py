@@ -16,7 +16,7 @@ from uvfio.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Option", "resolve", "suggest"]
+__all__ = ["Option", "not_negative", "resolve", "suggest"]
 
 T = TypeVar("T", bound=bool | int | float | str)
 
@@ -24,6 +24,11 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
+
+def not_negative(number: float) -> str:
+    """A ``check`` for counts and durations."""
+    return "is negative" if number < 0 else ""
 
 
 class _HasOptions(Protocol):

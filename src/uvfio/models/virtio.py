@@ -41,7 +41,7 @@ from uvfio.errors import BrokenRing, DmaFault
 from uvfio.models.bar import RegisterBar
 from uvfio.models.capability import AdvancedFeatures, Capability, MsiX
 from uvfio.models.dma_window import DmaWindows
-from uvfio.models.option import Option
+from uvfio.models.option import Option, not_negative
 from uvfio.models.pci import PciModel
 from uvfio.models.register import Register, RegisterArray, RegisterMap
 from uvfio.models.vring import SplitRing
@@ -69,10 +69,6 @@ def _vectors(count: int) -> str:
     return "" if 0 <= count <= 2048 else "is not 0 to 2048"
 
 
-def _not_negative(number: int) -> str:
-    return "is negative" if number < 0 else ""
-
-
 class VirtioRegisters(RegisterMap):
     """BAR 0."""
 
@@ -98,7 +94,7 @@ class LegacyVirtio(PciModel):
     queues: ClassVar[int] = 1
 
     queue_entries = Option(int, 256, "entries of each ring", check=_power_of_two)
-    poll = Option(int, 64, "turns in vain before the device sleeps", check=_not_negative)
+    poll = Option(int, 64, "turns in vain before the device sleeps", check=not_negative)
     msix = Option(int, 3, "MSI-X vectors, 0 for no capability and no BAR 1", check=_vectors)
 
     regs = RegisterBar(0, VirtioRegisters, size=64, kind=BarKind.IO)

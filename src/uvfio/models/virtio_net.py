@@ -20,9 +20,10 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from uvfio.drivers.pci.sriov import routing_id
 from uvfio.errors import DmaFault
 from uvfio.models import wire
-from uvfio.models.option import Option
+from uvfio.models.option import Option, not_negative
 from uvfio.models.virtio import LegacyVirtio
 from uvfio.uapi import virtio
 
@@ -36,10 +37,6 @@ HEADER = bytes(virtio.virtio_net_hdr.size)
 SHORTEST = 14  # an Ethernet header
 LONGEST = 65535
 BURST = 64  # chains in one turn: a notified call waits for no more than this
-
-
-def _not_negative(number: int) -> str:
-    return "is negative" if number < 0 else ""
 
 
 def _mtu(size: int) -> str:
@@ -76,7 +73,7 @@ class VirtioNet(LegacyVirtio):
     )
     mac = Option(str, "", "Ethernet address; empty: made from the PCI address", check=_mac)
     mtu = Option(int, 0, "largest payload that the driver is told; 0: not told", check=_mtu)
-    backlog = Option(int, 1024, "frames that wait for buffers to receive", check=_not_negative)
+    backlog = Option(int, 1024, "frames that wait for buffers to receive", check=not_negative)
 
     def __init__(self, address: str, **surroundings: Any) -> None:
         self.line: wire.Wire | None = None
@@ -241,7 +238,4 @@ class VirtioNet(LegacyVirtio):
     def _power_on_mac(self) -> bytearray:
         if self.mac:
             return bytearray.fromhex(self.mac.replace(":", ""))
-        _, bus, function = self.name.split(":")
-        slot, _, number = function.partition(".")
-        place = int(bus, 16) << 8 | int(slot, 16) << 3 | int(number)
-        return bytearray(b"\x52\x54\x00\x56") + place.to_bytes(2, "big")
+        return bytearray(b"\x52\x54\x00\x56") + routing_id(self.name).to_bytes(2, "big")
