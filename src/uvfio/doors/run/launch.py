@@ -424,6 +424,8 @@ def _refusal(launched: Launched) -> LaunchError | None:
     except (FileNotFoundError, ProcessLookupError):
         pass
     except OSError as error:
+        if not _has_memory(launched.pid):
+            return None  # it could not be executed and has just ended; what it said comes next
         return LaunchError(
             f"memory of the program is out of reach (/proc/{launched.pid}/mem: {error.strerror})",
             PTRACE_HINT,
@@ -440,6 +442,15 @@ def _close_inherited() -> None:
                 os.close(fd)
         except OSError:
             continue  # the directory's own
+
+
+def _has_memory(pid: int) -> bool:
+    """Whether the process is there and not at its end, where nobody but root may look at what it no longer has."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return b"VmSize:" in file.read()
+    except OSError:
+        return False
 
 
 def exec_hint(name: str, number: int) -> str:

@@ -320,22 +320,30 @@ def test_memory_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     class Program:
-        pid, pidfd = 1234, -1
+        pid, pidfd = os.getpid(), -1  # some process that is well alive
 
     program: Any = Program()
     monkeypatch.setattr(syscalls, "pidfd_getfd", no_such_fd)
     monkeypatch.setattr(os, "open", denied)
     refusal = launch._refusal(program)
     assert refusal is not None
-    assert "memory of the program is out of reach (/proc/1234/mem: Permission denied)" in str(
-        refusal
-    )
+    text = f"memory of the program is out of reach (/proc/{os.getpid()}/mem: Permission denied)"
+    assert text in str(refusal)
 
     def vanished(*arguments: object) -> int:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
     monkeypatch.setattr(os, "open", vanished)
     assert launch._refusal(program) is None
+
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # a zombie: its memory is nobody's
+    program.pid = child
+    monkeypatch.setattr(os, "open", denied)
+    assert launch._refusal(program) is None
+    os.waitpid(child, 0)
 
 
 def test_imports_are_few() -> None:
