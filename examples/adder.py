@@ -1,6 +1,6 @@
 """A PCI device that adds two numbers."""
 
-from uvfio.models.kit import Msi, PciModel, Register, RegisterBar, RegisterMap
+from uvfio.kit import Msi, PciModel, Register, RegisterBar, RegisterMap
 
 
 class AdderRegisters(RegisterMap):

@@ -26,12 +26,13 @@ import pytest
 
 from support.requirements import require, require_program
 from support.uvfio_cli import run_uvfio
+from uvfio import kit
 from uvfio.cli import ctl, machinefile
 from uvfio.cli import run as cli_run
 from uvfio.cli.main import VERBS
 from uvfio.cli.usage import machine_spec
-from uvfio.doors.run.check import probe_all
-from uvfio.models import kit, platform
+from uvfio.doors.run.launch.check import probe_all
+from uvfio.kit import platform
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from support.requirements import require_program
-from uvfio.doors.run import bpf, check
-from uvfio.doors.run import sys as syscalls
+from uvfio.doors.run.filter import bpf
+from uvfio.doors.run.launch import check
+from uvfio.doors.run.linux import syscalls
 from uvfio.uapi import seccomp
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from e2e import build
 from support.requirements import require
-from uvfio.doors.run.check import probe_all
+from uvfio.doors.run.launch.check import probe_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

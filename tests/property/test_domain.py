@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from support.world import FakeBusDevice, SparseMemory, see_mappings
-from uvfio.core.domain import Domain, IommuUnit
 from uvfio.core.seams import Mm
+from uvfio.core.translation.domain import Domain, IommuUnit
 from uvfio.errors import (
     BadAddress,
     DmaFault,

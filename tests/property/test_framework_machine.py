@@ -33,8 +33,8 @@ from support.world import (
     unmap_dma,
     unmerge,
 )
-from uvfio.core.domain import IommuUnit
-from uvfio.core.group import Group
+from uvfio.core.structure.group import Group
+from uvfio.core.translation.domain import IommuUnit
 from uvfio.doors.local import Process
 from uvfio.errors import NoSpace
 

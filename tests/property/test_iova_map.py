@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.world import SparseMemory
-from uvfio.core import iova
-from uvfio.core.iova import IovaMap, Mapping
 from uvfio.core.seams import Mm
+from uvfio.core.translation import iova
+from uvfio.core.translation.iova import IovaMap, Mapping
 
 MM = Mm(SparseMemory())
 SPACE = 200

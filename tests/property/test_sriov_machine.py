@@ -22,7 +22,7 @@ from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.sriov import find
 from uvfio.errors import Gone
 from uvfio.machine.machine import Machine
-from uvfio.machine.tree import nodes
+from uvfio.machine.sysfs.tree import nodes
 from uvfio.uapi import vfio
 
 TOTAL = 3

@@ -29,12 +29,12 @@ from support.world import (
     unmap_dma,
     unmerge,
 )
-from uvfio.core.domain import Domain
 from uvfio.core.seams import Mm
+from uvfio.core.translation.domain import Domain
 from uvfio.doors.local import Process
 from uvfio.errors import LimitExceeded, VfioError
 from uvfio.fops.file import File
-from uvfio.fops.rfc import DeviceFile, IommuFile
+from uvfio.fops.rfc2011.group import DeviceFile, IommuFile
 
 THREADS = 8
 OPERATIONS = 2000

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from support.world import FakeBusDevice, SparseMemory
-from uvfio.core import domain as domain_module
-from uvfio.core.domain import Domain, IommuUnit
-from uvfio.core.mapping import Type1
 from uvfio.core.seams import Mm
+from uvfio.core.translation import domain as domain_module
+from uvfio.core.translation.domain import Domain, IommuUnit
+from uvfio.core.translation.rules_type1 import Type1
 from uvfio.errors import BadAddress, DmaFault, VfioError
 
 PAGE = 4096

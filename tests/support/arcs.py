@@ -1,8 +1,8 @@
 """The states of migration as the uapi header describes them: arcs, and what ways are made of.
 
-Written down from include/uapi/linux/vfio.h independently of ``uvfio.core.migration``, which has a table of next steps.
-Here a way is the shortest one over the arcs that exist, through states in which no data flow; only from PRE_COPY to
-STOP_COPY data may flow all along.
+Written down from include/uapi/linux/vfio.h independently of ``uvfio.core.migration.states``, which has a table of
+next steps. Here a way is the shortest one over the arcs that exist, through states in which no data flow; only from
+PRE_COPY to STOP_COPY data may flow all along.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import struct
 from typing import Any
 
 from support.mainline import ALONE, Desk
-from uvfio.core.ioas import Area, Ioas
-from uvfio.core.iommufd import Context, Hwpt
+from uvfio.core.structure.iommufd import Context, Hwpt
+from uvfio.core.translation.ioas import Area, Ioas
 from uvfio.doors.local import Process
-from uvfio.fops.iommufd import IommufdFile
+from uvfio.fops.mainline.iommufd import IommufdFile
 from uvfio.uapi import iommufd as uapi
 from uvfio.uapi import vfio
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 DRIVER = """
 import fcntl, os, sys
-from uvfio.doors.run import bpf, launch
+from uvfio.doors.run.filter import bpf
+from uvfio.doors.run.launch import launch
 from uvfio.uapi import seccomp as s
 
 def serve(launched, limit=None):

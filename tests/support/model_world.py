@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from uvfio.errors import DmaFault
-from uvfio.models.pci import PciModel
+from uvfio.kit.pci.model import PciModel
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
-    from uvfio.core.domain import Domain
+    from uvfio.core.translation.domain import Domain
 
 P = TypeVar("P", bound=PciModel)
 ADDRESS = "0000:06:0d.0"

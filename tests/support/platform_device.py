@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.core.device import DtProperty
+from uvfio.core.structure.device import DtProperty
 from uvfio.drivers.platform.hardware import (
     InterruptSink,
     Origin,
@@ -13,7 +13,7 @@ from uvfio.drivers.platform.hardware import (
 )
 
 if TYPE_CHECKING:
-    from uvfio.core.domain import Domain, IommuUnit
+    from uvfio.core.translation.domain import Domain, IommuUnit
 
 NODE = "/soc/block@1000"
 CHILD = f"{NODE}/part@2000"

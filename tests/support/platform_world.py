@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from support.model_world import FakeClock, FakeDomain, FakeStore
-from uvfio.models.platform import PlatformModel
+from uvfio.kit.platform.model import PlatformModel
 
 if TYPE_CHECKING:
-    from uvfio.core.domain import Domain
+    from uvfio.core.translation.domain import Domain
     from uvfio.drivers.platform.hardware import Resources
 
 P = TypeVar("P", bound=PlatformModel)

@@ -24,17 +24,17 @@ from unittest import mock
 
 from e2e import build
 from support.requirements import require, require_program
-from uvfio.doors.run import sys as sc
-from uvfio.doors.run.bpf import build_filter
-from uvfio.doors.run.check import scratch_directories
-from uvfio.doors.run.events import Reactor
+from uvfio.doors.run.filter.bpf import build_filter
+from uvfio.doors.run.launch.check import scratch_directories
+from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.session.reactor import Reactor
 from uvfio.doors.run.supervisor import Supervisor
 from uvfio.machine.spec import MachineSpec, default_machine, parse_device
 from uvfio.uapi import seccomp as s
 
 if TYPE_CHECKING:
-    from uvfio.doors.run.launch import Launched
-    from uvfio.doors.run.process import Process
+    from uvfio.doors.run.launch.launch import Launched
+    from uvfio.doors.run.session.processes import Process
     from uvfio.fops.file import File
 
 __all__ = [

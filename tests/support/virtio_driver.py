@@ -10,10 +10,10 @@ import struct
 from typing import TYPE_CHECKING
 
 from support.model_world import World, power_on
-from uvfio.core.domain import Domain
 from uvfio.core.seams import Mm
+from uvfio.core.translation.domain import Domain
 from uvfio.errors import BadAddress
-from uvfio.models.virtio_net import VirtioNet
+from uvfio.models.virtio.net import VirtioNet
 from uvfio.uapi import virtio
 
 if TYPE_CHECKING:

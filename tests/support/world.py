@@ -14,12 +14,12 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from uvfio.core.device import BoundDevice, BusDevice, Device, DeviceKind, IrqInfo, Region
-from uvfio.core.domain import Domain, IommuUnit
-from uvfio.core.framework import Framework
-from uvfio.core.group import Group, OpenGroup
-from uvfio.core.iommu import Iommu
 from uvfio.core.seams import Event, Mm
+from uvfio.core.structure.device import BoundDevice, BusDevice, Device, DeviceKind, IrqInfo, Region
+from uvfio.core.structure.framework import Framework
+from uvfio.core.structure.group import Group, OpenGroup
+from uvfio.core.structure.iommu import Iommu
+from uvfio.core.translation.domain import Domain, IommuUnit
 from uvfio.doors.local import Process
 from uvfio.errors import BadAddress, InvalidArgument, NoSuchDevice, Unsupported, VfioError
 from uvfio.machine.local_seams import ByteStore

@@ -18,7 +18,7 @@ def check(words: list[str]) -> int:
     add_json(options)
     args = options.parse_args(words)
 
-    from uvfio.doors.run.check import probe_all
+    from uvfio.doors.run.launch.check import probe_all
 
     found = probe_all()
     works = all(probe.ok for probe in found if probe.required)

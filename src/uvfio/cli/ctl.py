@@ -1,6 +1,6 @@
 """``uvfio ctl``: change the machine of a run that was started with ``--control SOCKET``.
 
-One request, one answer (``doors/run/control.py`` has the protocol). Exit status: 0 done, 1 refused or the
+One request, one answer (``doors/run/observe/control.py`` has the protocol). Exit status: 0 done, 1 refused or the
 socket does not answer, 2 wrong command line. Interrupting a waiting unbind (Ctrl-C) cancels it.
 """
 

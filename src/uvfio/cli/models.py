@@ -13,8 +13,8 @@ from uvfio.cli import output
 from uvfio.cli.usage import add_json, parser
 
 if TYPE_CHECKING:
-    from uvfio.models.pci import PciModel
-    from uvfio.models.platform import PlatformModel
+    from uvfio.kit.pci.model import PciModel
+    from uvfio.kit.platform.model import PlatformModel
 
 __all__ = ["models"]
 

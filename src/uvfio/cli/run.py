@@ -198,7 +198,7 @@ def run(words: list[str]) -> int:
     spec = machine_spec(options.machine, options.device)
     trace = _open_trace(options.trace)
 
-    from uvfio.doors.run.launch import finish
+    from uvfio.doors.run.launch.launch import finish
     from uvfio.doors.run.supervisor import run as run_program
 
     try:

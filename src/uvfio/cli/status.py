@@ -12,7 +12,7 @@ __all__ = ["show_status"]
 def show_status() -> int:
     """Print the status and exit well, whatever it is."""
     from uvfio.cli.main import VERBS
-    from uvfio.doors.run.check import probe_all
+    from uvfio.doors.run.launch.check import probe_all
     from uvfio.machine.machine import Machine
 
     missing = next((probe for probe in probe_all() if probe.required and not probe.ok), None)

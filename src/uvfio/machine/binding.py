@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, Overlap, VfioError
+from uvfio.kit.pci.model import PciModel
 from uvfio.machine.facts import identity
 from uvfio.machine.spec import NO_DRIVER, VFIO_DRIVERS
-from uvfio.models.pci import PciModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

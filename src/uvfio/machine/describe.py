@@ -14,13 +14,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from uvfio.drivers.pci.sriov import find
+from uvfio.kit.pci.model import PciModel
+from uvfio.kit.polled import kind_of_mapping
 from uvfio.machine.facts import Resource, capabilities, identity, interrupts, resources
-from uvfio.models.pci import PciModel
-from uvfio.models.polled import kind_of_mapping
 
 if TYPE_CHECKING:
-    from uvfio.core.domain import IommuUnit
-    from uvfio.core.group import Group
+    from uvfio.core.structure.group import Group
+    from uvfio.core.translation.domain import IommuUnit
     from uvfio.machine.machine import Machine
     from uvfio.machine.slot import Slot
 
@@ -57,7 +57,7 @@ def describe_device(machine: Machine, slot: Slot) -> dict[str, Any]:
         about["physfn"] = slot.physical.address if slot.physical else None
         about["sriov"] = _sriov(slot, device)
     else:
-        from uvfio.machine import platform_facts
+        from uvfio.machine.sysfs import platform as platform_facts
 
         about |= platform_facts.describe(device)
     about["iommu"] = None if device.unit is None else device.unit.name

@@ -17,15 +17,15 @@ a group are behind one IOMMU. A function has a bus reset exactly while it is alo
 function is there exactly while its physical one has it (``machine/sriov.py``).
 
 Structural calls come from one thread at a time (the one that serves the machine); ``unbind`` may wait in a
-thread of its own. A machine knows no files and no door: what programs see of it is ``machine/tree.py``.
+thread of its own. A machine knows no files and no door: what programs see of it is ``machine/sysfs/tree.py``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from uvfio.core.domain import IommuUnit
-from uvfio.core.framework import Framework
+from uvfio.core.structure.framework import Framework
+from uvfio.core.translation.domain import IommuUnit
 from uvfio.core.waiting import Then
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.driver import VfioPciDriver
@@ -36,6 +36,7 @@ from uvfio.errors import (
     NoSuchDevice,
     Unsupported,
 )
+from uvfio.kit.pci.model import PciModel
 from uvfio.machine.binding import Binding
 from uvfio.machine.firmware import Firmware
 from uvfio.machine.local_seams import ByteStore, ManualClock
@@ -55,16 +56,15 @@ from uvfio.machine.spec import (
     place,
 )
 from uvfio.models import catalogue
-from uvfio.models.pci import PciModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from uvfio.core.device import BoundDevice, BusDevice, Device
     from uvfio.core.seams import Clock, Store
+    from uvfio.core.structure.device import BoundDevice, BusDevice, Device
     from uvfio.core.waiting import Wait
+    from uvfio.kit.platform.model import PlatformModel
     from uvfio.machine.platform import PlatformBus
-    from uvfio.models.platform import PlatformModel
 
 __all__ = ["Machine"]
 

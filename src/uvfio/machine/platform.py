@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from uvfio.drivers.platform.driver import VfioPlatformDriver
 from uvfio.errors import ConfigError
+from uvfio.kit.platform.model import PlatformModel
 from uvfio.machine.device_tree import platform_name
-from uvfio.models.platform import PlatformModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from uvfio.core.device import BusDevice
-    from uvfio.core.domain import IommuUnit
     from uvfio.core.seams import Clock, Store
+    from uvfio.core.structure.device import BusDevice
+    from uvfio.core.translation.domain import IommuUnit
     from uvfio.drivers.platform.device import VfioPlatformDevice
     from uvfio.machine.spec import DeviceSpec
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.errors import NoSuchDevice
+from uvfio.kit.pci.model import PciModel
 from uvfio.machine.spec import NO_DRIVER, VFIO_DRIVERS
-from uvfio.models.pci import PciModel
 
 if TYPE_CHECKING:
+    from uvfio.kit.platform.model import PlatformModel
     from uvfio.machine.spec import DeviceSpec
-    from uvfio.models.platform import PlatformModel
 
 __all__ = ["Slot"]
 

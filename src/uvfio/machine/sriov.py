@@ -1,6 +1,6 @@
 """Virtual functions of a machine: how many there are, where they are, and how they come and go.
 
-A physical function (PF) has an SR-IOV capability (``models/sriov.py``). Its driver makes its virtual functions (VFs),
+A physical function (PF) has an SR-IOV capability (``kit/pci/sriov.py``). Its driver makes its virtual functions (VFs),
 all at once, and takes them away, all at once::
 
     0 VFs --set n--> n VFs, each a device at routing id PF + offset + i * stride, in a group of its own
@@ -28,7 +28,7 @@ from uvfio.errors import Busy, ConfigError, InvalidArgument, NoMemory, Unsupport
 from uvfio.machine.spec import DEFAULT_DRIVER, NO_DRIVER, DeviceSpec
 
 if TYPE_CHECKING:
-    from uvfio.core.release import Release
+    from uvfio.core.structure.release import Release
     from uvfio.machine.machine import Machine
     from uvfio.machine.slot import Slot
 

@@ -18,8 +18,8 @@ from uvfio.errors import ConfigError
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from uvfio.models.pci import PciModel
-    from uvfio.models.platform import PlatformModel
+    from uvfio.kit.pci.model import PciModel
+    from uvfio.kit.platform.model import PlatformModel
 
 __all__ = ["ENTRY_POINTS", "builtin", "find", "names"]
 
@@ -29,7 +29,7 @@ _BUILTIN = {
     "edu": "uvfio.models.edu:Edu",
     "exerciser": "uvfio.models.exerciser:Exerciser",
     "timer": "uvfio.models.timer:Timer",
-    "virtio-net": "uvfio.models.virtio_net:VirtioNet",
+    "virtio-net": "uvfio.models.virtio.net:VirtioNet",
 }
 
 
@@ -104,7 +104,7 @@ def _entry_point(spec: str) -> type[PciModel | PlatformModel]:
             raise _failed(spec, error) from error
         return _checked(loaded, spec)
 
-    from uvfio.models.option import suggest
+    from uvfio.kit.option import suggest
 
     known = {**_BUILTIN, **dict.fromkeys(points, "")}
     listed = f"there are {', '.join(sorted(known))}; a class of yours is path.py:Class"
@@ -112,7 +112,7 @@ def _entry_point(spec: str) -> type[PciModel | PlatformModel]:
 
 
 def _model(module: ModuleType, name: str, spec: str) -> type[PciModel | PlatformModel]:
-    from uvfio.models.option import suggest
+    from uvfio.kit.option import suggest
 
     if not hasattr(module, name):
         where = getattr(module, "__file__", None) or module.__name__
@@ -123,19 +123,19 @@ def _model(module: ModuleType, name: str, spec: str) -> type[PciModel | Platform
 def _checked(found: object, spec: str) -> type[PciModel | PlatformModel]:
     import sys
 
-    from uvfio.models.pci import PciModel
+    from uvfio.kit.pci.model import PciModel
 
     if isinstance(found, type):
         if issubclass(found, PciModel):
             return found
-        if "uvfio.models.platform" in sys.modules:  # or it cannot be a subclass of what is in there
-            from uvfio.models.platform import PlatformModel
+        if "uvfio.kit.platform.model" in sys.modules:  # else it cannot be a subclass of it
+            from uvfio.kit.platform.model import PlatformModel
 
             if issubclass(found, PlatformModel):
                 return found
     raise ConfigError(
-        f"model {spec!r} is no subclass of uvfio.models.pci.PciModel",
-        "nor of uvfio.models.platform.PlatformModel",
+        f"model {spec!r} is no subclass of uvfio.kit.pci.model.PciModel",
+        "nor of uvfio.kit.platform.model.PlatformModel",
     )
 
 

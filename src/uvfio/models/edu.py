@@ -31,11 +31,11 @@ The BAR can be mapped and is polled (``polled.py``): no register changes by bein
 from __future__ import annotations
 
 from uvfio.errors import DmaFault, InvalidArgument
-from uvfio.models.bar import RegisterBar
-from uvfio.models.capability import Msi
-from uvfio.models.option import Option, not_negative
-from uvfio.models.pci import PciModel
-from uvfio.models.register import Register, RegisterMap
+from uvfio.kit.option import Option, not_negative
+from uvfio.kit.pci.bar import RegisterBar
+from uvfio.kit.pci.capability import Msi
+from uvfio.kit.pci.model import PciModel
+from uvfio.kit.register import Register, RegisterMap
 
 __all__ = ["Edu", "EduRegisters", "factorial"]
 

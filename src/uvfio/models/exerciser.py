@@ -56,8 +56,9 @@ from functools import partial
 
 from uvfio.drivers.pci.hardware import BarKind
 from uvfio.errors import DmaFault, InvalidArgument
-from uvfio.models.bar import MemoryBar, RegisterBar
-from uvfio.models.capability import (
+from uvfio.kit.option import Option, not_negative
+from uvfio.kit.pci.bar import MemoryBar, RegisterBar
+from uvfio.kit.pci.capability import (
     AdvancedErrorReporting,
     Capability,
     Msi,
@@ -66,10 +67,9 @@ from uvfio.models.capability import (
     PowerManagement,
     SerialNumber,
 )
-from uvfio.models.option import Option, not_negative
-from uvfio.models.pci import PciModel
-from uvfio.models.register import Register, RegisterArray, RegisterMap
-from uvfio.models.sriov import Sriov
+from uvfio.kit.pci.model import PciModel
+from uvfio.kit.pci.sriov import Sriov
+from uvfio.kit.register import Register, RegisterArray, RegisterMap
 
 __all__ = ["Exerciser", "ExerciserPorts", "ExerciserRegisters", "ExerciserVf"]
 

@@ -1,54 +1,8 @@
-"""Everything that the author of a model imports, in one place::
-
-    from uvfio.models.kit import PciModel, Register, RegisterBar, RegisterMap
-
-The names live in the modules around this one, which tell their rules; nothing is defined here.
-
-Devices of the platform bus are made of registers and options as well, and of what ``uvfio.models.platform`` has
-besides: it is not part of this module, so that PCI models do not load it.
-"""
+"""Alias of ``uvfio.kit``, under its name of version 0.1. It goes with the next release."""
 
 from __future__ import annotations
 
-from uvfio.drivers.pci.hardware import BarKind
-from uvfio.errors import DmaFault
-from uvfio.models.bar import MemoryBar, RegisterBar
-from uvfio.models.capability import (
-    AdvancedErrorReporting,
-    AdvancedFeatures,
-    Msi,
-    MsiX,
-    PciExpress,
-    PowerManagement,
-    RawCapability,
-    RawExtendedCapability,
-    SerialNumber,
-    VendorSpecific,
-)
-from uvfio.models.option import Option
-from uvfio.models.pci import PciModel
-from uvfio.models.register import Register, RegisterArray, RegisterMap
-from uvfio.models.sriov import Sriov
+from uvfio import kit
+from uvfio.kit import *  # noqa: F403 (whatever is there)
 
-__all__ = [
-    "AdvancedErrorReporting",
-    "AdvancedFeatures",
-    "BarKind",
-    "DmaFault",
-    "MemoryBar",
-    "Msi",
-    "MsiX",
-    "Option",
-    "PciExpress",
-    "PciModel",
-    "PowerManagement",
-    "RawCapability",
-    "RawExtendedCapability",
-    "Register",
-    "RegisterArray",
-    "RegisterBar",
-    "RegisterMap",
-    "SerialNumber",
-    "Sriov",
-    "VendorSpecific",
-]
+__all__ = kit.__all__

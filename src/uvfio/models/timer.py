@@ -41,9 +41,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.errors import DmaFault
-from uvfio.models.option import Option
-from uvfio.models.platform import EdgeLine, LevelLine, MemoryRegion, PlatformModel, RegisterRegion
-from uvfio.models.register import Register, RegisterMap
+from uvfio.kit.option import Option
+from uvfio.kit.platform.model import (
+    EdgeLine,
+    LevelLine,
+    MemoryRegion,
+    PlatformModel,
+    RegisterRegion,
+)
+from uvfio.kit.register import Register, RegisterMap
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Timer as Alarm

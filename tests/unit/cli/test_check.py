@@ -8,11 +8,11 @@ from typing import NamedTuple
 import pytest
 
 from uvfio.cli.main import main
-from uvfio.doors.run import check as probing
+from uvfio.doors.run.launch import check as probing
 
 
 class Probe(NamedTuple):
-    """As ``uvfio.doors.run.check.Probe``."""
+    """As ``uvfio.doors.run.launch.check.Probe``."""
 
     name: str
     ok: bool

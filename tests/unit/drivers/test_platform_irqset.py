@@ -8,7 +8,7 @@ import pytest
 
 from support.pci_function import FakeEvent
 from support.platform_device import FakePlatform
-from uvfio.core.modern import EventSource, IrqAction, IrqData, IrqDevice
+from uvfio.core.bus import EventSource, IrqAction, IrqData, IrqDevice
 from uvfio.drivers.platform.device import VfioPlatformDevice
 from uvfio.errors import BadDescriptor, Busy, InvalidArgument
 

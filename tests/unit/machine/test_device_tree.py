@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from uvfio.cli.machinefile import load, parse
-from uvfio.core.device import DtProperty
+from uvfio.core.structure.device import DtProperty
 from uvfio.doors.local import Process
 from uvfio.drivers.platform.hardware import Origin, PlatformRegion, Resources
 from uvfio.errors import Busy, ConfigError, Gone, InvalidArgument, NoSuchDevice, VfioError
@@ -19,7 +19,7 @@ from uvfio.machine.device_tree import check_path, platform_name
 from uvfio.machine.local_seams import ByteStore
 from uvfio.machine.machine import Machine
 from uvfio.machine.spec import DeviceSpec, MachineSpec, parse_device
-from uvfio.machine.tree import PREFIXES, CharDev, Directory, Link, Text, nodes
+from uvfio.machine.sysfs.tree import PREFIXES, CharDev, Directory, Link, Text, nodes
 from uvfio.models.timer import Timer
 from uvfio.uapi import rfc
 
@@ -218,7 +218,7 @@ def test_the_example() -> None:
 
 def test_model_files_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "lamp.py").write_text(
-        "from uvfio.models.platform import PlatformModel\n"
+        "from uvfio.kit.platform.model import PlatformModel\n"
         "class Lamp(PlatformModel):\n    compatible = ('acme,lamp',)\n"
     )
     path = tmp_path / "m.toml"
@@ -629,10 +629,10 @@ def test_describe(machine: Machine) -> None:
 
 def test_a_machine_without_them_imports_nothing_for_them() -> None:
     code = (
-        "import sys; from uvfio.machine.machine import Machine; from uvfio.machine.tree import nodes;"
+        "import sys; from uvfio.machine.machine import Machine; from uvfio.machine.sysfs.tree import nodes;"
         "machine = Machine(); nodes(machine); machine.describe(); machine.close();"
         "print([m for m in sys.modules if 'platform' in m and m.startswith('uvfio')"
-        " or m in ('uvfio.machine.device_tree', 'uvfio.models.region', 'uvfio.fops.rfc_dt')])"
+        " or m in ('uvfio.machine.device_tree', 'uvfio.kit.platform.region', 'uvfio.fops.rfc2011.device_tree')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -9,12 +9,12 @@ import pytest
 
 from uvfio.doors.local import Process
 from uvfio.errors import Busy, ConfigError, Gone, InvalidArgument, NoSuchDevice, VfioError
+from uvfio.kit.pci.bar import MemoryBar
+from uvfio.kit.pci.model import PciModel
 from uvfio.machine.local_seams import ByteStore
 from uvfio.machine.machine import Machine
 from uvfio.machine.spec import DeviceSpec, IommuSpec, MachineSpec
-from uvfio.models.bar import MemoryBar
 from uvfio.models.edu import Edu
-from uvfio.models.pci import PciModel
 from uvfio.uapi import pci, rfc
 
 A, B, C = "0000:06:0d.0", "0000:06:0d.1", "0000:07:00.0"

@@ -25,11 +25,11 @@ from uvfio.errors import (
     Unsupported,
     VfioError,
 )
-from uvfio.machine import attributes
 from uvfio.machine.facts import resources
 from uvfio.machine.machine import Machine
 from uvfio.machine.spec import IommuSpec
-from uvfio.machine.tree import Link, Text, nodes
+from uvfio.machine.sysfs import attributes
+from uvfio.machine.sysfs.tree import Link, Text, nodes
 from uvfio.uapi import vfio
 
 PF = "0000:06:00.0"

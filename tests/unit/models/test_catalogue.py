@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from uvfio.errors import ConfigError
+from uvfio.kit.pci.model import PciModel
 from uvfio.models import catalogue
 from uvfio.models.edu import Edu
 from uvfio.models.exerciser import Exerciser
-from uvfio.models.pci import PciModel
 from uvfio.models.timer import Timer
-from uvfio.models.virtio_net import VirtioNet
+from uvfio.models.virtio.net import VirtioNet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL = """
-from uvfio.models.kit import PciModel
+from uvfio.kit import PciModel
 class Small(PciModel):
     vendor_id, device_id = 0x1234, 0x0042
 class Helper:
@@ -90,10 +90,10 @@ def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         ("uvfio.models.edu:Edo", "uvfio/models/edu.py has no 'Edo'$", "did you mean 'Edu'?"),
         (
             "uvfio.models.edu:EduRegisters",
-            "is no subclass of uvfio.models.pci.PciModel$",
+            "is no subclass of uvfio.kit.pci.model.PciModel$",
             None,
         ),
-        ("uvfio.models.edu:factorial", "is no subclass of uvfio.models.pci.PciModel$", None),
+        ("uvfio.models.edu:factorial", "is no subclass of uvfio.kit.pci.model.PciModel$", None),
     ],
 )
 def test_errors(spec: str, message: str, hint: str | None) -> None:
@@ -113,7 +113,7 @@ def test_what_breaks_inside_a_model_is_the_cause(model_file: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be loaded: ModuleNotFoundError: "):
         catalogue.find(f"{model_file}:Small")
     model_file.write_text(SMALL)
-    with pytest.raises(ConfigError, match=r"is no subclass of uvfio.models.pci.PciModel$"):
+    with pytest.raises(ConfigError, match=r"is no subclass of uvfio.kit.pci.model.PciModel$"):
         catalogue.find(f"{model_file}:Helper")
 
 
@@ -128,7 +128,7 @@ def test_module_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_platform_models_are_found_like_the_others(tmp_path: Path) -> None:
     path = tmp_path / "lamp.py"
     path.write_text(
-        "from uvfio.models.platform import PlatformModel\n"
+        "from uvfio.kit.platform.model import PlatformModel\n"
         "class Lamp(PlatformModel):\n    compatible = ('acme,lamp',)\n"
     )
     assert catalogue.find(f"{path}:Lamp").describe()["compatible"] == ["acme,lamp"]
@@ -139,8 +139,18 @@ def test_light_imports() -> None:
     script = (
         "import sys; from uvfio.models.catalogue import find; find('edu');"
         "print([m for m in ('importlib.metadata', 'uvfio.models.exerciser', 'logging', 'difflib',"
-        "'uvfio.models.platform', 'uvfio.models.timer',"
+        "'uvfio.kit.platform.model', 'uvfio.models.timer',"
         "'json', 'argparse', 'os.path') if m in sys.modules and m != 'os.path'])"
     )
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, check=True)
     assert done.stdout.strip() == b"[]"
+
+
+def test_names_of_the_first_release_are_aliases() -> None:
+    import uvfio.kit.platform
+    import uvfio.models.kit
+    import uvfio.models.platform
+
+    assert uvfio.models.kit.__all__ == uvfio.kit.__all__
+    assert uvfio.models.kit.PciModel is uvfio.kit.PciModel
+    assert uvfio.models.platform.PlatformModel is uvfio.kit.platform.PlatformModel

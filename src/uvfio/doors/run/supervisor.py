@@ -31,22 +31,22 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from uvfio.doors.run import sys as sc
-from uvfio.doors.run.bpf import build_filter, reserved_range
-from uvfio.doors.run.calls import Calls
-from uvfio.doors.run.events import Reactor
-from uvfio.doors.run.launch import Launched, LaunchError, launch
-from uvfio.doors.run.memory import Unreadable
-from uvfio.doors.run.paths import Paths
-from uvfio.doors.run.polls import Polls
-from uvfio.doors.run.process import Processes
-from uvfio.doors.run.tokens import Token, Tokens
-from uvfio.doors.run.tree import Tree, remove_folder
-from uvfio.doors.run.waits import Waits
+from uvfio.doors.run.filter.bpf import build_filter, reserved_range
+from uvfio.doors.run.handlers.calls import Calls
+from uvfio.doors.run.handlers.paths import Paths
+from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
+from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.doors.run.session.polls import Polls
+from uvfio.doors.run.session.processes import Processes
+from uvfio.doors.run.session.reactor import Reactor
+from uvfio.doors.run.session.tokens import Token, Tokens
+from uvfio.doors.run.session.tree import Tree, remove_folder
+from uvfio.doors.run.session.waits import Waits
 from uvfio.errors import NoMemory, NoSpace, TooManyFiles
 from uvfio.fops.file import Deferred
 from uvfio.machine.machine import Machine
-from uvfio.machine.tree import PREFIXES, nodes
+from uvfio.machine.sysfs.tree import PREFIXES, nodes
 from uvfio.uapi.seccomp import (
     AUDIT_ARCH_I386,
     AUDIT_ARCH_X86_64,
@@ -60,9 +60,9 @@ from uvfio.uapi.seccomp import (
 )
 
 if TYPE_CHECKING:
-    from uvfio.doors.run.control import Control
-    from uvfio.doors.run.copies import Copies
-    from uvfio.doors.run.process import Process
+    from uvfio.doors.run.handlers.copies import Copies
+    from uvfio.doors.run.observe.control import Control
+    from uvfio.doors.run.session.processes import Process
     from uvfio.fops.file import File
     from uvfio.machine.spec import MachineSpec
 
@@ -193,7 +193,7 @@ class Supervisor:
 
     def listen(self, path: str) -> None:
         """Serve a control socket at ``path``. ConfigError."""
-        from uvfio.doors.run.control import Control
+        from uvfio.doors.run.observe.control import Control
 
         self.control = Control(self, path)
 
@@ -226,7 +226,7 @@ class Supervisor:
     def copies(self) -> Copies:
         """Who follows copies of sysfs files; there from the first one on."""
         if self._copies is None:
-            from uvfio.doors.run.copies import Copies
+            from uvfio.doors.run.handlers.copies import Copies
 
             self._copies = Copies(self)
         return self._copies
@@ -484,7 +484,7 @@ def run(
     ``memlock`` is the number of bytes that a program's DMA mappings may lock (None: its RLIMIT_MEMLOCK). LaunchError
     and the conditions of a bad machine are raised before anything runs.
     """
-    from uvfio.doors.run.check import scratch_directories
+    from uvfio.doors.run.launch.check import scratch_directories
 
     if status_fd is not None and status_fd > 2:
         os.set_inheritable(status_fd, False)  # ours alone; the program has 0, 1 and 2 too
@@ -500,11 +500,11 @@ def run(
     counted = None
     try:
         if trace is not None:
-            from uvfio.doors.run.trace import Trace
+            from uvfio.doors.run.observe.trace import Trace
 
             supervisor.watch(Trace(supervisor, trace, as_json=trace_json))
         if summary is not None:
-            from uvfio.doors.run.summary import Summary
+            from uvfio.doors.run.observe.summary import Summary
 
             counted = Summary(supervisor, summary, as_json=trace_json)
             supervisor.watch(counted)

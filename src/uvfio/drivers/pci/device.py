@@ -27,14 +27,14 @@ from struct import Struct
 from threading import RLock
 from typing import TYPE_CHECKING
 
-from uvfio.core.device import DeviceKind, IrqInfo, Region
+from uvfio.core.structure.device import DeviceKind, IrqInfo, Region
 from uvfio.drivers.pci.access import Window, bar_window, rom_window
 from uvfio.drivers.pci.bars import ROM_INDEX, BarRegisters
 from uvfio.drivers.pci.capabilities import survey
 from uvfio.drivers.pci.config import ConfigSpace
 from uvfio.drivers.pci.interrupts import NUM_IRQS, Interrupts
 from uvfio.drivers.pci.irqset import IrqSets
-from uvfio.drivers.pci.modern import Ioevents, ModernAccess, ModernPci
+from uvfio.drivers.pci.mainline import Ioevents, ModernAccess, ModernPci
 from uvfio.drivers.pci.sriov import Offspring, TokenRule
 from uvfio.drivers.pci.state import SavedState
 from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
@@ -43,9 +43,9 @@ from uvfio.uapi import pci
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from uvfio.core.dma_log import DmaLogger
-    from uvfio.core.migration import Migration
+    from uvfio.core.migration.states import Migration
     from uvfio.core.seams import Event
+    from uvfio.core.translation.dma_log import DmaLogger
     from uvfio.drivers.pci.hardware import PciFunction
 
 __all__ = ["CONFIG_INDEX", "NUM_REGIONS", "VfioPciDevice"]

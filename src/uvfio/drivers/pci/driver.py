@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from uvfio.core.modern import TakesToken
+from uvfio.core.bus import TakesToken
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.sriov import find, parse_option
 from uvfio.errors import Busy, Unsupported
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
-    from uvfio.core.device import BoundDevice, BusDevice
+    from uvfio.core.structure.device import BoundDevice, BusDevice
     from uvfio.drivers.pci.hardware import PciFunction
 
 __all__ = ["VfioPciDriver"]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from uvfio.core.device import BusDevice
-from uvfio.core.modern import Movable
+from uvfio.core.bus import Movable
+from uvfio.core.structure.device import BusDevice
 
 if TYPE_CHECKING:
-    from uvfio.core.dma_log import DmaLog
+    from uvfio.core.translation.dma_log import DmaLog
 
 __all__ = ["Bar", "BarKind", "InterruptSink", "MigratableFunction", "PciFunction"]
 

@@ -1,6 +1,6 @@
 """Interrupts of a PCI function as today's programs set them: ranges, holes, masks, and tests of themselves.
 
-``IrqSets`` adds to ``Interrupts`` the vocabulary of ``core/modern.py`` and two kinds that are no interrupts of the
+``IrqSets`` adds to ``Interrupts`` the vocabulary of ``core/bus.py`` and two kinds that are no interrupts of the
 function at all, single events of the host: 3 ERR (a bus error) and 4 REQ (somebody wants the device back).
 
     kind       mask, unmask             trigger with an event          trigger with none or a byte
@@ -20,14 +20,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.core.modern import IrqAction
+from uvfio.core.bus import IrqAction
 from uvfio.drivers.pci.interrupts import INTX, MSI, MSIX, Interrupts, Mode
 from uvfio.errors import NoVectors, UnknownCommand
 
 if TYPE_CHECKING:
     from threading import RLock
 
-    from uvfio.core.modern import EventSource, IrqData
+    from uvfio.core.bus import EventSource, IrqData
     from uvfio.core.seams import Event
     from uvfio.drivers.pci.capabilities import CapabilityMap
     from uvfio.drivers.pci.hardware import PciFunction

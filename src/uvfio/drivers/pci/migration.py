@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
-from uvfio.core.dma_log import DmaLogger
-from uvfio.core.migration import Migration
+from uvfio.core.migration.states import Migration
+from uvfio.core.translation.dma_log import DmaLogger
 from uvfio.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from uvfio.core.modern import Activity
+    from uvfio.core.bus import Activity
     from uvfio.drivers.pci.config import ConfigSpace
     from uvfio.drivers.pci.hardware import MigratableFunction, PciFunction
 

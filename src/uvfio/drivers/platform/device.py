@@ -24,7 +24,7 @@ from __future__ import annotations
 from threading import RLock
 from typing import TYPE_CHECKING
 
-from uvfio.core.device import DeviceKind, DtProperty, IrqInfo, Region, ResourceKind
+from uvfio.core.structure.device import DeviceKind, DtProperty, IrqInfo, Region, ResourceKind
 from uvfio.drivers.platform.irqset import IrqSets
 from uvfio.drivers.window import PAGE_SIZE, MemoryWindow, PolledWindow, RegisterWindow, Window
 from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
@@ -32,7 +32,7 @@ from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from uvfio.core.modern import IrqAction, IrqData
+    from uvfio.core.bus import IrqAction, IrqData
     from uvfio.core.seams import Event
     from uvfio.drivers.platform.hardware import Origin, PlatformHardware
 

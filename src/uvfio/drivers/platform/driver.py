@@ -18,7 +18,7 @@ from uvfio.errors import Unsupported
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.device import BusDevice
+    from uvfio.core.structure.device import BusDevice
     from uvfio.drivers.platform.hardware import PlatformHardware
 
 __all__ = ["VfioPlatformDriver"]

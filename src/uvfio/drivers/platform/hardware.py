@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from uvfio.core.device import BusDevice, DtProperty
+from uvfio.core.structure.device import BusDevice, DtProperty
 
 __all__ = [
     "InterruptSink",

@@ -1,6 +1,6 @@
 """Interrupts of a platform device as today's programs set them: each index is one wire with one event.
 
-``IrqSets`` adds to ``Interrupts`` the vocabulary of ``core/modern.py``:
+``IrqSets`` adds to ``Interrupts`` the vocabulary of ``core/bus.py``:
 
              mask, unmask                        trigger with an event         trigger with none or a byte
     level    none, byte; an event each,          replaces the one that is      as the wire would: masks and signals,
@@ -18,14 +18,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from uvfio.core.bus import IrqAction
 from uvfio.core.irq import LevelInterrupt
-from uvfio.core.modern import IrqAction
 from uvfio.drivers.platform.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from threading import RLock
 
-    from uvfio.core.modern import EventSource, IrqData
+    from uvfio.core.bus import EventSource, IrqData
     from uvfio.core.seams import Event
     from uvfio.drivers.platform.hardware import PlatformHardware
     from uvfio.drivers.platform.interrupts import Watches

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from support.puppet import AT_FDCWD, PAGE, Stage, machine_of, open_descriptors
-from uvfio.doors.run import bpf
 from uvfio.doors.run import supervisor as module
-from uvfio.doors.run import sys as sc
-from uvfio.doors.run.launch import LaunchError
+from uvfio.doors.run.filter import bpf
+from uvfio.doors.run.launch.launch import LaunchError
+from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.supervisor import Supervisor
 from uvfio.errors import NoMemory, TooManyFiles, VfioError
 from uvfio.uapi import rfc
@@ -304,7 +304,9 @@ def test_a_supervisor_leaves_nothing(stage: Stage) -> None:
 
 
 def test_a_machine_without_a_place_for_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uvfio.doors.run.check._candidates", lambda: ["/proc", "/nonexistent"])
+    monkeypatch.setattr(
+        "uvfio.doors.run.launch.check._candidates", lambda: ["/proc", "/nonexistent"]
+    )
     with pytest.raises(LaunchError, match="unlinked files") as caught:
         module.run(machine_of(), ["true"])
     assert "uvfio check" in caught.value.hint

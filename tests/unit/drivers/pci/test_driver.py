@@ -11,7 +11,7 @@ from uvfio.drivers.pci.driver import VfioPciDriver
 from uvfio.errors import Unsupported
 
 if TYPE_CHECKING:
-    from uvfio.core.device import BoundDevice, BusDevice, VfioDriver
+    from uvfio.core.structure.device import BoundDevice, BusDevice, VfioDriver
     from uvfio.drivers.pci.hardware import PciFunction
 
 

@@ -8,7 +8,7 @@ from threading import RLock
 import pytest
 
 from support.pci_function import FakeEvent, FakeFunction
-from uvfio.core.modern import EventSource, IrqAction, IrqData
+from uvfio.core.bus import EventSource, IrqAction, IrqData
 from uvfio.drivers.pci.capabilities import survey
 from uvfio.drivers.pci.interrupts import INTX, MSI, MSIX, Mode
 from uvfio.drivers.pci.irqset import ERR, REQ, IrqSets

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from uvfio.core.modern import Activity
+from uvfio.core.bus import Activity
 from uvfio.drivers.pci.migration import MigratingPci
 from uvfio.errors import InvalidArgument
 

@@ -8,13 +8,13 @@ import pytest
 
 from support.model_world import FakeClock, FakeStore
 from support.pci_function import FakeFunction
-from uvfio.core.modern import TakesToken
+from uvfio.core.bus import TakesToken
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.driver import VfioPciDriver
 from uvfio.drivers.pci.sriov import Offspring, find, identity, index_of, parse_option, routing_id
 from uvfio.errors import Busy, InvalidArgument, UnknownCommand, WrongToken
+from uvfio.kit.pci.model import PciModel
 from uvfio.models.exerciser import Exerciser, ExerciserVf
-from uvfio.models.pci import PciModel
 from uvfio.uapi import pci
 
 ONE, TWO = UUID(int=1).bytes, UUID(int=2).bytes

@@ -1,0 +1,1 @@
+"""Migration version 2: the states of a device, and the stream of its data."""

@@ -1,0 +1,1 @@
+"""Structure: groups, devices, contexts, and who holds which of them."""

@@ -1,0 +1,1 @@
+"""Translation: address spaces, their mappings, and the IOMMU hardware that translates."""

@@ -1,0 +1,492 @@
+"""``Ioas``: an I/O address space of an iommufd, and the rules of what is mapped there.
+
+An address space stands over one ``Domain``: its map, its translation and its faults are those of every ABI. The
+page tables that hardware would have (``core/structure/iommufd.py``, ``Hwpt``) are users of the address space: while
+there is one, memory is held, and while there is none a mapping is a promise that nobody looks at::
+
+    no page table --first one--> every area is checked and charged, or nothing is changed
+    page table    --last one---> every area is uncharged, and stays mapped
+
+*Areas* are never joined and, but for ``cut``, never split: what was mapped as one goes as one. An area has a
+``Backing``, the memory that a program named in one go; copies of an area in other spaces share it, so a page is
+charged once however often it is mapped.
+
+    granule     1 byte; 4096 if large pages are off; at least the smallest page of each page table
+    reserved    what the IOMMUs cannot address, and what the attached devices must not; nothing is mapped there
+    allowed     where ``place`` may choose addresses; empty: anywhere. Fixed addresses do not care
+
+A refused call changes nothing: that holds also for an unmap of a range that ends inside an area, of which Linux
+unmaps what comes before. Callers hold no lock; the domain's is taken here.
+Behaviour: drivers/iommu/iommufd/io_pagetable.c.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from uvfio.core.translation.domain import ADDRESS_MAX, PAGE_SIZE, Domain, check_reserved
+from uvfio.core.translation.iova import Mapping, Span, gaps, touched
+from uvfio.errors import (
+    BadAddress,
+    InvalidArgument,
+    IovaInUse,
+    NoSpace,
+    NoSuchObject,
+    NotMapped,
+    ReadOnly,
+    WrapsAround,
+)
+
+if TYPE_CHECKING:
+    from uvfio.core.seams import Mm
+    from uvfio.core.structure.iommufd import Hwpt
+    from uvfio.core.translation.domain import IommuUnit
+
+__all__ = ["Area", "Backing", "Ioas"]
+
+Piece = tuple["Backing", int, int]  # address in the backing's memory, bytes
+HUGE_PAGE = 2 << 20
+
+
+class Backing:
+    """Memory that a program named in one call (struct iopt_pages).
+
+    ``mm`` is where it is, ``payer`` who is charged for it within ``limit`` bytes (None: none). ``from_file``: it is
+    a file's, by offset, and no address space's. ``locked`` counts the pages that are held.
+    """
+
+    __slots__ = ("_held", "from_file", "limit", "locked", "mm", "payer", "writable")
+
+    def __init__(
+        self,
+        mm: Mm,
+        writable: bool,
+        payer: Mm,
+        limit: int | None,
+        *,
+        from_file: bool = False,
+    ) -> None:
+        self.mm = mm
+        self.writable = writable
+        self.payer = payer
+        self.limit = limit
+        self.from_file = from_file
+        self.locked = 0
+        self._held: list[Area] = []
+
+    def hold(self, area: Area) -> None:
+        """Check and charge the pages of ``area`` that are not held yet.
+
+        BadAddress: not mapped, not writable, or a device's own memory. LimitExceeded.
+        """
+        if not (area.readable or area.writable):
+            raise InvalidArgument(f"{area!r} can be neither read nor written")
+        pages = _pages([*self._held, area])
+        if pages > self.locked:
+            taken = self.mm.memory.pin(area.vaddr, area.size, self.writable)
+            if taken < area.size:
+                raise BadAddress(
+                    f"{area.vaddr:#x}+{area.size:#x} has {area.size - taken:#x} bytes of a device's memory",
+                    "containers of /dev/vfio/vfio take it, /dev/iommu does not",
+                )
+            self.payer.charge(pages - self.locked, self.limit)
+        self.locked = pages
+        self._held.append(area)
+
+    def release(self, area: Area) -> None:
+        """The area is held no longer."""
+        self._held.remove(area)
+        pages = _pages(self._held)
+        self.payer.uncharge(self.locked - pages)
+        self.locked = pages
+
+    def divide(self, area: Area, parts: Sequence[Area]) -> None:
+        """``parts`` together stand for ``area``."""
+        if area in self._held:
+            self._held.remove(area)
+            self._held.extend(parts)
+
+
+class Area(Mapping):
+    """What one call has mapped, or a part of it after a cut. Charges go through its ``backing``."""
+
+    __slots__ = ("backing",)
+
+    def __init__(
+        self, first: int, last: int, vaddr: int, backing: Backing, readable: bool, writable: bool
+    ) -> None:
+        super().__init__(first, last, vaddr, writable, backing.mm, False, readable)
+        self.backing = backing
+
+
+def _pages(areas: Sequence[Area]) -> int:
+    """How many pages of one backing the areas touch together."""
+    if not areas:
+        return 0
+    spans = [(area.vaddr // PAGE_SIZE, (area.vaddr + area.size - 1) // PAGE_SIZE) for area in areas]
+    return sum(last - first + 1 for first, last in join(spans))
+
+
+def join(spans: Iterable[Span]) -> list[Span]:
+    """The same addresses as inclusive ranges in order that neither overlap nor touch."""
+    joined: list[Span] = []
+    for first, last in sorted(spans):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(joined[-1][1], last)
+        else:
+            joined.append((first, last))
+    return joined
+
+
+class Ioas:
+    """See the module's head. ``users`` counts what would be left without it, ``hwpts`` are its page tables."""
+
+    __slots__ = ("_hints", "_holders", "allowed", "domain", "hwpts", "large_pages", "reserved")
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self.hwpts: list[Hwpt] = []
+        self.large_pages = True
+        self.allowed: tuple[Span, ...] = ()
+        self.reserved: tuple[Span, ...] = ()
+        self._holders: dict[object, tuple[Span, ...]] = {}
+        self._hints: dict[tuple[int, int, int], int] = {}
+
+    # -- questions -------------------------------------------------------------------------------
+
+    @property
+    def users(self) -> int:
+        """Whether it can be destroyed: only without page tables."""
+        return len(self.hwpts)
+
+    @property
+    def granule(self) -> int:
+        """What addresses and sizes must be multiples of."""
+        least = 1 if self.large_pages else PAGE_SIZE
+        return max([least, *(hwpt.unit.page_sizes[0] for hwpt in self.hwpts)])
+
+    def windows(self) -> list[Span]:
+        """The inclusive ranges that can be mapped, in order."""
+        return gaps(self.reserved, ADDRESS_MAX)
+
+    # -- map -------------------------------------------------------------------------------------
+
+    def map(
+        self,
+        backing: Backing,
+        address: int,
+        size: int,
+        iova: int | None,
+        *,
+        readable: bool,
+        writable: bool,
+    ) -> int:
+        """Map ``size`` bytes at ``address`` of the backing's memory at ``iova``, or where there is room (None).
+
+        Returns the I/O address. Order: WrapsAround (memory), InvalidArgument (no size), what ``place`` raises.
+        """
+        if address + size > ADDRESS_MAX:
+            raise WrapsAround(f"memory {address:#x}+{size:#x} wraps around 2**64")
+        if not size:
+            raise InvalidArgument("size is 0")
+        return self.place([(backing, address, size)], iova, readable=readable, writable=writable)
+
+    def place(
+        self, pieces: Sequence[Piece], iova: int | None, *, readable: bool, writable: bool
+    ) -> int:
+        """Map pieces of memory one behind the other, as ``map`` does and ``copy_from`` hands them on.
+
+        Order: InvalidArgument (size), what choosing or checking the address raises (InvalidArgument, WrapsAround,
+        Overlap; NoSpace), ReadOnly, InvalidArgument (offset in a page), BadAddress, LimitExceeded.
+        """
+        size = sum(piece[2] for piece in pieces)
+        with self.domain.lock:
+            self._check_open()
+            granule = self.granule
+            if size % granule:
+                raise InvalidArgument(f"size {size:#x} is not a multiple of {granule:#x}")
+            if iova is None:
+                iova = self._choose(pieces[0][1], size)
+            else:
+                self._check_iova(iova, size)
+            areas, at = [], iova
+            for backing, address, length in pieces:
+                if writable and not backing.writable:
+                    raise ReadOnly(f"the memory at {address:#x} was mapped to be read only")
+                if address % PAGE_SIZE % granule:
+                    raise InvalidArgument(f"address {address:#x} is not a multiple of {granule:#x}")
+                areas.append(Area(at, at + length - 1, address, backing, readable, writable))
+                at += length
+            if self.hwpts:
+                self._hold(areas)
+            for area in areas:
+                self.domain.mappings.insert(area)
+            return iova
+
+    def copy_from(self, source: Ioas, iova: int, size: int) -> list[Piece]:
+        """What ``size`` bytes at ``iova`` of ``source`` lead to, for ``place``.
+
+        InvalidArgument (no size), WrapsAround, NotMapped if any of it is not mapped.
+        """
+        last = _last(iova, size)
+        with source.domain.lock:
+            found, at = [], iova
+            while at <= last:
+                area = source.domain.mappings.find(at)
+                if not isinstance(area, Area):
+                    raise NotMapped(f"iova {at:#x} is not mapped")
+                length = min(area.last, last) - at + 1
+                found.append((area.backing, area.vaddr + at - area.first, length))
+                at += length
+            return found
+
+    def _check_iova(self, iova: int, size: int) -> None:
+        granule = self.granule
+        if iova % granule:
+            raise InvalidArgument(f"iova {iova:#x} is not a multiple of {granule:#x}")
+        last = _last(iova, size)
+        check_reserved(self.reserved, iova, last)
+        self.domain.check_overlap(iova, last)
+
+    def _choose(self, address: int, size: int) -> int:
+        """The lowest address with room, aligned as ``address`` is, so that large pages stay possible."""
+        if size >= ADDRESS_MAX // 2:
+            raise WrapsAround(f"there can be no room for {size:#x} bytes")
+        align = 1 << (size - 1).bit_length()
+        if address:
+            align = min(align, address & -address)
+        align = min(align, HUGE_PAGE)
+        if align < self.granule:
+            raise InvalidArgument(f"address {address:#x} is not a multiple of {self.granule:#x}")
+        offset = address % PAGE_SIZE
+        hint = self._hints.get((align, offset, size), 0)
+        low, high = PAGE_SIZE, ADDRESS_MAX - PAGE_SIZE
+        for first, end_of in self.allowed or ((low, high),):
+            at, last = max(first, low, hint), min(end_of, high)
+            while at + size - 1 <= last:
+                start = -(-at // align) * align | offset
+                end = start + size - 1
+                if end > last:
+                    break
+                taken = self._obstacle(start, end)
+                if taken is None:
+                    self._hints[align, offset, size] = start
+                    return start
+                at = taken + 1
+        raise NoSpace(f"there is no room for {size:#x} bytes")
+
+    def _obstacle(self, first: int, last: int) -> int | None:
+        """Where something ends that is in the way."""
+        reserved = touched(self.reserved, first, last)
+        if reserved is not None:
+            return reserved[1]
+        other = self.domain.mappings.first_overlap(first, last)
+        return other.last if other else None
+
+    def _hold(self, areas: Iterable[Area]) -> None:
+        """Hold all or none."""
+        held = []
+        try:
+            for area in areas:
+                area.backing.hold(area)
+                held.append(area)
+        except BaseException:
+            for area in held:
+                area.backing.release(area)
+            raise
+
+    # -- unmap -----------------------------------------------------------------------------------
+
+    def unmap(self, iova: int, size: int, *, cut: bool = False) -> int:
+        """Unmap the areas in the range; returns how many bytes they were.
+
+        ``cut``: an area that begins before or ends behind the range is cut there, if that is at the granule. Order:
+        InvalidArgument (no size), WrapsAround, NotMapped (nothing there, or only a part of an area),
+        InvalidArgument (a cut that is not at the granule).
+        """
+        last = _last(iova, size)
+        with self.domain.lock:
+            found = self._areas(iova, last)
+            for edge in (iova, last + 1):
+                area = next((a for a in found if a.first < edge <= a.last), None)
+                if area is None:
+                    continue
+                if not cut:
+                    raise NotMapped(
+                        f"{iova:#x}-{last:#x} has only a part of {area!r}", "unmap it as a whole"
+                    )
+                if edge % self.granule:
+                    raise InvalidArgument(f"{area!r} cannot be cut at {edge:#x}")
+            if not found:
+                raise NotMapped(f"nothing is mapped in {iova:#x}-{last:#x}")
+            for edge in (iova, last + 1):
+                self._cut(edge)
+            return self._drop(self._areas(iova, last))
+
+    def unmap_all(self) -> int:
+        """Unmap everything; returns how many bytes that was."""
+        with self.domain.lock:
+            return self._drop(self._areas(0, ADDRESS_MAX))
+
+    def _areas(self, first: int, last: int) -> list[Area]:
+        found = self.domain.mappings.overlapping(first, last)
+        return [area for area in found if isinstance(area, Area)]
+
+    def _cut(self, edge: int) -> None:
+        """Make two areas of one that begins before ``edge`` and ends behind it."""
+        area = self.domain.mappings.find(edge)
+        if not isinstance(area, Area) or area.first == edge:
+            return
+        lower = Area(area.first, edge - 1, area.vaddr, area.backing, area.readable, area.writable)
+        vaddr = area.vaddr + edge - area.first
+        upper = Area(edge, area.last, vaddr, area.backing, area.readable, area.writable)
+        area.backing.divide(area, (lower, upper))
+        self.domain.drop([area])
+        self.domain.mappings.insert(lower)
+        self.domain.mappings.insert(upper)
+
+    def _drop(self, areas: list[Area]) -> int:
+        self._hints.clear()
+        if self.hwpts:
+            for area in areas:
+                area.backing.release(area)
+        return self.domain.drop(list(areas))
+
+    # -- where may be mapped ---------------------------------------------------------------------
+
+    def allow(self, spans: Iterable[Span]) -> None:
+        """Choose addresses in these ranges only; none: anywhere.
+
+        InvalidArgument for a range that is empty, has one address, or overlaps another one: each is checked before
+        the next is asked for. IovaInUse for one that touches what is reserved.
+        """
+        ordered: list[Span] = []
+        for first, last in spans:
+            if first >= last:
+                raise InvalidArgument(f"{first:#x}-{last:#x} is no range")
+            at = bisect_left(ordered, (first, last))
+            other = touched(ordered[max(at - 1, 0) : at + 1], first, last)
+            if other is not None:
+                raise InvalidArgument(f"{first:#x}-{last:#x} overlaps {_text(other)}")
+            ordered.insert(at, (first, last))
+        with self.domain.lock:
+            self._check_open()
+            for span in ordered:
+                reserved = touched(self.reserved, *span)
+                if reserved is not None:
+                    raise IovaInUse(f"{_text(span)} touches the reserved range {_text(reserved)}")
+            self._hints.clear()
+            self.allowed = tuple(ordered)
+
+    def use_large_pages(self, on: bool) -> None:
+        """Without them everything has to be aligned to pages, and areas can be cut.
+
+        InvalidArgument if they shall go while something is mapped in a page table, IovaInUse if something is not
+        aligned.
+        """
+        with self.domain.lock:
+            if on or not self.large_pages:
+                self.large_pages = self.large_pages or on
+                return
+            if self.hwpts and len(self.domain.mappings):
+                raise InvalidArgument("something is mapped with large pages", "unmap it first")
+            self.check_granule(PAGE_SIZE)
+            self.large_pages = False
+
+    def reserve(self, holder: object, spans: Sequence[Span]) -> None:
+        """``holder`` needs these addresses to stay unmapped. IovaInUse if they are mapped, or allowed."""
+        with self.domain.lock:
+            self._check_open()
+            for span in spans:
+                other = self.domain.mappings.first_overlap(*span)
+                if other:
+                    raise IovaInUse(f"{_text(span)} must not be mapped, {other!r} is")
+                allowed = touched(self.allowed, *span)
+                if allowed is not None:
+                    raise IovaInUse(
+                        f"{_text(span)} must not be mapped, {_text(allowed)} is allowed"
+                    )
+            self._holders[holder] = tuple(spans)
+            self._settle_reserved()
+
+    def unreserve(self, holder: object) -> None:
+        """``holder`` does not need its addresses any more; nothing if it had none."""
+        with self.domain.lock:
+            if self._holders.pop(holder, None) is not None:
+                self._settle_reserved()
+
+    def _settle_reserved(self) -> None:
+        self.reserved = tuple(join(span for spans in self._holders.values() for span in spans))
+        self._hints.clear()
+
+    def check_granule(self, granule: int) -> None:
+        """IovaInUse if an area does not fit a granule."""
+        for area in self._areas(0, ADDRESS_MAX):
+            if (area.first | area.size | area.vaddr % PAGE_SIZE) % granule:
+                raise IovaInUse(f"{area!r} is not aligned to {granule:#x}")
+
+    # -- page tables -----------------------------------------------------------------------------
+
+    def add_hwpt(self, hwpt: Hwpt) -> None:
+        """A page table has to translate everything from now on (iopt_table_add_domain).
+
+        InvalidArgument (its smallest page), IovaInUse (alignment, beyond its reach), and with the first one what
+        holding the memory raises.
+        """
+        unit = hwpt.unit
+        with self.domain.lock:
+            if unit.page_sizes[0] > PAGE_SIZE:
+                raise InvalidArgument(
+                    f"the pages of {unit.name} have at least {unit.page_sizes[0]:#x} bytes"
+                )
+            if unit.page_sizes[0] > self.granule:
+                self.check_granule(unit.page_sizes[0])
+            self.reserve(hwpt, _beyond(unit))
+            try:
+                if not self.hwpts:
+                    self._hold(self._areas(0, ADDRESS_MAX))
+            except BaseException:
+                self.unreserve(hwpt)
+                raise
+            self.hwpts.append(hwpt)
+
+    def remove_hwpt(self, hwpt: Hwpt) -> None:
+        """The page table is gone; with the last one the memory is held no longer."""
+        with self.domain.lock:
+            self.hwpts.remove(hwpt)
+            self.unreserve(hwpt)
+            if not self.hwpts:
+                for area in self._areas(0, ADDRESS_MAX):
+                    area.backing.release(area)
+
+    def close(self) -> None:
+        """It is destroyed: everything is unmapped, and nothing can be mapped again."""
+        with self.domain.lock:
+            self.unmap_all()
+            self.domain.close()
+
+    def _check_open(self) -> None:
+        if self.domain.closed:
+            raise NoSuchObject("the address space was destroyed meanwhile")
+
+
+def _text(span: Span) -> str:
+    return f"{span[0]:#x}-{span[1]:#x}"
+
+
+def _last(iova: int, size: int) -> int:
+    """The last byte. InvalidArgument for no size, WrapsAround."""
+    if not size:
+        raise InvalidArgument("size is 0")
+    last = iova + size - 1
+    if last > ADDRESS_MAX:
+        raise WrapsAround(f"iova {iova:#x}+{size:#x} wraps around 2**64")
+    return last
+
+
+def _beyond(unit: IommuUnit) -> tuple[Span, ...]:
+    """What the IOMMU cannot address."""
+    end = 1 << unit.address_bits
+    return ((end, ADDRESS_MAX),) if end <= ADDRESS_MAX else ()

@@ -1,0 +1,1 @@
+"""The seccomp filter: which system calls of a program are notified."""

@@ -1,0 +1,68 @@
+"""What an open of the machine's own files leads to: device nodes, and iommu_group as each ABI has it.
+
+A machine whose programs may speak either ABI (``--abi auto``) has today's tree, in which iommu_group is a link to
+the group's folder. In 2011 it was a file with the group's number. Who opens it to read gets that file; links,
+listings and paths that go through it are today's::
+
+    readlink, lstat, .../iommu_group/devices, open with O_DIRECTORY, O_PATH or O_NOFOLLOW      the link
+    open(".../iommu_group", O_RDONLY)                                                          "240\\n"
+
+The modules of today's ABI are loaded where they are needed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, BinaryIO
+
+from uvfio.fops.rfc2011.group import open_group
+
+if TYPE_CHECKING:
+    from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.tree import Found
+    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.fops.file import File
+    from uvfio.machine.sysfs.tree import CharDev
+
+__all__ = ["group_number", "open_node"]
+
+
+def open_node(supervisor: Supervisor, node: CharDev, process: Process) -> File:
+    """The VFIO file behind a device node. As the open functions of ``fops``."""
+    framework, abi = supervisor.machine.framework, supervisor.abi
+    if node.opens == "cdev":
+        from uvfio.fops.mainline.cdev import open_cdev
+
+        return open_cdev(framework, node.minor)
+    if node.opens != "group":
+        process.mm.abi = "mainline"
+        if node.opens == "iommufd":
+            from uvfio.fops.mainline.iommufd import open_iommufd
+
+            return open_iommufd(framework)
+
+        from uvfio.fops.mainline.group import open_container
+
+        return open_container(framework)
+    group = framework.group(node.bus, node.group)
+    if abi == "2011":
+        return open_group(framework, group, process)
+
+    from uvfio.fops.either import open_group as open_any_group
+
+    return open_any_group(framework, group, process, abi)
+
+
+def group_number(supervisor: Supervisor, path: str, found: Found, flags: int) -> BinaryIO | None:
+    """The file of 2011 for who opens a device's iommu_group to read it; None for any other file."""
+    if (
+        supervisor.abi != "auto"
+        or not path.endswith("/iommu_group")
+        or flags & (os.O_ACCMODE | os.O_NOFOLLOW)
+        or not os.path.isdir(found.real)
+    ):
+        return None
+    with os.fdopen(os.memfd_create("iommu_group"), "wb") as made:
+        made.write(os.path.basename(found.real).encode() + b"\n")
+        made.flush()
+        return open(f"/proc/self/fd/{made.fileno()}", "rb")

@@ -1,0 +1,1 @@
+"""Starting a program under the filter, guarding it, and finding out whether a system can."""

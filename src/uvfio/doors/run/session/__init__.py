@@ -1,0 +1,1 @@
+"""One run: its programs, what they hold, and the one place that waits."""

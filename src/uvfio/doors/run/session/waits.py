@@ -1,0 +1,88 @@
+"""What the supervisor owes an answer for: calls and requests that wait for something.
+
+The supervisor has one thread and answers everything else meanwhile, so a wait is polled: between two calls, when
+something was closed, and when the wait itself says so. While there is one the supervisor sleeps in the reactor, which
+sees closes at once.
+
+    added -> done: ``finish`` with None        -> failed: ``finish`` with the error
+          -> ``alive`` says no: cancelled; nobody is told
+
+Whether somebody still waits is asked every ``LOOK`` seconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uvfio.core.waiting import Wait
+    from uvfio.doors.run.session.reactor import Reactor, RunTimer
+
+__all__ = ["LOOK", "Waits"]
+
+LOOK = 0.5
+
+
+class Owed(NamedTuple):
+    """One of them."""
+
+    wait: Wait
+    finish: Callable[[BaseException | None], None]
+    alive: Callable[[], bool]
+
+
+class Waits:
+    """See the module's head."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self._timer: RunTimer | None = None
+        self.owed: list[Owed] = []
+
+    def add(
+        self, wait: Wait, finish: Callable[[BaseException | None], None], alive: Callable[[], bool]
+    ) -> None:
+        """Poll ``wait`` until it is done."""
+        self.owed.append(Owed(wait, finish, alive))
+        self._set_timer()
+
+    def poll(self) -> None:
+        """Look at each of them once."""
+        for owed in list(self.owed):
+            if owed not in self.owed:
+                continue  # an earlier one made a call that ended it
+            if not owed.alive():
+                self.owed.remove(owed)
+                owed.wait.cancel()
+                continue
+            try:
+                done = owed.wait.poll()
+            except Exception as error:
+                self.owed.remove(owed)
+                owed.finish(error)
+            else:
+                if done:
+                    self.owed.remove(owed)
+                    owed.finish(None)
+        self._set_timer()
+
+    def close(self) -> None:
+        """Nobody gets an answer any more."""
+        owed, self.owed = self.owed, []
+        for one in owed:
+            one.wait.cancel()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.owed:
+            delay = min(LOOK, *(owed.wait.delay() for owed in self.owed))
+            self._timer = self._reactor.call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self.poll()

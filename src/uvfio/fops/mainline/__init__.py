@@ -1,0 +1,1 @@
+"""The files of the mainline ABIs: container and group, device nodes, iommufd."""

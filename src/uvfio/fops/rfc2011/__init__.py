@@ -1,0 +1,1 @@
+"""The files of the 2011 ABI: group, iommu, device."""

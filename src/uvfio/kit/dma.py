@@ -1,0 +1,133 @@
+"""A device's way to memory: the ``self.dma`` of a model.
+
+Addresses are I/O virtual addresses; the domain that the device is attached to translates them. The gate in
+front of it is the silicon's:
+
+    ``PlainDma``   open while the device is attached to a domain: platform devices
+    ``Dma``        besides: bus mastering on, not in D3hot, and not quiet (a P2P state of migration): PCI functions
+
+Every refusal is a ``DmaFault``; nothing was transferred then, and a domain, if there is one, has recorded it.
+
+A PCI read that faults sets Received Master Abort in the status register: its completion says so. A write is
+posted and the function never hears of it, so nothing is set; the model hears of both.
+
+While a ``log`` is set each write is marked there, and there are no windows: nobody sees what is written through one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uvfio.errors import DmaFault
+from uvfio.uapi import pci
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uvfio.core.translation.dma_log import DmaLog
+    from uvfio.core.translation.domain import Domain
+    from uvfio.kit.pci.config import ConfigSpace
+
+__all__ = ["Dma", "PlainDma"]
+
+
+class PlainDma:
+    """Reads and writes of memory by the device ``name``."""
+
+    def __init__(self, name: str) -> None:
+        self.domain: Domain | None = None
+        self.log: DmaLog | None = None
+        self._name = name
+
+    def read(self, iova: int, size: int) -> bytes:
+        """``size`` bytes at ``iova``. DmaFault."""
+        return self._gate(iova, size, False).dma_read(self._name, iova, size)
+
+    def write(self, iova: int, data: bytes) -> None:
+        """All of ``data`` to ``iova``. DmaFault."""
+        domain = self._gate(iova, len(data), True)
+        if self.log is None:
+            domain.dma_write(self._name, iova, data)
+        else:
+            self._logged(iova, len(data), lambda: domain.dma_write(self._name, iova, data))
+
+    def store(self, iova: int, value: int, width: int) -> None:
+        """One aligned store of 2, 4 or 8 bytes: what hands a ring entry over. DmaFault, InvalidArgument.
+
+        Use this for the word that tells a driver "this entry is yours": a driver that polls beside it
+        never sees half of it.
+        """
+        domain = self._gate(iova, width, True)
+        if self.log is None:
+            domain.dma_store(self._name, iova, value, width)
+        else:
+            self._logged(iova, width, lambda: domain.dma_store(self._name, iova, value, width))
+
+    def view(self, iova: int, size: int) -> memoryview | None:
+        """A writable window on the memory itself, or None where there is none. DmaFault.
+
+        It is not checked again: a model that keeps one must give it up when its driver ends the use. A model that
+        migrates must not keep any, for DMA may be logged from one access to the next.
+        """
+        found = self._gate(iova, size, True).dma_view(self._name, iova, size)
+        return found if self.log is None else None
+
+    def _logged(self, iova: int, size: int, write: Callable[[], None]) -> None:
+        assert self.log is not None
+        try:
+            write()
+        except DmaFault as fault:
+            if fault.__cause__ is not None:  # the program's memory vanished on the way
+                self.log.mark(iova, size)
+            raise
+        self.log.mark(iova, size)
+
+    @property
+    def direct(self) -> bool:
+        """Whether accesses may go past the gate, to windows (``DmaWindows``): it is open and nobody looks on."""
+        return self.domain is not None and self.log is None
+
+    def _gate(self, iova: int, size: int, write: bool) -> Domain:
+        domain = self.domain
+        if domain is None:
+            way = "write" if write else "read"
+            raise DmaFault(
+                f"dma fault: {self._name} {way} iova {iova:#x}+{size:#x}: attached to no domain"
+            )
+        return domain
+
+
+class Dma(PlainDma):
+    """Reads and writes of memory by the PCI function ``name``."""
+
+    def __init__(self, name: str, config: ConfigSpace) -> None:
+        super().__init__(name)
+        self.asleep = False
+        self.quiet = False
+        self._config = config
+
+    def read(self, iova: int, size: int) -> bytes:
+        """``size`` bytes at ``iova``. DmaFault."""
+        try:
+            return super().read(iova, size)
+        except DmaFault:
+            status = self._config.get(pci.PCI_STATUS, 2)
+            self._config.put(pci.PCI_STATUS, 2, status | pci.PCI_STATUS_REC_MASTER_ABORT)
+            raise
+
+    @property
+    def direct(self) -> bool:
+        master = self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER
+        return super().direct and not self.asleep and not self.quiet and master != 0
+
+    def _gate(self, iova: int, size: int, write: bool) -> Domain:
+        domain = super()._gate(iova, size, write)
+        if self.asleep:
+            raise domain.fault(self._name, iova, size, write, "the function is in D3hot")
+        if self.quiet:
+            raise domain.fault(
+                self._name, iova, size, write, "the function is in a P2P state of migration"
+            )
+        if not self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER:
+            raise domain.fault(self._name, iova, size, write, "bus mastering is off")
+        return domain

@@ -1,0 +1,226 @@
+"""Base address registers of a model: how they are declared, and what answers behind them.
+
+A declaration is a class attribute of the model and gives, on an instance, what is behind the BAR::
+
+    regs = RegisterBar(0, EduRegisters)             # self.regs: an EduRegisters
+    memory = MemoryBar(2, 1 << 20)                  # self.memory: a memoryview
+
+What a program may do with a BAR is its *mapping*: ``""`` registers, reached by calls only; ``"memory"`` plain bytes,
+mapped; ``"polled"`` registers that are mapped too, see ``polled.py``.
+
+A *window* answers bus accesses inside a BAR; a ``RegisterMap`` is one. Accesses reach a window aligned, of
+1, 2, 4 or 8 bytes. What the declarations do not do: they allocate nothing and know no configuration space.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
+
+from uvfio.drivers.pci.hardware import Bar, BarKind
+from uvfio.kit.polled import check_mapped, kind_of_mapping
+from uvfio.kit.register import RegisterMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from uvfio.kit.option import Option
+
+__all__ = [
+    "AbsentWindow",
+    "BarDeclaration",
+    "CallWindow",
+    "MemoryBar",
+    "MemoryWindow",
+    "OverlayWindow",
+    "RegisterBar",
+    "Window",
+    "power_of_two",
+]
+
+PAGE = 4096
+M = TypeVar("M", bound=RegisterMap)
+
+
+class Window(Protocol):
+    """What answers accesses to a BAR. Offsets count from its beginning."""
+
+    def read(self, offset: int, size: int) -> int: ...
+
+    def write(self, offset: int, value: int, size: int) -> None: ...
+
+
+class _HasBars(Protocol):
+    register_maps: dict[int, RegisterMap]
+    memories: dict[int, memoryview]
+
+
+class BarDeclaration:
+    """What the kinds of BAR have in common. ``size`` may be an option of the model."""
+
+    def __init__(
+        self,
+        index: int,
+        size: int | Option[int],
+        kind: BarKind,
+        prefetchable: bool = False,
+        mappable: bool = False,
+        polled: bool = False,
+    ) -> None:
+        self.name = ""
+        self.index = index
+        self.size = size
+        self.kind = kind
+        self.prefetchable = prefetchable
+        self.mappable = mappable
+        self.polled = polled
+
+    @property
+    def mapping(self) -> str:
+        """ "memory", "polled" or empty; the module's head says what that means."""
+        return kind_of_mapping(self.mappable, self.polled)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def facts(self, size: int) -> Bar:
+        """The BAR with its size known. ValueError if no base address register can say it."""
+        least = 4 if self.kind is BarKind.IO else PAGE if self.mappable else 16
+        most = 256 if self.kind is BarKind.IO else 1 << 63
+        if size & (size - 1) or not least <= size <= most:
+            raise ValueError(
+                f"BAR {self.index}: size {size:#x} is not a power of two from {least:#x} to {most:#x}"
+            )
+        if size > 1 << 31 and self.kind is not BarKind.MEMORY64:
+            raise ValueError(f"BAR {self.index}: size {size:#x} needs a 64-bit BAR")
+        return Bar(size, self.kind, self.prefetchable, self.mappable, self.polled)
+
+
+class RegisterBar(BarDeclaration, Generic[M]):
+    """Registers behind BAR ``index``. ``size`` 0: the next power of two, at least a page (I/O: 4 bytes).
+
+    ``mapped`` "polled": programs can map it, and ``polled.py`` says what that is worth. ValueError for
+    registers that cannot be polled.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        registers: type[M],
+        *,
+        size: int | Option[int] = 0,
+        kind: BarKind = BarKind.MEMORY32,
+        prefetchable: bool = False,
+        mapped: str = "",
+    ) -> None:
+        least = 4 if kind is BarKind.IO else PAGE
+        polled = check_mapped(mapped, registers, f"BAR {index}")
+        if polled and kind is BarKind.IO:
+            raise ValueError(f"BAR {index}: ports cannot be mapped")
+        size = size or power_of_two(registers.span, least)
+        super().__init__(index, size, kind, prefetchable, mappable=polled, polled=polled)
+        self.registers = registers
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> RegisterBar[M]: ...
+    @overload
+    def __get__(self, instance: _HasBars, owner: type) -> M: ...
+    def __get__(self, instance: _HasBars | None, owner: type) -> object:
+        return self if instance is None else instance.register_maps[self.index]
+
+
+class MemoryBar(BarDeclaration):
+    """Plain memory behind BAR ``index``; by default 64-bit, prefetchable, and mappable by programs.
+
+    A reset clears it, so that nobody sees what the owner before left; ``keep`` leaves the contents alone,
+    for large memories and for those that survive a reset in silicon.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        size: int | Option[int],
+        *,
+        kind: BarKind = BarKind.MEMORY64,
+        prefetchable: bool = True,
+        mappable: bool = True,
+        keep: bool = False,
+    ) -> None:
+        super().__init__(index, size, kind, prefetchable, mappable)
+        self.keep = keep
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> MemoryBar: ...
+    @overload
+    def __get__(self, instance: _HasBars, owner: type) -> memoryview: ...
+    def __get__(self, instance: _HasBars | None, owner: type) -> object:
+        return self if instance is None else instance.memories[self.index]
+
+
+class AbsentWindow:
+    """Nothing answers: reads give ones, writes vanish."""
+
+    def read(self, offset: int, size: int) -> int:
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, value: int, size: int) -> None:
+        pass
+
+
+class MemoryWindow:
+    """Plain memory: the bytes that ``memories`` has for a BAR now."""
+
+    def __init__(self, memories: dict[int, memoryview], index: int) -> None:
+        self._memories = memories
+        self._index = index
+
+    def read(self, offset: int, size: int) -> int:
+        return int.from_bytes(self._memories[self._index][offset : offset + size], "little")
+
+    def write(self, offset: int, value: int, size: int) -> None:
+        """Slice assignment copies at once: an aligned word is not seen half written on x86-64."""
+        self._memories[self._index][offset : offset + size] = value.to_bytes(size, "little")
+
+
+class CallWindow:
+    """Functions of (offset, size) and (offset, value, size); without ``write`` it is read-only."""
+
+    def __init__(
+        self,
+        read: Callable[[int, int], int],
+        write: Callable[[int, int, int], None] | None = None,
+    ) -> None:
+        self._read = read
+        self._write = write
+
+    def read(self, offset: int, size: int) -> int:
+        return self._read(offset, size)
+
+    def write(self, offset: int, value: int, size: int) -> None:
+        if self._write is not None:
+            self._write(offset, value, size)
+
+
+class OverlayWindow:
+    """``base`` with others laid over ranges of it: the MSI-X table inside a BAR of registers."""
+
+    def __init__(self, base: Window, parts: Sequence[tuple[int, int, Window]]) -> None:
+        self._base = base
+        self._parts = tuple(parts)
+
+    def read(self, offset: int, size: int) -> int:
+        for first, end, window in self._parts:
+            if first <= offset < end:
+                return window.read(offset - first, size)
+        return self._base.read(offset, size)
+
+    def write(self, offset: int, value: int, size: int) -> None:
+        for first, end, window in self._parts:
+            if first <= offset < end:
+                window.write(offset - first, value, size)
+                return
+        self._base.write(offset, value, size)
+
+
+def power_of_two(size: int, least: int = 1) -> int:
+    """The smallest power of two that is at least ``size`` and ``least``."""
+    return max(least, 1 << (size - 1).bit_length() if size > 1 else 1)

@@ -1,0 +1,214 @@
+"""How an interrupt leaves a function: MSI-X, MSI or the INTx wire, whichever the host has enabled.
+
+A message (MSI, MSI-X) is a memory write of the device. It is sent while bus mastering is on and lost while
+it is off, which is what happens to drivers that forget the bit on real hardware; ``lost`` counts those. A
+masked vector sets its pending bit instead and is sent when the mask goes away.
+
+INTx is a level. The status bit shows it whatever happens outside; the wire follows it unless the command
+register disables it or messages are enabled. The sink is told of changes of the wire only.
+
+While ``held`` (the function is stopped for migration) nothing is sent and the wire does not go up: what becomes due
+stays pending until ``hold(False)``. ``save`` and ``load`` move what no register holds, the level and the pending bits
+of MSI-X; the table is the host's business.
+
+This class owns the MSI-X table and the pending bits, and reads the rest from configuration space. It
+masks nothing on its own: that is the driver's business (vfio-pci masks INTx when it fires).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uvfio.uapi import pci
+
+if TYPE_CHECKING:
+    from uvfio.drivers.pci.hardware import InterruptSink
+    from uvfio.kit.pci.capability import Msi, MsiX
+    from uvfio.kit.pci.config import ConfigSpace
+
+__all__ = ["Interrupts"]
+
+_TABLE_WIDTHS = (4, 8)
+
+
+class Interrupts:
+    """The interrupt logic of one function. ``msi`` and ``msix`` come with the offset of their capability."""
+
+    def __init__(
+        self,
+        config: ConfigSpace,
+        msi: tuple[Msi, int] | None,
+        msix: tuple[MsiX, int] | None,
+    ) -> None:
+        self.sink: InterruptSink | None = None
+        self.lost = 0
+        self.held = False
+        self.level = False
+        self.wire = False
+        self._config = config
+        self._msi = msi[0] if msi else None
+        self._msi_at = msi[1] if msi else 0
+        self._msix = msix[0] if msix else None
+        self._msix_at = msix[1] if msix else 0
+        self._table = bytearray()
+        self._pending = 0
+        config.on_write(pci.PCI_COMMAND, self.update)
+        if self._msi:
+            config.on_write(self._msi_at + pci.PCI_MSI_FLAGS, self.update)
+            if self._msi.maskable:
+                config.on_write(self._msi_at + self._msi.mask_at, self.update)
+        if self._msix:
+            config.on_write(self._msix_at + pci.PCI_MSIX_FLAGS, self.update)
+            self._table = bytearray(self._msix.table_size)
+        self.reset()
+
+    # -- what is enabled -------------------------------------------------------------------------
+
+    @property
+    def msi_enabled(self) -> bool:
+        at = self._msi_at
+        return bool(at and self._config.data[at + pci.PCI_MSI_FLAGS] & pci.PCI_MSI_FLAGS_ENABLE)
+
+    @property
+    def msix_enabled(self) -> bool:
+        return bool(self._msix_at and self._msix_flags() & pci.PCI_MSIX_FLAGS_ENABLE)
+
+    # -- the device's side -----------------------------------------------------------------------
+
+    def send(self, vector: int) -> None:
+        """Interrupt ``vector``; without messages enabled: raise the INTx level.
+
+        MSI with fewer vectors allotted than the device has uses the low bits of the number. A vector
+        that the table does not have is lost.
+        """
+        if self.msix_enabled:
+            self._send_msix(vector)
+        elif self.msi_enabled:
+            allotted = 1 << (self._msi_flags() & pci.PCI_MSI_FLAGS_QSIZE) // 0x10
+            self._send_msi(vector & (allotted - 1))
+        else:
+            self.set_level(True)
+
+    def set_level(self, level: bool) -> None:
+        """The device's INTx condition."""
+        if level != self.level:
+            self.level = level
+            self.update()
+
+    def reset(self) -> None:
+        """Nothing pending, every MSI-X entry masked, INTx low (the sink is told)."""
+        self._pending = 0
+        self._table[:] = bytes(len(self._table))
+        for at in range(pci.PCI_MSIX_ENTRY_VECTOR_CTRL, len(self._table), pci.PCI_MSIX_ENTRY_SIZE):
+            self._table[at] = pci.PCI_MSIX_ENTRY_CTRL_MASKBIT
+        self.level = False
+        self.update()
+
+    def update(self) -> None:
+        """Configuration space or the level changed: move the wire, send what was pending."""
+        config = self._config
+        bit = pci.PCI_STATUS_INTERRUPT if self.level and config.data[pci.PCI_INTERRUPT_PIN] else 0
+        config.data[pci.PCI_STATUS] = config.data[pci.PCI_STATUS] & ~pci.PCI_STATUS_INTERRUPT | bit
+        disabled = config.get(pci.PCI_COMMAND, 2) & pci.PCI_COMMAND_INTX_DISABLE
+        wire = bool(bit) and not (disabled or self.msi_enabled or self.msix_enabled)
+        if wire != self.wire and not (wire and self.held):
+            self.wire = wire
+            if self.sink is not None:
+                self.sink.intx(wire)
+        if self.held:
+            return
+        if self.msix_enabled and self._pending:
+            self._flush_msix()
+        elif self.msi_enabled and self._msi and self._msi.maskable:
+            self._flush_msi()
+
+    # -- migration -------------------------------------------------------------------------------
+
+    def hold(self, held: bool) -> None:
+        """Send nothing from now on, or again."""
+        self.held = held
+        self.update()
+
+    def save(self) -> bytes:
+        """Level (1 byte) and the pending bits of MSI-X."""
+        return bytes((self.level,)) + self._pending.to_bytes(len(self._table) // 128 + 1, "little")
+
+    def load(self, state: bytes) -> None:
+        """What ``save`` of the same function gave. ValueError if it has another size."""
+        if len(state) != len(self._table) // 128 + 2 or state[0] > 1:
+            raise ValueError(f"{len(state)} bytes of interrupt state")
+        self.level = bool(state[0])
+        self._pending = int.from_bytes(state[1:], "little")
+        self.update()
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def _deliverable(self) -> bool:
+        if self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER and not self.held:
+            return self.sink is not None
+        self.lost += 1
+        return False
+
+    def _send_msi(self, vector: int) -> None:
+        if self._msi and self._msi.maskable:
+            at = self._msi_at + self._msi.mask_at
+            if self._config.get(at, 4) >> vector & 1:
+                self._config.put(at + 4, 4, self._config.get(at + 4, 4) | 1 << vector)
+                return
+        if self._deliverable() and self.sink is not None:
+            self.sink.msi(vector)
+
+    def _flush_msi(self) -> None:
+        assert self._msi is not None
+        at = self._msi_at + self._msi.mask_at
+        masked, pending = self._config.get(at, 4), self._config.get(at + 4, 4)
+        ready = pending & ~masked
+        if ready:
+            self._config.put(at + 4, 4, pending & masked)
+            for vector in range(self._msi.vectors):
+                if ready >> vector & 1:
+                    self._send_msi(vector)
+
+    def _send_msix(self, vector: int) -> None:
+        if not 0 <= vector < len(self._table) // pci.PCI_MSIX_ENTRY_SIZE:
+            self.lost += 1
+        elif self.held or self._msix_masked(vector):
+            self._pending |= 1 << vector
+        elif self._deliverable() and self.sink is not None:
+            self.sink.msix(vector)
+
+    def _flush_msix(self) -> None:
+        pending = self._pending
+        for vector in range(pending.bit_length()):
+            if pending >> vector & 1 and not self._msix_masked(vector):
+                self._pending &= ~(1 << vector)
+                self._send_msix(vector)
+
+    def _msix_masked(self, vector: int) -> bool:
+        if self._msix_flags() & pci.PCI_MSIX_FLAGS_MASKALL:
+            return True
+        at = vector * pci.PCI_MSIX_ENTRY_SIZE + pci.PCI_MSIX_ENTRY_VECTOR_CTRL
+        return bool(self._table[at] & pci.PCI_MSIX_ENTRY_CTRL_MASKBIT)
+
+    def _msi_flags(self) -> int:
+        return self._config.get(self._msi_at + pci.PCI_MSI_FLAGS, 2)
+
+    def _msix_flags(self) -> int:
+        return self._config.get(self._msix_at + pci.PCI_MSIX_FLAGS, 2)
+
+    # -- table and pending bits in their BAR -----------------------------------------------------
+
+    def read_table(self, offset: int, size: int) -> int:
+        """A bus read of the table. Widths other than 4 and 8 are answered too."""
+        return int.from_bytes(self._table[offset : offset + size], "little")
+
+    def write_table(self, offset: int, value: int, size: int) -> None:
+        """A bus write of 4 or 8 aligned bytes of the table; other widths are undefined and ignored."""
+        if size in _TABLE_WIDTHS and offset % size == 0 and offset + size <= len(self._table):
+            self._table[offset : offset + size] = value.to_bytes(size, "little")
+            if self.msix_enabled and self._pending and not self.held:
+                self._flush_msix()
+
+    def read_pending(self, offset: int, size: int) -> int:
+        """A bus read of the pending bits, which are read-only."""
+        return self._pending >> 8 * offset & ((1 << 8 * size) - 1)

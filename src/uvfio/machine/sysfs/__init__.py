@@ -1,0 +1,1 @@
+"""The files that the machine shows: /dev/vfio, /dev/iommu and sysfs."""

@@ -1,0 +1,113 @@
+"""The summary of a run: which calls count, under which name, and how they are printed."""
+
+from __future__ import annotations
+
+import io
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from uvfio.core.translation.domain import DmaCounters
+from uvfio.doors.run.observe.summary import Summary
+from uvfio.errors import BadDescriptor, InvalidArgument
+from uvfio.fops.file import File
+from uvfio.uapi import rfc, vfio
+from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
+
+
+class Modern(File):
+    kind = "container"
+
+    def abi_of(self, cmd: int) -> str:
+        return "mainline"
+
+
+class Run:
+    """What is needed of a supervisor: handlers that answer ``answer``, and descriptors 3 (2011) and 4 (today's)."""
+
+    def __init__(self) -> None:
+        self.answer: int | Exception | None = 0
+        names = ("ioctl", "pread64", "openat", "mmap", "close")
+        self.handlers = {(X86_64[name], AUDIT_ARCH_X86_64): self._handle for name in names}
+        self.handlers[I386["ioctl"], AUDIT_ARCH_I386] = self._handle
+        counters = DmaCounters()
+        counters.read, counters.written, counters.faults = 10, 20, 1
+        self.machine = SimpleNamespace(framework=SimpleNamespace(dma_counters=counters))
+        self.processes = SimpleNamespace(get=lambda pid: self)
+
+    def _handle(self, request: tuple[int, ...]) -> int | None:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def lookup(self, pid: int, fd: int) -> File:
+        if fd not in (3, 4):
+            raise BadDescriptor(f"{fd}")
+        return File("2011") if fd == 3 else Modern("today's")
+
+    def call(self, name: str, *arguments: int, arch: int = AUDIT_ARCH_X86_64) -> int | None:
+        numbers = X86_64 if arch == AUDIT_ARCH_X86_64 else I386
+        number = numbers[name]
+        return self.handlers[number, arch]((1, 77, 0, number, arch, 0, *arguments))
+
+
+def counts(summary: Summary) -> dict[str, tuple[int, int]]:
+    return {name: (count.calls, count.errors) for name, count in summary.counts.items()}
+
+
+@pytest.fixture
+def run() -> Run:
+    return Run()
+
+
+def test_ioctls_count_under_the_names_of_their_files(run: Run) -> None:
+    summary = Summary(cast("Any", run), io.StringIO())
+    run.call("ioctl", 3, rfc.VFIO_GROUP_GET_FLAGS)
+    run.call("ioctl", 4, vfio.VFIO_SET_IOMMU)
+    run.call("ioctl", 9, rfc.VFIO_GROUP_GET_FLAGS, arch=AUDIT_ARCH_I386)
+    assert counts(summary) == {"VFIO_GROUP_GET_FLAGS": (2, 0), "VFIO_SET_IOMMU": (1, 0)}
+
+
+def test_errors_count_and_reach_the_program(run: Run) -> None:
+    summary = Summary(cast("Any", run), io.StringIO())
+    run.answer = InvalidArgument("no")
+    with pytest.raises(InvalidArgument):
+        run.call("pread64", 3)
+    assert counts(summary) == {"pread": (1, 1)}
+
+
+def test_calls_that_vfio_did_not_answer_do_not_count(run: Run) -> None:
+    summary = Summary(cast("Any", run), io.StringIO())
+    run.answer = None
+    assert run.call("openat") is None
+    assert counts(summary) == {}
+    run.call("mmap")  # the kernel finishes a mapping that was checked
+    assert counts(summary) == {"mmap": (1, 0)}
+
+
+def test_the_table(run: Run) -> None:
+    out = io.StringIO()
+    summary = Summary(cast("Any", run), out)
+    run.answer = 5
+    assert run.call("pread64", 3) == 5
+    summary.released(File("x"))
+    for kind in ("irq", "irq", "reset"):
+        summary.event(kind, {})
+    summary.write()
+    head, first, second, dma = out.getvalue().splitlines()
+    assert head.split() == ["%", "time", "seconds", "us/call", "calls", "errors", "call"]
+    assert first.split()[-2:] == ["1", "pread"]
+    assert second.split()[-2:] == ["1", "close"]
+    assert dma == "DMA: 10 bytes read, 20 written; 2 interrupts, 1 fault"
+
+
+def test_json(run: Run) -> None:
+    out = io.StringIO()
+    summary = Summary(cast("Any", run), out, as_json=True)
+    run.call("pread64", 3)
+    summary.write()
+    facts = json.loads(out.getvalue())["summary"]
+    assert facts.pop("calls")["pread"].keys() == {"calls", "errors", "seconds"}
+    assert facts == {"dma_read": 10, "dma_written": 20, "interrupts": 0, "faults": 1}

@@ -1,0 +1,384 @@
+"""What a trace says, of arguments made up and of calls that a program made."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.puppet import MAP_SHARED, PAGE, PROT_READ, Stage, open_descriptors
+from uvfio.doors.run.observe.text import flags_text
+from uvfio.doors.run.observe.trace import Trace, decode_argument, open_output
+from uvfio.errors import BadAddress
+from uvfio.uapi import rfc
+
+AT = 0x1000
+CONFIG = rfc.VFIO_PCI_CONFIG_REGION_INDEX << 40
+COMMON = {"call", "pid", "result", "text"}
+
+
+def memory_of(data: bytes, at: int = AT) -> Any:
+    """``read`` of a memory that holds ``data`` at ``at`` and nothing else."""
+
+    def read(address: int, size: int) -> bytes:
+        if not at <= address <= address + size <= at + len(data):
+            raise BadAddress(f"{address:#x}")
+        return data[address - at : address - at + size]
+
+    return read
+
+
+# -- arguments -------------------------------------------------------------------------------------------
+
+NAME = b"0000:06:0d.0\0".ljust(64, b"x")
+CASES: dict[int, tuple[bytes, str]] = {
+    rfc.VFIO_GROUP_GET_FLAGS: (struct.pack("<Q", 3), "[VIABLE|MM_LOCKED]"),
+    rfc.VFIO_GROUP_MERGE: (struct.pack("<i", 5), "[5]"),
+    rfc.VFIO_GROUP_UNMERGE: (struct.pack("<i", -1), "[-1]"),
+    rfc.VFIO_GROUP_GET_IOMMU_FD: (b"", ""),
+    rfc.VFIO_GROUP_GET_DEVICE_FD: (NAME, '"0000:06:0d.0"'),
+    rfc.VFIO_GROUP_GET_DEVICE_FD_32: (NAME, '"0000:06:0d.0"'),
+    rfc.VFIO_IOMMU_GET_FLAGS: (struct.pack("<Q", 1), "[MAP_ANY]"),
+    rfc.VFIO_IOMMU_MAP_DMA: (
+        struct.pack("<5Q", 0xDEAD, 0x7F0000001000, 0x2000, 0x3000, 1),
+        "{vaddr=0x7f0000001000, dmaaddr=0x2000, size=0x3000, flags=WRITE}",
+    ),
+    rfc.VFIO_IOMMU_UNMAP_DMA: (
+        struct.pack("<5Q", 40, 0, 0x2000, 0x1000, 0),
+        "{vaddr=0, dmaaddr=0x2000, size=0x1000, flags=0}",
+    ),
+    rfc.VFIO_DEVICE_GET_FLAGS: (struct.pack("<Q", 13), "[PCI|RESET|0x8]"),
+    rfc.VFIO_DEVICE_GET_NUM_REGIONS: (struct.pack("<i", 8), "[8]"),
+    rfc.VFIO_DEVICE_GET_REGION_INFO: (
+        struct.pack("<IIQQQQ", 40, 2, 0x4000, 2 << 40, 5, 0),
+        "{len=0x28, index=2, size=0x4000, offset=0x20000000000, flags=MMAP|PHYS_VALID, phys=0}",
+    ),
+    rfc.VFIO_DEVICE_GET_NUM_IRQS: (struct.pack("<i", 3), "[3]"),
+    rfc.VFIO_DEVICE_GET_IRQ_INFO: (
+        struct.pack("<IIII", 16, 0, 1, 1),
+        "{len=0x10, index=0, count=1, flags=LEVEL}",
+    ),
+    rfc.VFIO_DEVICE_SET_IRQ_EVENTFDS: (struct.pack("<4i", 1, 2, 7, 8), "[1, 2, 7, 8]"),
+    rfc.VFIO_DEVICE_UNMASK_IRQ: (struct.pack("<i", 0), "[0]"),
+    rfc.VFIO_DEVICE_SET_UNMASK_IRQ_EVENTFD: (struct.pack("<2i", 0, -1), "[0, -1]"),
+    rfc.VFIO_DEVICE_RESET: (b"", ""),
+    rfc.VFIO_DEVICE_GET_DTPATH: (
+        struct.pack("<IIQQ", 24, 0, 1, 0x1234),
+        "{len=0x18, index=0, flags=REGION, path=0x1234}",
+    ),
+    rfc.VFIO_DEVICE_GET_DTPATH_32: (
+        struct.pack("<IIQI", 20, 0, 2, 0x1234),
+        "{len=0x14, index=0, flags=IRQ, path=0x1234}",
+    ),
+    rfc.VFIO_DEVICE_GET_DTINDEX: (
+        struct.pack("<IIIIQ", 24, 1, 2, 3, 3),
+        "{len=0x18, index=1, prop_type=2, prop_index=3, flags=REGION|IRQ}",
+    ),
+}
+
+
+def test_no_ioctl_is_missing() -> None:
+    assert set(CASES) == set(rfc.IOCTLS)
+    assert len({rfc.IOCTLS[request].name for request in CASES}) == 19
+
+
+@pytest.mark.parametrize(
+    "request_", CASES, ids=lambda request: f"{rfc.ioctl_name(request)}-{request:x}"
+)
+def test_arguments(request_: int) -> None:
+    data, text = CASES[request_]
+    assert decode_argument(request_, memory_of(data), AT) == text
+    kind = rfc.IOCTLS[request_].argument
+    if isinstance(kind, type):
+        assert len(data) == ctypes.sizeof(kind)
+
+
+@pytest.mark.parametrize(
+    "request_", CASES, ids=lambda request: f"{rfc.ioctl_name(request)}-{request:x}"
+)
+def test_arguments_that_cannot_be_read(request_: int) -> None:
+    """The address is shown instead; a trace never makes a call fail."""
+    none = rfc.IOCTLS[request_].argument == "none"
+    assert decode_argument(request_, memory_of(b""), 0xDEAD000) == ("" if none else "0xdead000")
+
+
+def test_unknown_requests() -> None:
+    assert decode_argument(0x12345678, memory_of(b""), 0xBEEF) == "0xbeef"
+
+
+def test_a_name_at_the_end_of_memory() -> None:
+    text = b"0000:06:0d.0\0"
+    for beyond, data in ((0, text), (4, text.ljust(64, b"x"))):
+        at = 2 * PAGE - len(text) + beyond  # to the last byte of a page, or across its end
+        shown = decode_argument(rfc.VFIO_GROUP_GET_DEVICE_FD, memory_of(data, at), at)
+        assert shown == '"0000:06:0d.0"'
+
+
+@pytest.mark.parametrize(
+    ("count", "present", "text"),
+    [
+        (0, 0, "[0, 0]"),
+        (-5, 0, "[0, -5]"),
+        (16, 16, str([0, 16, *range(16)])),
+        (1000, 16, str([0, 1000, *range(16)])),
+        (1 << 30, 16, str([0, 1 << 30, *range(16)])),
+        (2, 1, hex(AT)),
+    ],
+)
+def test_lists(count: int, present: int, text: str) -> None:
+    data = struct.pack(f"<{2 + present}i", 0, count, *range(present))
+    assert decode_argument(rfc.VFIO_DEVICE_SET_IRQ_EVENTFDS, memory_of(data), AT) == text
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (0, "0"),
+        (1, "ONE"),
+        (3, "ONE|TWO"),
+        (4, "0x4"),
+        (6, "TWO|0x4"),
+        (1 << 63, "0x8000000000000000"),
+    ],
+)
+def test_flags(flags: int, text: str) -> None:
+    assert flags_text(flags, {1: "ONE", 2: "TWO"}) == text
+
+
+def test_flags_without_names() -> None:
+    assert flags_text(0, {}) == "0"
+    assert flags_text(5, {}) == "0x5"
+
+
+# -- calls -----------------------------------------------------------------------------------------------
+
+
+class Traced:
+    """A program whose calls are traced."""
+
+    def __init__(self, bits: int, as_json: bool) -> None:
+        self.stage = Stage("exerciser@0000:07:00.0,group=7", bits=bits)
+        self.puppet = self.stage.puppet
+        self.out = io.StringIO()
+        self.stage.supervisor.watch(Trace(self.stage.supervisor, self.out, as_json=as_json))
+
+    def taken(self) -> list[str]:
+        """Lines since the last time."""
+        lines = self.out.getvalue().splitlines()
+        self.out.seek(0)
+        self.out.truncate()
+        return lines
+
+    def facts(self) -> dict[str, Any]:
+        """The one line since the last time, as JSON."""
+        (line,) = self.taken()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def wide(self, offset: int) -> tuple[int, ...]:
+        return (offset,) if self.puppet.bits == 64 else (offset & 0xFFFFFFFF, offset >> 32)
+
+
+@pytest.fixture(params=[64, 32])
+def bits(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def traced(bits: int, as_json: bool) -> Iterator[Traced]:
+    before = open_descriptors()
+    traced = Traced(bits, as_json)
+    yield traced
+    traced.stage.close()
+    assert open_descriptors() <= before
+
+
+@pytest.fixture
+def text(bits: int) -> Iterator[Traced]:
+    yield from traced(bits, False)
+
+
+@pytest.fixture
+def as_json(bits: int) -> Iterator[Traced]:
+    yield from traced(bits, True)
+
+
+def test_lines(text: Traced) -> None:
+    puppet = text.puppet
+    pid = puppet.pid
+    group = puppet.open(b"/dev/vfio/7")
+    assert text.taken() == [f'{pid} openat("/dev/vfio/7") = {group}']
+    at = puppet.buffer(8)
+    puppet.must("ioctl", group, rfc.VFIO_GROUP_GET_FLAGS, at)
+    assert text.taken() == [
+        f"{pid} ioctl({group}</dev/vfio/7>, VFIO_GROUP_GET_FLAGS, [VIABLE]) = 0"
+    ]
+    device = text.stage.open_device(b"/dev/vfio/7", b"0000:07:00.0")
+    assert text.taken()[-1] == (
+        f'{pid} ioctl({device - 2}</dev/vfio/7>, VFIO_GROUP_GET_DEVICE_FD, "0000:07:00.0") = {device}'
+    )
+    puppet.must("pread64", device, at, 2, *text.wide(CONFIG))
+    value = int.from_bytes(puppet.peek(at, 2), "little")
+    shown = f"{device}<anon_inode:[vfio-device]>"
+    assert text.taken() == [f"{pid} pread({shown}, {value:#x}, 2, region 7 + 0x0) = 2"]
+    puppet.must("pwrite64", device, puppet.buffer(b"\x5a"), 1, *text.wide(CONFIG + 0x3C))
+    assert text.taken() == [f"{pid} pwrite({shown}, 0x5a, 1, region 7 + 0x3c) = 1"]
+    puppet.must("pread64", device, puppet.buffer(100), 100, *text.wide(2 << 40))
+    zeros = " ".join(["00"] * 16)
+    assert text.taken() == [f"{pid} pread({shown}, {zeros}..., 100, region 2 + 0x0) = 100"]
+    puppet.must("close", group)
+    for fd in (device, device - 1, device - 2):
+        puppet.must("close", fd)
+    text.stage.supervisor.settle()
+    assert sorted(set(text.taken())) == [
+        "released /dev/vfio/7",
+        "released anon_inode:[vfio-device]",
+        "released anon_inode:[vfio-iommu]",
+    ]
+
+
+def test_failures_have_reasons(text: Traced) -> None:
+    puppet = text.puppet
+    assert puppet.open(b"/dev/vfio/999") < 0
+    (line,) = text.taken()
+    assert line.startswith(f'{puppet.pid} openat("/dev/vfio/999") = -1 ENOENT (')
+    group = puppet.open(b"/dev/vfio/7")
+    text.taken()
+    puppet.call("ioctl", group, rfc.VFIO_GROUP_MERGE, puppet.buffer(struct.pack("<i", 0)))
+    (line,) = text.taken()
+    assert line == (
+        f"{puppet.pid} ioctl({group}</dev/vfio/7>, VFIO_GROUP_MERGE, [0]) = "
+        "-1 EINVAL (descriptor 0 is not an open VFIO group)"
+    )
+    puppet.call("ioctl", group, rfc.VFIO_GROUP_GET_FLAGS, 8)
+    (line,) = text.taken()
+    assert "= -1 EFAULT (cannot write 8 bytes at 0x8)" in line
+
+
+def test_what_is_not_vfio_is_not_traced(text: Traced) -> None:
+    puppet = text.puppet
+    puppet.must("close", puppet.open(b"/dev/null"))
+    puppet.open(b"/nonexistent")
+    fd = puppet.must("memfd_create", b"plain", 0)
+    number = text.stage.supervisor.reserved[50]
+    puppet.must("dup2", fd, number)
+    puppet.must("write", number, puppet.buffer(b"x"), 1)
+    puppet.call("ioctl", number, rfc.VFIO_DEVICE_RESET, 0)
+    assert text.taken() == []
+
+
+def test_a_trace_changes_nothing(text: Traced) -> None:
+    """Bytes that are no text, lines in paths, arguments that do not exist."""
+    puppet = text.puppet
+    assert puppet.open(b"/dev/vfio/\xff\xfe") == -2
+    assert puppet.open(b'/dev/vfio/a\nb\x1b[2J"') == -2
+    lines = text.taken()
+    assert len(lines) == 2
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    assert puppet.call("openat", -100, 8, os.O_RDWR) == -14
+    group = puppet.open(b"/dev/vfio/7")
+    assert puppet.call("ioctl", group, 0x3BFF, 0) == -25
+    assert puppet.call("ioctl", group, rfc.VFIO_GROUP_GET_DEVICE_FD, 8) < 0
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_nobody_reads_it(json_lines: bool) -> None:
+    """A closed pipe at the other end is not the program's business."""
+    with Stage() as stage:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with contextlib.suppress(BrokenPipeError), open(writer, "w", buffering=1) as out:
+            Trace(stage.supervisor, out, as_json=json_lines)
+            fd = stage.puppet.open(b"/dev/vfio/241")
+            assert fd >= 0
+            at = stage.puppet.buffer(8)
+            assert stage.puppet.call("ioctl", fd, rfc.VFIO_GROUP_GET_FLAGS, at) == 0
+
+
+def test_keys_of_a_call(as_json: Traced) -> None:
+    puppet = as_json.puppet
+    group = puppet.open(b"/dev/vfio/7")
+    facts = as_json.facts()
+    assert set(facts) == COMMON | {"path"}
+    assert facts["path"] == "/dev/vfio/7"
+    assert facts["result"] == group
+    assert facts["pid"] == puppet.pid
+    puppet.must("ioctl", group, rfc.VFIO_GROUP_GET_FLAGS, puppet.buffer(8))
+    facts = as_json.facts()
+    assert set(facts) == COMMON | {"fd", "file", "command", "argument"}
+    assert facts["command"] == "VFIO_GROUP_GET_FLAGS"
+    assert facts["argument"] == "[VIABLE]"
+    assert (facts["fd"], facts["file"]) == (group, "/dev/vfio/7")
+    puppet.call("ioctl", group, rfc.VFIO_GROUP_MERGE, puppet.buffer(struct.pack("<i", -1)))
+    facts = as_json.facts()
+    assert set(facts) == COMMON | {"fd", "file", "command", "argument", "errno", "reason"}
+    assert (facts["result"], facts["errno"]) == (-1, "EINVAL")
+    assert facts["reason"] == "-1 is no descriptor"
+
+
+def test_keys_of_an_access(as_json: Traced) -> None:
+    puppet = as_json.puppet
+    device = as_json.stage.open_device(b"/dev/vfio/7", b"0000:07:00.0")
+    as_json.taken()
+    at = puppet.buffer(b"\x01\x02\x03\x04")
+    puppet.must("pwrite64", device, at, 4, *as_json.wide((2 << 40) + 8))
+    facts = as_json.facts()
+    assert set(facts) == COMMON | {"fd", "file", "offset", "data"}
+    assert facts["call"] == "pwrite"
+    assert facts["offset"] == (2 << 40) + 8
+    assert facts["data"] == "0x4030201"
+    assert facts["result"] == 4
+    puppet.must("read", device, at, 4)
+    facts = as_json.facts()
+    assert facts["call"] == "read"
+    assert set(facts) == COMMON | {"fd", "file", "data"}  # a position is not an argument
+    wide = puppet.bits == 64
+    name, offset = ("mmap", 2 << 40) if wide else ("mmap2", (2 << 40) >> 12)
+    mapped = puppet.must(name, 0, PAGE, PROT_READ, MAP_SHARED, device, offset)
+    facts = as_json.facts()
+    assert set(facts) == COMMON | {"fd", "file", "offset", "size"}
+    assert (facts["call"], facts["offset"], facts["size"]) == ("mmap", 2 << 40, PAGE)
+    assert facts["result"] is None  # the kernel chooses where
+    puppet.must("munmap", mapped, PAGE)
+    puppet.must("close", device)
+    as_json.stage.supervisor.settle()
+    facts = as_json.facts()
+    assert facts == {"event": "released", "file": "anon_inode:[vfio-device]"}
+
+
+def test_events() -> None:
+    with Stage() as stage:
+        out = io.StringIO()
+        trace = Trace(stage.supervisor, out)
+        fault = {"device": "a", "iova": 0x9000, "write": True, "reason": "not mapped"}
+        trace.event("fault", fault)
+        trace.event("irq", {"device": "a", "irq": "INTx", "vector": 0})
+        trace.event("irq", {"device": "a", "irq": "MSI", "vector": 3})
+        trace.event("plug", {"device": "a", "group": 7})
+        assert out.getvalue().splitlines() == [
+            "dma a fault iova 0x9000 write: not mapped",
+            "irq a INTx",
+            "irq a MSI 3",
+            "plug device=a group=7",
+        ]
+        out = io.StringIO()
+        Trace(stage.supervisor, out, as_json=True).event("fault", fault)
+        assert json.loads(out.getvalue()) == {"event": "fault", **fault}
+
+
+def test_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_text("old")
+    with open_output(str(path)) as out:
+        out.write("a line\n")
+        assert path.read_text() == "a line\n"
+        assert not os.get_inheritable(out.fileno())
+    with pytest.raises(FileNotFoundError):
+        open_output(str(tmp_path / "missing" / "trace"))
