@@ -12,7 +12,7 @@ STAMP := $(VENV)/.uvfio-installed
 TYPED := src tests $(sort $(dir $(wildcard examples/*.py bench/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench soak clean
+.PHONY: help venv demo test lint coverage bench soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -35,6 +35,16 @@ lint: $(STAMP) ## format, rules, types, and the arrow of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports
+
+# The start-up test counts modules, and the measurement brings modules of its own.
+coverage: $(STAMP) ## how much of src the tests run, branches and child processes included; takes twice as long
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint,coverage]'
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest -n auto --timeout 600 \
+	    --deselect tests/test_house.py::test_what_stands_between_run_and_the_program
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet -d build/coverage/html
+	$(BIN)/coverage report
 
 bench: $(STAMP) ## what an operation costs
 	$(BIN)/python bench/run.py
