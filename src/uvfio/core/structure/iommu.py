@@ -167,7 +167,7 @@ class Iommu:
             )
 
     def close(self) -> None:
-        """Detach the devices and drop domain and mappings; the owner stays (see ``release_owner``)."""
+        """Detach the devices and drop domain and mappings; the owner stays."""
         if self.domain is None:
             return
         self.domain.close()
