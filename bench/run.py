@@ -10,7 +10,7 @@ what to read.
 Absolute times are medians too, and worth less: look at the steal time that is printed with them.
 
     trapped pread / C floor    the runner's own share of a register read; the floor is bench/floor.c
-    mainline / 2011            the same call by today's interface and by that of 2011: bench/abi.c. "device info" is
+    mainline / 2011            the same call by the mainline ABI and by that of 2011: bench/abi.c. "device info" is
                                GET_INFO, which reads and writes a struct, and GET_FLAGS, which only writes
     millionth / first          one of the last of a million mappings and one of the first thousand
     umockdev ioctl / pread     the usual way to fake a device, in terms of a trapped read

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A device and its container by today's group interface, for the programs of this directory. */
+/* A device and its container by the mainline group interface, for the programs of this directory. */
 #ifndef SESSION_H
 #define SESSION_H
 

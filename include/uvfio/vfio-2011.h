@@ -3,7 +3,7 @@
  * The user interface of VFIO as proposed in November 2011 ("VFIO Driver core
  * framework", driver version 0.2), for programs that run under uvfio.
  *
- * This is not the interface of today's kernels: <linux/vfio.h> declares other
+ * This is not the interface of mainline kernels: <linux/vfio.h> declares other
  * requests and other structures under partly the same names, so a source file
  * includes one of the two.
  *

@@ -48,7 +48,7 @@ def test_with_one_interface_it_is_one_thing(python: Callable[..., list[str]]) ->
 
 
 def test_both_in_one_run(program: Programs) -> None:
-    """One after the other, on the same machine: a driver of 2011, and one of today by three ways."""
+    """One after the other, on the same machine: a driver of 2011, and one of mainline by three ways."""
     device = "0000:07:00.0"
     modes = f"{program('iommu_modes')} {{}} {device}"
     script = f"{program('edu_driver')} && " + " && ".join(

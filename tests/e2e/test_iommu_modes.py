@@ -1,4 +1,4 @@
-"""Programs of today that reach one device through each of the five kinds of IOMMU interface."""
+"""Programs of mainline that reach one device through each of the five kinds of IOMMU interface."""
 
 from __future__ import annotations
 

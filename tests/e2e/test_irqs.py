@@ -1,4 +1,4 @@
-"""Interrupts of today's ABI under real programs: INTx that two processes race for, a platform device's wires."""
+"""Interrupts of the mainline ABI under real programs: INTx that two processes race for, a platform device's wires."""
 
 from __future__ import annotations
 

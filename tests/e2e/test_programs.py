@@ -52,10 +52,10 @@ def test_example_driver_in_c(kind: str, group: str, program: Programs) -> None:
 
 @pytest.mark.parametrize("device", DEVICES.values())
 @pytest.mark.parametrize("kind", ["dynamic", "static", "32-bit"])
-def test_example_driver_of_today(kind: str, device: str, program: Programs) -> None:
-    driver = program("edu_today", static=kind == "static", m32=kind == "32-bit")
+def test_example_driver_of_mainline(kind: str, device: str, program: Programs) -> None:
+    driver = program("edu_mainline", static=kind == "static", m32=kind == "32-bit")
     done = run_uvfio("run", "--", driver, device).ok()
-    assert done.stdout.splitlines()[-1].split() == ["edu_today", "all", "right"]
+    assert done.stdout.splitlines()[-1].split() == ["edu_mainline", "all", "right"]
     assert done.stderr == ""
 
 

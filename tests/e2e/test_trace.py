@@ -43,7 +43,7 @@ def test_a_loop_over_a_register(python: Callable[..., list[str]]) -> None:
     assert lines[-2:] == ["released anon_inode:[vfio-device]", "released /dev/vfio/240"]
 
 
-TODAY = """
+MAINLINE = """
 import ctypes, fcntl, mmap, os, struct
 group = os.open("/dev/vfio/240", os.O_RDWR)
 container = os.open("/dev/vfio/vfio", os.O_RDWR)
@@ -69,7 +69,7 @@ print(event)
 
 
 def test_the_calls_of_today(python: Callable[..., list[str]]) -> None:
-    words = ["run", "--trace", "--", *python(TODAY)]
+    words = ["run", "--trace", "--", *python(MAINLINE)]
     done = run_uvfio(*words).ok()
     pid = done.stderr.split()[0]
     lines = [line.removeprefix(f"{pid} ") for line in done.stderr.splitlines()]
@@ -111,7 +111,7 @@ def test_the_calls_of_today(python: Callable[..., list[str]]) -> None:
 
 
 def test_a_summary_of_today_s_calls(python: Callable[..., list[str]]) -> None:
-    words = ["run", "--trace-summary", "--json", "--", *python(TODAY)]
+    words = ["run", "--trace-summary", "--json", "--", *python(MAINLINE)]
     calls = json.loads(run_uvfio(*words).ok().stderr)["summary"]["calls"]
     assert {name: (of["calls"], of["errors"]) for name, of in calls.items()} == {
         **dict.fromkeys(("VFIO_CHECK_EXTENSION", "VFIO_GROUP_GET_STATUS"), (1, 0)),

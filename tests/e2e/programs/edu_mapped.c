@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The educational device through a mapping of BAR 0 (today's ABI).
+ * The educational device through a mapping of BAR 0 (the mainline ABI).
  *
  *   edu_mapped GROUP ADDRESS [OTHER]
  *

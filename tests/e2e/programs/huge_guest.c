@@ -3,7 +3,7 @@
  * huge_guest [GROUP]: a machine of 1 TiB that has little in it.
  *
  * 4 GiB of memory that nobody has touched are mapped for devices over and over,
- * until a tebibyte and more of I/O addresses lead to them, by today's group
+ * until a tebibyte and more of I/O addresses lead to them, by the mainline group
  * interface. None of it may be touched by that. Prints "begun" and "mapped", each
  * time waits for a line on stdin, and then unmaps everything at once.
  */

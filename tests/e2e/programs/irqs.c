@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Interrupts of today's ABI. "intx": INTx with a trigger and an unmask event is
+ * Interrupts of the mainline ABI. "intx": INTx with a trigger and an unmask event is
  * set up and taken down over and over while two processes share the device and
  * one of them unmasks. "timer": the level and the edge of a platform device.
  *

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A physical function and its virtual functions in the hands of programs of
- * today: sriov_numvfs makes and removes them, the VF token decides who may
+ * mainline: sriov_numvfs makes and removes them, the VF token decides who may
  * open them. Arguments: the address of an exerciser without virtual functions.
  */
 #include "check.h"

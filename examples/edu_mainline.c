@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A driver for edu, QEMU's educational PCI device, over the interface of
- * today's kernels: container, group, device, and registers that are mapped.
+ * mainline kernels: container, group, device, and registers that are mapped.
  * It would run on Linux with such a device as it is.
  *
- *   gcc -o edu_today examples/edu_today.c
- *   uvfio run -- ./edu_today [ADDRESS]
+ *   gcc -o edu_mainline examples/edu_mainline.c
+ *   uvfio run -- ./edu_mainline [ADDRESS]
  *
  * It ends with status 0 if the device did everything right; otherwise with 1
  * and one line that says what went wrong. edu_driver.c is the same for 2011.
@@ -55,7 +55,7 @@ static volatile uint32_t *registers;
 
 static void __attribute__((noreturn)) fail(const char *what)
 {
-	fprintf(stderr, "edu_today: %s: %s\n", what, strerror(errno));
+	fprintf(stderr, "edu_mainline: %s: %s\n", what, strerror(errno));
 	exit(1);
 }
 
@@ -203,6 +203,6 @@ int main(int argc, char **argv)
 	if (memcmp(memory, memory + PAGE, PAGE))
 		fail("DMA changed the bytes");
 	printf("DMA                                    %u bytes there and back\n", PAGE);
-	printf("edu_today                              all right\n");
+	printf("edu_mainline                           all right\n");
 	return 0;
 }
