@@ -26,6 +26,7 @@ PYTHON = [
 ]
 
 LONGEST = 600
+LARGEST_FOLDER = 16
 # What `uvfio run` may load before the program starts. Lines are counted and not modules: to split a module is free.
 STARTUP_STANDARD_MODULES = 63
 STARTUP_LINES = 21_000
@@ -108,6 +109,31 @@ def test_module(module: Path) -> None:
     assert ast.get_docstring(ast.parse(text)), "a module says what it is"
     unfinished = re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text)
     assert unfinished is None, f"unfinished: {unfinished}"
+
+
+def test_folders_are_rooms() -> None:
+    """A folder that needs more modules needs sub-folders; a module is named for what it is."""
+    for folder in {module.parent for module in MODULES}:
+        modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= LARGEST_FOLDER, f"{folder}: {sorted(modules)}"
+    relative = [name for module in MODULES for name in name_of(module).split(".")]
+    assert not {"modern", "legacy"} & set(relative)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_words(module: Path) -> None:
+    """The mainline ABIs are called that; "legacy" is the name of an interface in the specification of virtio."""
+    words = r"\b(today|modern|legacy)('s)?\b"
+    if name_of(module).startswith(("uvfio.models.virtio", "uvfio.uapi")):
+        words = r"\b(today|modern)('s)?\b"
+    found = re.search(words, module.read_text(), re.IGNORECASE)
+    assert found is None, found
+
+
+def test_libraries_are_loaded_in_one_folder() -> None:
+    """What Python's standard library lacks of Linux is in ``doors/run/linux``."""
+    loading = [name_of(path) for path in MODULES if re.search(r"\bCDLL\b", path.read_text())]
+    assert all(name.startswith("uvfio.doors.run.linux.") for name in loading), loading
 
 
 def test_tests_mirror_the_source() -> None:

@@ -1,4 +1,4 @@
-"""Today's ``linux/vfio.h``: containers, groups, devices and type 1 IOMMUs, under the header's own names.
+"""``linux/vfio.h`` of mainline: containers, groups, devices and type 1 IOMMUs, under the names of the header.
 
 Every request is a plain ``_IO``: the struct says its own size in ``argsz``, and grows. ``Ioctl.minsz`` is the
 smallest size that Linux accepts. Numbers from 112 on mean different things on different files, so a
