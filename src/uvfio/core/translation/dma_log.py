@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from errno import E2BIG
 from typing import Final
 
-from uvfio.core.translation.domain import PAGE_SIZE, check_wrap
+from uvfio.core.translation.address import PAGE_SIZE, check_end
 from uvfio.errors import InvalidArgument, LimitExceeded
 
 __all__ = ["COARSEST", "RANGES_MAX", "DmaLog", "DmaLogger"]
@@ -108,7 +108,7 @@ class DmaLogger:
                 raise InvalidArgument(
                     f"range {iova:#x}+{length:#x} is not made of pages of {page_size:#x}"
                 )
-            check_end(iova, length)
+            check_end("iova", iova, length)
             for other, size in taken:
                 if iova < other + size and other < iova + length:
                     raise InvalidArgument(
@@ -136,7 +136,7 @@ class DmaLogger:
         WrapsAround. What ``deliver`` raises passes through, and nothing is forgotten.
         """
         check_page_size(page_size)
-        check_end(iova, length)
+        check_end("iova", iova, length)
         if not length:
             raise InvalidArgument("the range has no length")
         log = self.log
@@ -159,8 +159,3 @@ def check_page_size(page_size: int) -> None:
     """InvalidArgument unless it is a power of two, 4096 or more."""
     if page_size < PAGE_SIZE or page_size & (page_size - 1):
         raise InvalidArgument(f"page size {page_size:#x} is no power of two from {PAGE_SIZE:#x} on")
-
-
-def check_end(iova: int, length: int) -> None:
-    """WrapsAround unless the first address behind the range has a number too."""
-    check_wrap("iova", iova, length + 1)

@@ -9,9 +9,11 @@ import pytest
 
 from support.world import PAGE, SparseMemory
 from uvfio.core.seams import Mm
-from uvfio.core.structure.iommufd import Hwpt
-from uvfio.core.translation.domain import ADDRESS_MAX, Domain, IommuUnit
-from uvfio.core.translation.ioas import Area, Backing, Ioas, join
+from uvfio.core.translation.address import ADDRESS_MAX, join
+from uvfio.core.translation.area import Area, Backing
+from uvfio.core.translation.domain import Domain
+from uvfio.core.translation.ioas import Hwpt, Ioas
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     BadAddress,
     InvalidArgument,

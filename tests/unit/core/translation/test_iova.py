@@ -7,7 +7,8 @@ import pytest
 from support.world import SparseMemory
 from uvfio.core.seams import Mm
 from uvfio.core.translation import iova
-from uvfio.core.translation.iova import IovaMap, Mapping, gaps, touched
+from uvfio.core.translation.address import gaps, touched
+from uvfio.core.translation.iova import IovaMap, Mapping
 
 MM = Mm(SparseMemory())
 TOP = (1 << 64) - 1
