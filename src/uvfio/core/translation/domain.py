@@ -267,7 +267,8 @@ class Domain:
             raise InvalidArgument(
                 f"iova {first:#x}-{last:#x} exceeds the IOMMU's {self.address_bits} address bits"
             )
-        check_reserved(self.reserved, first, last)
+        if self.reserved:
+            check_reserved(self.reserved, first, last)
 
     def check_entries(self, count: int) -> None:
         """Check that there may be ``count`` mappings. Raises TooManyMappings."""

@@ -102,8 +102,9 @@ class Rules2011:
 
     @staticmethod
     def _check(iova: int, size: int, vaddr: int, *, empty: bool = False) -> None:
-        check_aligned(PAGE_SIZE, "the page size ", vaddr=vaddr, iova=iova, size=size)
-        if size or not empty:
+        if (vaddr | iova | size) % PAGE_SIZE:
+            check_aligned(PAGE_SIZE, "the page size ", vaddr=vaddr, iova=iova, size=size)
+        if not empty:
             check_size(size)
         check_wrap("iova", iova, size)
         check_wrap("vaddr", vaddr, size)

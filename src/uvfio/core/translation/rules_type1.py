@@ -31,7 +31,6 @@ from uvfio.core.translation.address import (
     check_size,
     check_wrap,
     gaps,
-    last_of,
 )
 from uvfio.core.translation.iova import Mapping
 from uvfio.errors import InvalidArgument, NotMapped
@@ -89,14 +88,14 @@ class RulesType1:
         """
         self._check(iova, size, vaddr, wanted=readable or writable)
         domain, last = self.domain, iova + size - 1
-        with domain.change() as change:
+        with domain.lock:
             domain.check_open(iova)
             domain.check_overlap(iova, last)
             domain.check_entries(len(domain.mappings) + 1)
             domain.check_window(iova, last)
             charged = mm.memory.pin(vaddr, size, writable) > 0
-            if charged:
-                change.charge(mm, size // PAGE_SIZE, limit)
+            if charged:  # the last step that may fail: there is nothing to undo
+                mm.charge(size // PAGE_SIZE, limit)
             domain.mappings.insert(Mapping(iova, last, vaddr, writable, mm, charged, readable))
 
     def renew(
@@ -138,17 +137,16 @@ class RulesType1:
             raise InvalidArgument(
                 "the permissions make no sense", "READ, WRITE or both; VADDR keeps what was given"
             )
-        self._check_aligned(iova=iova, size=size, vaddr=vaddr)
-
-    def _check_aligned(self, **values: int) -> None:
-        check_aligned(self.domain.page_sizes[0], "the page ", **values)
+        check_aligned(self.domain.page_sizes[0], "the page ", iova=iova, size=size, vaddr=vaddr)
 
     def _check_range(self, iova: int, size: int) -> int:
         """Check a range that is not to be mapped; returns its last address."""
-        self._check_aligned(iova=iova)
+        granule = self.domain.page_sizes[0]
+        check_aligned(granule, "the page ", iova=iova)
         check_size(size)
-        self._check_aligned(size=size)
-        return last_of(iova, size)
+        check_aligned(granule, "the page ", size=size)
+        check_wrap("iova", iova, size)
+        return iova + size - 1
 
     # -- unmap -----------------------------------------------------------------------------------
 
@@ -191,7 +189,7 @@ class RulesType1:
     ) -> list[Mapping]:
         mappings = self.domain.mappings
         if everything:
-            self._check_aligned(iova=iova)
+            check_aligned(self.domain.page_sizes[0], "the page ", iova=iova)
             if iova or size:
                 raise InvalidArgument(f"all shall be unmapped, but {iova:#x}+{size:#x} is given")
             return list(mappings)

@@ -287,12 +287,16 @@ def test_a_fault_says_who_where_and_why() -> None:
 
 def test_a_change_that_fails_is_undone_in_reverse_order(bench: Bench) -> None:
     undone: list[str] = []
-    with pytest.raises(Overlap), bench.domain.change() as change:
-        change.charge(bench.mm, 3, None)
-        change.done(undone.append, "first")
-        change.done(undone.append, "second")
-        assert bench.mm.locked_pages == 3
-        raise Overlap("no")
+
+    def steps() -> None:
+        with bench.domain.change() as change:
+            change.charge(bench.mm, 3, None)
+            change.done(undone.append, "first")
+            change.done(undone.append, "second")
+            assert bench.mm.locked_pages == 3
+            raise Overlap("no")
+
+    bench.refused(Overlap, steps)
     assert undone == ["second", "first"]
     assert bench.mm.locked_pages == 0
 
@@ -318,9 +322,12 @@ def test_a_change_holds_the_lock_and_gives_it_back(bench: Bench) -> None:
                 pool.submit(bench.domain.lock.release).result()
         return not free
 
-    with pytest.raises(Gone), bench.domain.change():
-        assert locked()
-        raise Gone("no")
+    def steps() -> None:
+        with bench.domain.change():
+            assert locked()
+            raise Gone("no")
+
+    bench.refused(Gone, steps)
     assert not locked()
 
 
