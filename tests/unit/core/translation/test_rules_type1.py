@@ -1,4 +1,4 @@
-"""``RulesType1``: the mapping rules of today's containers, in both versions; every refusal leaves all as it was."""
+"""``RulesType1``: the mapping rules of type1 containers, in both versions; every refusal leaves all as it was."""
 
 from __future__ import annotations
 
