@@ -8,6 +8,7 @@ other in every respect.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -17,7 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from support.world import FakeBusDevice, SparseMemory, see_mappings
 from uvfio.core.seams import Mm
-from uvfio.core.translation.domain import Domain, IommuUnit
+from uvfio.core.translation.domain import Domain
+from uvfio.core.translation.rules_2011 import Rules2011
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     BadAddress,
     DmaFault,
@@ -146,11 +149,10 @@ class DomainMachine(RuleBasedStateMachine):
         limit_bytes = None if limit is None else limit * PAGE
         self.attempt(
             expected,
-            self.domain.map_range,
+            partial(Rules2011(self.domain).map, writable=writable),
             page * PAGE,
             count * PAGE,
             vpage * PAGE,
-            writable,
             self.mms[owner],
             limit_bytes,
         )
@@ -172,7 +174,7 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(page=st.integers(0, PAGES), count=st.integers(0, 10))
     def unmap(self, page: int, count: int) -> None:
         expected, done = self.oracle.unmap(page, count)
-        result = self.attempt(expected, self.domain.unmap_range, page * PAGE, count * PAGE)
+        result = self.attempt(expected, Rules2011(self.domain).unmap, page * PAGE, count * PAGE)
         assert expected or result == done
 
     @rule()
@@ -257,7 +259,7 @@ def test_no_numbers_make_a_mapping_that_is_not_whole_pages_within_64_bits(
 ) -> None:
     domain, mm = Domain(), Mm(SparseMemory())
     try:
-        domain.map_range(iova, size, vaddr, True, mm, None)
+        Rules2011(domain).map(iova, size, vaddr, mm, None, writable=True)
     except InvalidArgument:
         assert len(domain.mappings) == 0
         assert mm.locked_pages == 0
@@ -280,9 +282,9 @@ def test_aligned_numbers_either_fit_64_bits_or_are_refused(
     domain, mm = Domain(), Mm(SparseMemory())
     fits = min(iova, vaddr) >= 0 < size and max(iova, vaddr) + size <= 1 << 64
     if fits:
-        domain.map_range(iova, size, vaddr, True, mm, None)
-        assert domain.unmap_range(iova, size) == size
+        Rules2011(domain).map(iova, size, vaddr, mm, None, writable=True)
+        assert Rules2011(domain).unmap(iova, size) == size
     else:
         with pytest.raises(InvalidArgument):
-            domain.map_range(iova, size, vaddr, True, mm, None)
+            Rules2011(domain).map(iova, size, vaddr, mm, None, writable=True)
     assert mm.locked_pages == 0

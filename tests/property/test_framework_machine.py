@@ -34,7 +34,7 @@ from support.world import (
     unmerge,
 )
 from uvfio.core.structure.group import Group
-from uvfio.core.translation.domain import IommuUnit
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.doors.local import Process
 from uvfio.errors import NoSpace
 

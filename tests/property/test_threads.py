@@ -31,6 +31,7 @@ from support.world import (
 )
 from uvfio.core.seams import Mm
 from uvfio.core.translation.domain import Domain
+from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.doors.local import Process
 from uvfio.errors import LimitExceeded, VfioError
 from uvfio.fops.file import File
@@ -286,9 +287,11 @@ def test_domains_of_one_owner_never_exceed_its_limit_together() -> None:
             for n in range(OPERATIONS):
                 pages = random.randrange(1, 5)
                 try:
-                    domain.map_range(n << 20, pages * PAGE, 0, True, owner, limit * PAGE)
+                    Rules2011(domain).map(
+                        n << 20, pages * PAGE, 0, owner, limit * PAGE, writable=True
+                    )
                 except LimitExceeded:
-                    domain.unmap_range(0, n << 20)
+                    Rules2011(domain).unmap(0, n << 20)
             domain.close()
 
         return body
@@ -305,10 +308,10 @@ def test_one_domain_serves_maps_unmaps_and_accesses_at_once() -> None:
     def mapper(page: int) -> Callable[[], None]:
         def body() -> None:
             for _ in range(OPERATIONS):
-                domain.map_range(page * PAGE, PAGE, page * PAGE, True, owner, None)
+                Rules2011(domain).map(page * PAGE, PAGE, page * PAGE, owner, None, writable=True)
                 domain.dma_write("edu", page * PAGE, page.to_bytes(4, "little"))
                 assert domain.dma_read("edu", page * PAGE, 4) == page.to_bytes(4, "little")
-                assert domain.unmap_range(page * PAGE, PAGE) == PAGE
+                assert Rules2011(domain).unmap(page * PAGE, PAGE) == PAGE
 
         return body
 

@@ -17,8 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.world import FakeBusDevice, SparseMemory
 from uvfio.core.seams import Mm
 from uvfio.core.translation import domain as domain_module
-from uvfio.core.translation.domain import Domain, IommuUnit
-from uvfio.core.translation.rules_type1 import Type1
+from uvfio.core.translation.domain import Domain
+from uvfio.core.translation.rules_2011 import Rules2011
+from uvfio.core.translation.rules_type1 import RulesType1
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import BadAddress, DmaFault, VfioError
 
 PAGE = 4096
@@ -47,7 +49,7 @@ class TranslationMachine(RuleBasedStateMachine):
         self.domain = Domain()
         unit = IommuUnit(address_bits=64, reserved=())
         self.domain.attach(FakeBusDevice("edu", 1, unit=unit))
-        self.type1 = Type1(self.domain, version)
+        self.type1 = RulesType1(self.domain, version)
         self.base = base
         self.memories = (SparseMemory(), SparseMemory())
         self.mms = [Mm(memory) for memory in self.memories]
@@ -137,7 +139,7 @@ class TranslationMachine(RuleBasedStateMachine):
         """The same domain under the rules that cut mappings, which do not know write-only ones."""
         where = self.pages.get(page)
         if where is None or where.readable:
-            assert self.domain.unmap_range(self.iova(page), PAGE) == PAGE * (where is not None)
+            assert Rules2011(self.domain).unmap(self.iova(page), PAGE) == PAGE * (where is not None)
             self.pages.pop(page, None)
 
     # -- the device ------------------------------------------------------------------------------

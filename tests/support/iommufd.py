@@ -9,8 +9,9 @@ import struct
 from typing import Any
 
 from support.mainline import ALONE, Desk
-from uvfio.core.structure.iommufd import Context, Hwpt
-from uvfio.core.translation.ioas import Area, Ioas
+from uvfio.core.structure.iommufd import Context
+from uvfio.core.translation.area import Area
+from uvfio.core.translation.ioas import Hwpt, Ioas
 from uvfio.doors.local import Process
 from uvfio.fops.mainline.iommufd import IommufdFile
 from uvfio.uapi import iommufd as uapi

@@ -14,7 +14,8 @@ from uvfio.drivers.pci.hardware import Bar, BarKind, InterruptSink
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
-    from uvfio.core.translation.domain import Domain, IommuUnit
+    from uvfio.core.translation.domain import Domain
+    from uvfio.core.translation.unit import IommuUnit
 
 DEFAULT_BARS: Mapping[int, Bar] = {
     0: Bar(0x1000),

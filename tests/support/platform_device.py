@@ -13,7 +13,8 @@ from uvfio.drivers.platform.hardware import (
 )
 
 if TYPE_CHECKING:
-    from uvfio.core.translation.domain import Domain, IommuUnit
+    from uvfio.core.translation.domain import Domain
+    from uvfio.core.translation.unit import IommuUnit
 
 NODE = "/soc/block@1000"
 CHILD = f"{NODE}/part@2000"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from support.model_world import World, power_on
 from uvfio.core.seams import Mm
 from uvfio.core.translation.domain import Domain
+from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.errors import BadAddress
 from uvfio.models.virtio.net import VirtioNet
 from uvfio.uapi import virtio
@@ -62,7 +63,7 @@ class Memory:
 def mapped(memory: Memory, size: int = MEMORY) -> Domain:
     """A domain in which iova and address are the same."""
     domain = Domain()
-    domain.map_range(0, size, 0, True, Mm(memory), None)
+    Rules2011(domain).map(0, size, 0, Mm(memory), None, writable=True)
     return domain
 
 

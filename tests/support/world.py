@@ -19,7 +19,8 @@ from uvfio.core.structure.device import BoundDevice, BusDevice, Device, DeviceKi
 from uvfio.core.structure.framework import Framework
 from uvfio.core.structure.group import Group, OpenGroup
 from uvfio.core.structure.iommu import Iommu
-from uvfio.core.translation.domain import Domain, IommuUnit
+from uvfio.core.translation.domain import Domain
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.doors.local import Process
 from uvfio.errors import BadAddress, InvalidArgument, NoSuchDevice, Unsupported, VfioError
 from uvfio.machine.local_seams import ByteStore

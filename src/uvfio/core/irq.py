@@ -1,8 +1,8 @@
 """Interrupts between a device's wires and a program's events: one level interrupt, a set of edge vectors.
 
-Nothing here knows PCI, eventfds or an ABI. A driver owns these objects, feeds them what the hardware does
-and what the program asks, and serialises all calls with its device lock (it must be reentrant: the gate and
-an event may call back at once).
+Nothing here knows PCI, eventfds or an ABI. A driver owns these objects, passes them what the hardware does and what the
+program requests, and serialises all calls with its device lock (it must be reentrant: the gate and an event may call
+back at once).
 
 ``LevelInterrupt`` has four bits of state:
 
@@ -10,7 +10,7 @@ an event may call back at once).
     masked   the driver's mask; set by the interrupt itself when it fires, so that a level that stays high
              does not signal for ever, cleared by ``unmask``
     guest    the mask the program put into the device's own registers (INTx disable)
-    wire     the level, as last told; a wire behind a closed gate reads low, whatever the device wants
+    wire     the level, as last reported; a wire behind a closed gate reads low, whatever the device wants
 
     The *gate* is the hardware's switch in front of the wire: open exactly while neither mask is set.
 
@@ -30,12 +30,12 @@ an event may call back at once).
     fire:  masked = yes, gate closes, event.signal(), in this order: the program may unmask from inside
 
 Invariants: never due at rest, so nothing is lost and nothing fires twice for one mask/unmask cycle; a
-change of the wire that was announced twice, or one that nobody waits for, changes nothing else.
+change of the wire that is reported twice, or while no event is bound, changes nothing else.
 
 ``EdgeVectors`` are messages: they have no mask and no level here. A message to a vector without an event is
-dropped, which is what happens to it in hardware when nobody has programmed the vector.
+dropped, as it is in hardware when the vector has not been programmed.
 
-What this module does not do: it owns no reference to an event beyond holding it (who binds closes), it
+What this module does not do: it owns no reference to an event beyond holding it (the caller of ``bind`` closes), it
 never drops an event by itself, and it does not know which kinds of interrupt exclude each other.
 """
 
@@ -76,17 +76,17 @@ class LevelInterrupt:
 
     @property
     def masked(self) -> bool:
-        """The driver's mask: it fired and was not unmasked since."""
+        """Whether the driver's mask is set: it fired, or was masked, and was not unmasked since."""
         return self._masked
 
     @property
     def guest_masked(self) -> bool:
-        """The program's mask in the device's registers."""
+        """Whether the program's mask in the device's registers is set."""
         return self._guest
 
     @property
     def asserted(self) -> bool:
-        """The level of the wire as last told."""
+        """The level of the wire as last reported."""
         return self._wire
 
     @property
@@ -95,13 +95,13 @@ class LevelInterrupt:
         return not (self._masked or self._guest)
 
     def wire(self, asserted: bool) -> None:
-        """The wire has this level now."""
+        """Report the level that the wire has now."""
         self._wire = asserted
         if asserted:
             self._fire_if_due()
 
     def bind(self, event: Event) -> None:
-        """Signal ``event`` from now on; at once if the wire is high. Busy if one is bound."""
+        """Signal ``event`` from now on; at once if the wire is high. Raises Busy if an event is bound."""
         if self._event is not None:
             raise Busy("the level interrupt has an event already", "unbind it first")
         self._event = event
@@ -109,38 +109,38 @@ class LevelInterrupt:
         self._settle()
 
     def replace(self, event: Event | None) -> Event | None:
-        """Signal ``event`` instead, or nobody until the next one; masks stay. The one before."""
+        """Signal ``event`` instead, or nothing (None); masks stay. Returns the event that was bound before, or None."""
         before, self._event = self._event, event
         self._fire_if_due()
         return before
 
     def mask(self) -> None:
-        """The program does not want it now; the level is remembered by the wire."""
+        """Set the driver's mask; the wire keeps its level."""
         self._masked = True
         self._gate(False)
 
     def send(self) -> bool:
-        """Signal whatever the wire says, for a program that tests itself. Whether anybody was told."""
+        """Signal regardless of the wire, for a program's self-test; returns whether an event was signalled."""
         if self._event is None or self._guest:
             return False
         self._event.signal()
         return True
 
     def unbind(self) -> Event | None:
-        """Signal no more; the event that was bound, or None."""
+        """Signal no more; returns the event that was bound, or None."""
         event, self._event = self._event, None
         self._masked = False
         self._settle()
         return event
 
     def unmask(self) -> None:
-        """The program has dealt with it. Fires again if the wire is still high; harmless otherwise."""
+        """Clear the driver's mask, unless the program's own is set. Fires again if the wire is still high."""
         if not self._guest:
             self._masked = False
             self._settle()
 
     def guest_mask(self, on: bool) -> None:
-        """The program set or cleared the mask in the device's registers."""
+        """Report that the program set or cleared the mask in the device's registers."""
         if on != self._guest:
             self._guest = on
             if not on:
@@ -171,13 +171,13 @@ class EdgeVectors:
         return len(self._events)
 
     def bind(self, events: Sequence[Event | None]) -> None:
-        """Vector i signals ``events[i]``; None leaves a vector without one. Busy if some are bound."""
+        """Signal ``events[i]`` for vector i; None leaves a vector without an event. Raises Busy if some are bound."""
         if self._events:
             raise Busy(f"{len(self._events)} vectors have events already", "unbind them first")
         self._events = tuple(events)
 
     def replace(self, start: int, events: Sequence[Event | None]) -> tuple[Event, ...]:
-        """From ``start`` on these; the set grows if need be. The events that were there before."""
+        """Bind these from vector ``start`` on; the set grows if need be. Returns the events that they replace."""
         end = start + len(events)
         size = max(len(self._events), end)
         filled = (*self._events, *[None] * (size - len(self._events)))
@@ -186,12 +186,12 @@ class EdgeVectors:
         return tuple(event for event in before if event is not None)
 
     def unbind(self) -> tuple[Event, ...]:
-        """Signal no more; the events that were bound."""
+        """Signal no more; returns the events that were bound."""
         events, self._events = self._events, ()
         return tuple(event for event in events if event is not None)
 
     def fire(self, vector: int) -> bool:
-        """A message for ``vector`` arrived. Whether an event was signalled; unknown vectors are dropped."""
+        """Signal the event of ``vector``; returns whether there was one. Messages for unknown vectors are dropped."""
         if 0 <= vector < len(self._events):
             event = self._events[vector]
             if event is not None:
@@ -201,7 +201,7 @@ class EdgeVectors:
 
 
 class ReportedEvent:
-    """An event that tells somebody before it signals: what a trace puts around a program's events."""
+    """An event that calls ``report`` before it signals: a trace puts it around a program's events."""
 
     __slots__ = ("_event", "_report")
 

@@ -2,12 +2,11 @@
 
 A door (in-process, another process under the runner, a vfio-user socket) implements ``Task``,
 ``Memory`` and ``Event``; the machine gets its ``Clock`` and its ``Store`` from the door as well. The
-core, the drivers and the models never import os, socket, mmap or ctypes: what is not here they do not
-need.
+core, the drivers and the models never import os, socket, mmap or ctypes: they need nothing that is not here.
 
 ``Mm`` is the one concrete class: the identity of an address space. Threads share it; a forked child and
-the image after an exec have another one. Ownership of an iommu context and accounting of locked memory
-hang on it, as they hang on ``current->mm`` in the kernel.
+the image after an exec have another one. An iommu context is owned
+by one, and locked memory is charged to it, as to ``current->mm`` in the kernel.
 """
 
 from __future__ import annotations
@@ -22,52 +21,52 @@ __all__ = ["Clock", "Event", "Memory", "Mm", "Store", "Task", "Timer"]
 
 
 class Memory(Protocol):
-    """The memory of one address space, by virtual address. Errors are ``BadAddress``."""
+    """The memory of one address space, by virtual address. Methods raise BadAddress."""
 
     def read(self, address: int, size: int) -> bytes:
-        """Exactly ``size`` bytes."""
+        """Return exactly ``size`` bytes."""
 
     def write(self, address: int, data: bytes) -> None:
-        """All of ``data``, or BadAddress."""
+        """Write all of ``data``."""
 
     def store(self, address: int, value: int, width: int) -> None:
-        """One aligned store of ``width`` 2, 4 or 8 bytes that no reader can see half of.
+        """Store ``width`` bytes (2, 4 or 8) at an aligned address atomically.
 
-        This is what hands an entry of a ring over to a driver that polls it.
+        This hands an entry of a ring over to a driver that polls it.
         """
 
     def view(self, address: int, size: int) -> memoryview | None:
-        """A zero-copy window on shared memory, or None where there cannot be one."""
+        """Return a zero-copy window on shared memory, or None where there cannot be one."""
 
     def pin(self, address: int, size: int, writable: bool) -> int:
-        """How many bytes of the range a DMA mapping would lock; device memory counts as none.
+        """Return how many bytes of the range a DMA mapping would lock; device memory counts as none.
 
-        BadAddress unless every page is mapped readable (and writable, if asked).
+        Raises BadAddress unless every page is mapped readable (and writable, if asked).
         """
 
 
 class Event(Protocol):
-    """An eventfd, or what stands for one."""
+    """An eventfd, or its equivalent in a door."""
 
     def signal(self) -> None:
         """Add 1 to the counter. Never blocks; a full counter stays full."""
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback`` after each signal that others give, also for one already pending.
+        """Call ``callback`` after each signal of another party, also for one that is pending already.
 
         Returns the function that ends the watch (idempotent).
         """
 
     def close(self) -> None:
-        """Give up this reference (idempotent)."""
+        """Drop this reference (idempotent)."""
 
 
 class Mm:
     """Identity of an address space, with what is charged to it.
 
     ``locked_pages`` counts the 4096-byte pages that DMA mappings of this owner lock, over all its domains.
-    ``abi`` is which interface it spoke last, as far as its files told ("" if none did yet): a hint for files
-    that could speak either.
+    ``abi`` names the interface that its files used last ("" if none was used yet): a hint for files that could be of
+    either.
     """
 
     __slots__ = ("__weakref__", "_lock", "abi", "locked_pages", "memory", "name")
@@ -80,7 +79,7 @@ class Mm:
         self._lock = Lock()
 
     def charge(self, pages: int, limit: int | None) -> None:
-        """Count ``pages`` more, or LimitExceeded; ``limit`` is in bytes (None: none)."""
+        """Count ``pages`` more; ``limit`` is in bytes (None: none). Raises LimitExceeded."""
         with self._lock:
             locked = self.locked_pages
             if limit is not None and (locked + pages) * 4096 > limit:

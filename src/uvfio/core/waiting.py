@@ -1,7 +1,9 @@
-"""Things that take a while, for those who cannot wait: polled until they are done.
+"""``Wait``: an operation that takes a while, for callers that cannot block: polled until it is done.
 
-Whoever serves others meanwhile (a supervisor) polls a ``Wait`` after everything that may end it, which is a close,
-and when ``delay`` has passed. Whoever has nothing else to do says ``ReleaseMixin.wait_for``.
+A caller that serves others meanwhile (a supervisor) polls a ``Wait`` after every close, since a close may end it, and
+when ``delay`` has passed. A caller that may block uses ``ReleaseMixin.wait_for``. ``Then`` adds an action at the end.
+
+This module has no clock and no thread, and does not know what is waited for.
 """
 
 from __future__ import annotations
@@ -15,28 +17,28 @@ __all__ = ["Then", "Wait"]
 
 
 class Wait(Protocol):
-    """Something that goes on: see ``core.release.Release``."""
+    """An operation in progress; ``core/structure/release.py`` has the one of the framework, ``Release``."""
 
     @property
     def what(self) -> str:
-        """What goes on, for people: "unbinding 0000:06:0d.0"."""
+        """A description for people: "unbinding 0000:06:0d.0"."""
 
     @property
     def ready(self) -> bool:
-        """Whether ``poll`` has something to do now; asked with the framework's lock held."""
+        """Whether ``poll`` has something to do now; read with the framework's lock held."""
 
     def poll(self) -> bool:
-        """Do the next thing; whether all is done. Raises what the write shall fail with."""
+        """Do the next step; returns whether all is done. Raises the condition that the caller's write fails with."""
 
     def delay(self) -> float:
-        """Seconds until the next ``poll``, unless something is closed before."""
+        """Seconds until the next ``poll``, unless a file is closed before."""
 
     def cancel(self) -> None:
-        """Give up; harmless at the end."""
+        """Give up (idempotent; nothing happens at the end)."""
 
 
 class Then:
-    """``wait``, and ``action`` once when it is done."""
+    """A ``Wait`` that goes on as ``wait`` does, and calls ``action`` once when that is done."""
 
     __slots__ = ("_action", "_wait")
 

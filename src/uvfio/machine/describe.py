@@ -20,7 +20,7 @@ from uvfio.machine.facts import Resource, capabilities, identity, interrupts, re
 
 if TYPE_CHECKING:
     from uvfio.core.structure.group import Group
-    from uvfio.core.translation.domain import IommuUnit
+    from uvfio.core.translation.unit import IommuUnit
     from uvfio.machine.machine import Machine
     from uvfio.machine.slot import Slot
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from uvfio.core.structure.framework import Framework
-from uvfio.core.translation.domain import IommuUnit
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.core.waiting import Then
 from uvfio.drivers.pci.device import VfioPciDevice
 from uvfio.drivers.pci.driver import VfioPciDriver

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from uvfio.core.seams import Clock, Store
     from uvfio.core.structure.device import BusDevice
-    from uvfio.core.translation.domain import IommuUnit
+    from uvfio.core.translation.unit import IommuUnit
     from uvfio.drivers.platform.device import VfioPlatformDevice
     from uvfio.machine.spec import DeviceSpec
 

@@ -9,7 +9,8 @@ from support.virtio_driver import Memory, mapped
 from uvfio.core.seams import Mm
 from uvfio.core.translation.dma_log import DmaLog
 from uvfio.core.translation.domain import Domain
-from uvfio.core.translation.rules_type1 import Type1
+from uvfio.core.translation.rules_2011 import Rules2011
+from uvfio.core.translation.rules_type1 import RulesType1
 from uvfio.errors import DmaFault
 from uvfio.kit.dma_window import DmaWindows
 from uvfio.models.exerciser import Exerciser
@@ -64,7 +65,7 @@ def test_faults_are_those_of_any_access(desk: Desk, at: int) -> None:
 
 
 def test_a_read_only_mapping_is_read_and_not_written(desk: Desk) -> None:
-    desk.domain.map_range(0x8000, P, 0x8000, False, Mm(desk.memory), None)
+    Rules2011(desk.domain).map(0x8000, P, 0x8000, Mm(desk.memory), None, writable=False)
     desk.windows.refresh()
     assert desk.windows.view(0x8000, 8) is None
     assert desk.windows.read(0x8000, 8) == bytes(8)
@@ -73,7 +74,7 @@ def test_a_read_only_mapping_is_read_and_not_written(desk: Desk) -> None:
 
 
 def unmap_part(domain: Domain) -> None:
-    domain.unmap_range(0, P)
+    Rules2011(domain).unmap(0, P)
 
 
 def drop(domain: Domain) -> None:
@@ -120,8 +121,8 @@ def test_nor_the_end_of_bus_mastering_of_power_and_of_attachment(desk: Desk) -> 
 
 def test_other_memory_behind_the_same_address(desk: Desk) -> None:
     desk.windows.write(0, b"old")
-    desk.domain.unmap_range(0, P)
-    desk.domain.map_range(0, P, 0x9000, True, Mm(desk.memory), None)
+    Rules2011(desk.domain).unmap(0, P)
+    Rules2011(desk.domain).map(0, P, 0x9000, Mm(desk.memory), None, writable=True)
     desk.windows.refresh()
     desk.windows.write(0, b"new")
     assert desk.memory.bytes[0x9000:0x9003] == b"new"
@@ -132,7 +133,7 @@ def test_an_address_that_is_renewed(desk: Desk) -> None:
     """A program that announces a new address for its mapping (VFIO_DMA_MAP_FLAG_VADDR)."""
     desk.windows.write(0, b"old")
     (mapping,) = desk.domain.mappings
-    type1 = Type1(desk.domain, 2)
+    type1 = RulesType1(desk.domain, 2)
     type1.invalidate(0, mapping.size)
     type1.renew(0, mapping.size, 0x8000, mapping.mm, None)
     desk.windows.refresh()

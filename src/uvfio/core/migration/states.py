@@ -1,13 +1,13 @@
 """Migration of a device, version 2: its states, the arcs between them, and what happens on each.
 
-States (``MigrationState``) and what a device may do in them (``core.modern.Activity``)::
+States (``MigrationState``) and what a device may do in them (``core.bus.Activity``)::
 
     RUNNING      PRE_COPY       everything
     RUNNING_P2P  PRE_COPY_P2P   answer, but start nothing of its own: no DMA, no time passes
     STOP  STOP_COPY  RESUMING   nothing: no interrupt, registers do not answer; memory and configuration space do
     ERROR                       nothing; only a reset leads out
 
-A program asks for a state; ``next_state`` gives the next one on the way there, and ``Migration.set_state`` goes from
+A program sets a state; ``next_state`` gives the next one on the way there, and ``Migration.set_state`` goes from
 one to the next. The ways are the kernel's: PRE_COPY and the P2P states exist as the device's flags say
 (``MigrationFlag``), a way through one that does not exist leaves it out. From STOP_COPY no way leads to PRE_COPY.
 
@@ -19,8 +19,8 @@ the device is in one of the three; entering RESUMING opens a ``ResumingStream``.
     any other arc           cannot fail, but for the model's own ``save``: then the state is what it was
 
 An arc that fails ends the way: the device is in the last state reached. A state that was refused at once changes
-nothing. A reset ends the session and leads to RUNNING; a device that resets itself when its program writes so into
-configuration space says that by ``resets``.
+nothing. A reset ends the session and leads to RUNNING; a device that is reset by a write to its configuration
+space counts that in ``resets``.
 
 ``Migration`` belongs to one open device: it begins RUNNING and its last close ends it. It does not know files, and
 calls arrive with the device's lock held.
@@ -88,7 +88,7 @@ _NEEDS: Final[dict[MigrationState, MigrationFlag]] = {
     _S.PRE_COPY: MigrationFlag.STOP_COPY | MigrationFlag.PRE_COPY,
     _S.PRE_COPY_P2P: ALL_FLAGS,
 }
-"""Flags without which a state does not exist. Nobody can ask for ERROR."""
+"""Flags without which a state does not exist. ERROR cannot be set."""
 
 _ACTIVITY: Final[dict[MigrationState, Activity]] = {
     _S.RUNNING: Activity.FULL,
@@ -137,7 +137,7 @@ def next_state(current: MigrationState, wanted: int, flags: MigrationFlag) -> Mi
     goal = _S(wanted) if wanted in _S._value2member_map_ else _S.ERROR
     if not _exists(goal, flags):
         raise InvalidArgument(f"there is no migration state {wanted} with flags {flags:#x}")
-    if not _exists(current, flags):  # nobody can get into one of the others
+    if not _exists(current, flags):  # there is no way into one of the others
         raise InvalidArgument("the device is in ERROR", "VFIO_DEVICE_RESET leads out of it")
     step = _via(current, goal)
     while step is not _S.ERROR and not _exists(step, flags):
@@ -173,7 +173,7 @@ class MigrationDevice(Movable, Protocol):
 
 @runtime_checkable
 class Migratable(Protocol):
-    """What a ``core.modern.ModernDevice`` has besides if it may be able to migrate. None: not this one, or not open."""
+    """What a ``core.bus.ModernDevice`` has besides if it may be able to migrate. None: not this one, or not open."""
 
     migration: Migration | None
     dma_logger: DmaLogger | None

@@ -20,7 +20,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.core.structure.iommu import Iommu, Lifetime
-from uvfio.core.structure.iommufd import Assigned, Hwpt
+from uvfio.core.structure.iommufd import Assigned
+from uvfio.core.translation.ioas import Hwpt
 from uvfio.errors import InvalidArgument, NotOwner, NotViable
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from uvfio.core.bus import ModernDevice
 from uvfio.core.structure.device import OpenDevice
 from uvfio.core.structure.iommu import Iommu, Lifetime
-from uvfio.core.translation.rules_type1 import Type1
+from uvfio.core.translation.rules_type1 import RulesType1
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, NotOwner, NotViable
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Container(Iommu):
     def __init__(self, new_domain: Callable[[], Domain], *, allow_unsafe: bool = False) -> None:
         super().__init__(new_domain, allow_unsafe=allow_unsafe, lifetime=Lifetime.WITH_HANDLE)
         self.file_open = True
-        self.type1: Type1 | None = None
+        self.type1: RulesType1 | None = None
         self.enabled = False
 
     @property
@@ -100,7 +100,7 @@ class Container(Iommu):
             )
         self._make_domain()
         assert self.domain is not None
-        self.type1 = Type1(self.domain, version)
+        self.type1 = RulesType1(self.domain, version)
         self.enabled = True
 
     def enable_without(self) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from uvfio.core.structure.group import Group
     from uvfio.core.structure.iommu import Iommu
     from uvfio.core.structure.iommufd import Context
-    from uvfio.core.translation.domain import Domain, IommuUnit
+    from uvfio.core.translation.domain import Domain
+    from uvfio.core.translation.unit import IommuUnit
 
 __all__ = [
     "BoundDevice",

@@ -25,7 +25,8 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
-from uvfio.core.translation.ioas import Area, Ioas
+from uvfio.core.translation.area import Area
+from uvfio.core.translation.ioas import Hwpt, Ioas
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, NoSuchObject, Unsupported
 
 if TYPE_CHECKING:
@@ -35,26 +36,10 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Mm
     from uvfio.core.structure.claim import Claim
     from uvfio.core.structure.device import Device
-    from uvfio.core.translation.domain import Domain, IommuUnit
+    from uvfio.core.translation.domain import Domain
+    from uvfio.core.translation.unit import IommuUnit
 
-__all__ = ["Assigned", "Context", "Hwpt"]
-
-
-class Hwpt:
-    """A page table. ``users`` counts the devices that are attached to it."""
-
-    __slots__ = ("auto", "ioas", "unit", "users")
-
-    def __init__(self, ioas: Ioas, unit: IommuUnit, *, auto: bool) -> None:
-        self.ioas = ioas
-        self.unit = unit
-        self.auto = auto
-        self.users = 0
-
-    def suits(self, unit: IommuUnit) -> bool:
-        """Whether devices behind ``unit`` can use it."""
-        mine = self.unit
-        return (mine.page_sizes, mine.address_bits) == (unit.page_sizes, unit.address_bits)
+__all__ = ["Assigned", "Context"]
 
 
 class Assigned:

@@ -1,4 +1,4 @@
-"""The log of DMA writes by one device: which pages it has written since somebody last asked.
+"""The log of DMA writes by one device: which pages it has written since the last report.
 
 ``DmaLogger`` is the device's switch: at most one ``DmaLog`` at a time, begun by ``start`` and gone after ``stop``.
 ``DmaLog`` has ranges of I/O virtual addresses and a set of pages in them that were written. The machine makes every
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from errno import E2BIG
 from typing import Final
 
-from uvfio.core.translation.domain import PAGE_SIZE, check_wrap
+from uvfio.core.translation.address import PAGE_SIZE, check_end
 from uvfio.errors import InvalidArgument, LimitExceeded
 
 __all__ = ["COARSEST", "RANGES_MAX", "DmaLog", "DmaLogger"]
@@ -54,7 +54,7 @@ class DmaLog:
         return len(self._dirty)
 
     def mark(self, iova: int, size: int) -> None:
-        """The device has written ``size`` bytes at ``iova``."""
+        """Record that the device has written ``size`` bytes at ``iova``."""
         last = iova + size - 1
         at = max(bisect_right(self._firsts, iova) - 1, 0)
         while at < len(self._firsts) and self._firsts[at] <= last:
@@ -64,7 +64,7 @@ class DmaLog:
             at += 1
 
     def written(self, iova: int, length: int) -> list[int]:
-        """Dirty pages that the range touches, by number, in order."""
+        """Return the dirty pages that the range touches, by number, in order."""
         if not length:
             return []
         first, last = iova >> self._shift, (iova + length - 1) >> self._shift
@@ -73,7 +73,7 @@ class DmaLog:
         return sorted(page for page in self._dirty if first <= page <= last)
 
     def forget(self, pages: Iterable[int], iova: int, length: int) -> None:
-        """These are clean, as far as they are wholly in the range."""
+        """Mark those of ``pages`` clean that are wholly in the range."""
         for page in pages:
             start = page << self._shift
             if iova <= start and start + self.page_size <= iova + length:
@@ -89,7 +89,7 @@ class DmaLogger:
 
     @staticmethod
     def check_count(count: int) -> None:
-        """InvalidArgument for no range at all, LimitExceeded (E2BIG) for more than ``RANGES_MAX``."""
+        """Check the number of ranges, 1 to ``RANGES_MAX``. Raises InvalidArgument, LimitExceeded (E2BIG)."""
         if not count:
             raise InvalidArgument("no range is to be logged")
         if count > RANGES_MAX:
@@ -108,7 +108,7 @@ class DmaLogger:
                 raise InvalidArgument(
                     f"range {iova:#x}+{length:#x} is not made of pages of {page_size:#x}"
                 )
-            check_end(iova, length)
+            check_end("iova", iova, length)
             for other, size in taken:
                 if iova < other + size and other < iova + length:
                     raise InvalidArgument(
@@ -136,7 +136,7 @@ class DmaLogger:
         WrapsAround. What ``deliver`` raises passes through, and nothing is forgotten.
         """
         check_page_size(page_size)
-        check_end(iova, length)
+        check_end("iova", iova, length)
         if not length:
             raise InvalidArgument("the range has no length")
         log = self.log
@@ -156,11 +156,6 @@ class DmaLogger:
 
 
 def check_page_size(page_size: int) -> None:
-    """InvalidArgument unless it is a power of two, 4096 or more."""
+    """Check that a page size is a power of two, 4096 or more. Raises InvalidArgument."""
     if page_size < PAGE_SIZE or page_size & (page_size - 1):
         raise InvalidArgument(f"page size {page_size:#x} is no power of two from {PAGE_SIZE:#x} on")
-
-
-def check_end(iova: int, length: int) -> None:
-    """WrapsAround unless the first address behind the range has a number too."""
-    check_wrap("iova", iova, length + 1)

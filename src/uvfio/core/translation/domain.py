@@ -1,99 +1,53 @@
-"""IOMMU hardware and translation: ``IommuUnit`` (what is built into the machine), ``Domain`` (a page table
-with devices attached to it), ``Fault`` (what happened to a device that went astray).
+"""``Domain``: one translation, the mechanism that every set of mapping rules stands over.
 
-Data flow of an access::
+A domain has a map, the devices attached to it, limits, and an account of faults. Data flow of an access::
 
     model --dma_write(name, iova, data)--> Domain: translate every byte, or record a fault and refuse
                                              |
                                              +--> Mm.memory.write(vaddr, data) per mapping
 
-An access is all or nothing as far as translation goes: before a byte moves, the whole range must be
-mapped for that direction. Should the program's memory itself vanish (munmap after MAP_DMA), the access
-faults at that point.
+An access is all or nothing as far as translation goes: before a byte moves, the whole range must be mapped for that
+direction. If the program's memory itself vanishes (munmap after MAP_DMA), the access faults at that point.
 
-Translations that were used lately are kept by page number (``_tlb``): an access that begins in such a page and ends in
-its mapping needs no search. An entry is the mapping itself, so a change of its address is seen at once, and it
-goes when its mapping leaves the map (``_invalidate``).
+Recent translations are kept by page number (``_tlb``): an access that begins in such a page and ends in its mapping
+needs no search. An entry is the mapping itself, so a change of its address takes effect at once, and the entry goes
+when its mapping leaves the map (``_invalidate``).
 
-The map is page granular (4096 bytes). What may be mapped and unmapped is a matter of the ABI: ``map_range`` and
-``unmap_range`` follow the 2011 driver, which merges neighbours and cuts mappings anywhere;
-``core/translation/rules_type1.py`` has today's rules, over the same map, limits and accounting. A domain has its
-own lock, taken after the framework's and never before it.
+What may be mapped and unmapped is a matter of the ABI: ``rules_2011.py``, ``rules_type1.py`` and ``ioas.py``. They
+choose which checks are made and in which order; the checks, the undo of a change
+that fails half-way (``Change``) and the changes of the map are made here.
 
-A domain does not know groups, owners or files. Locked memory is charged to the ``Mm`` that maps.
+A domain has its own lock, taken after the framework's and never before it. A domain does not know groups, owners or
+files. Locked memory is charged to the ``Mm`` that maps.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
-from uvfio.core.translation.iova import IovaMap, Mapping, Span, touched
-from uvfio.errors import (
-    BadAddress,
-    DmaFault,
-    Gone,
-    InvalidArgument,
-    Overlap,
-    TooManyMappings,
-    WrapsAround,
-)
+from uvfio.core.translation.address import ADDRESS_MAX, PAGE_SHIFT, PAGE_SIZE, check_reserved
+from uvfio.core.translation.iova import IovaMap, Mapping
+from uvfio.errors import BadAddress, DmaFault, Gone, InvalidArgument, Overlap, TooManyMappings
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from uvfio.core.seams import Mm
-    from uvfio.core.structure.device import BusDevice
+    from uvfio.core.translation.unit import IommuUnit
 
-__all__ = [
-    "ADDRESS_MAX",
-    "PAGE_SIZE",
-    "DmaCounters",
-    "Domain",
-    "Fault",
-    "IommuUnit",
-    "check_reserved",
-    "check_wrap",
-]
+__all__ = ["Change", "DmaCounters", "DmaSource", "Domain", "Fault"]
 
-PAGE_SIZE = 4096
-PAGE_SHIFT = 12
-TLB_ENTRIES = 4096
-FAULTS_KEPT = 256
-ADDRESS_MAX = (1 << 64) - 1
-
-
-def check_wrap(name: str, start: int, size: int) -> None:
-    """WrapsAround unless ``size`` bytes from ``start`` are within 64-bit addresses."""
-    if start < 0 or start + size - 1 > ADDRESS_MAX:
-        raise WrapsAround(f"{name} {start:#x}+{size:#x} wraps around 2**64")
-
-
-def check_reserved(reserved: Iterable[Span], first: int, last: int) -> None:
-    """InvalidArgument if ``[first, last]`` has an address that no mapping may have."""
-    span = touched(reserved, first, last)
-    if span is not None:
-        raise InvalidArgument(
-            f"iova {first:#x}-{last:#x} touches the reserved range {span[0]:#x}-{span[1]:#x}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class IommuUnit:
-    """An IOMMU in silicon. ``reserved`` are inclusive address ranges that no mapping may touch."""
-
-    name: str = "iommu0"
-    interrupt_remapping: bool = True
-    coherent: bool = True
-    page_sizes: tuple[int, ...] = (4096, 2 << 20, 1 << 30)
-    address_bits: int = 48
-    reserved: tuple[tuple[int, int], ...] = ((0xFEE00000, 0xFEEFFFFF),)
+TLB_ENTRIES: Final = 4096
+FAULTS_KEPT: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An access that was refused: who, where, which way, why."""
+    """An access that was refused: the device, the I/O addresses, the direction, the reason."""
 
     device: str
     iova: int
@@ -107,7 +61,7 @@ class Fault:
 
 
 class DmaCounters:
-    """Bytes that devices have moved, and faults, over the life of a machine."""
+    """Bytes that devices have read and written, and faults, over the life of a machine."""
 
     __slots__ = ("faults", "read", "written")
 
@@ -117,14 +71,73 @@ class DmaCounters:
         self.faults = 0
 
 
+class DmaSource(Protocol):
+    """What a domain needs of a device: its place behind an IOMMU."""
+
+    @property
+    def name(self) -> str:
+        """Unique on its bus: "0000:06:0d.0" on PCI; a fault records it."""
+
+    @property
+    def unit(self) -> IommuUnit | None:
+        """The IOMMU in front of the device."""
+
+    def attach(self, domain: Domain) -> None:
+        """Send the device's DMA through ``domain``. May raise; then nothing has changed."""
+
+    def detach(self) -> None:
+        """Send the device's DMA nowhere."""
+
+
+class Change:
+    """One change of a domain's mappings, as a context manager: it holds the lock, and undoes its steps on an error.
+
+    A rule set makes its checks and steps inside, in the order of its ABI. Steps that were done are undone in reverse
+    order if an exception leaves the block.
+    """
+
+    __slots__ = ("_lock", "_undo")
+
+    def __init__(self, lock: RLock) -> None:
+        self._lock = lock
+        self._undo: list[tuple[Callable[[Any], object], Any]] = []
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is not None:
+                for undo, argument in reversed(self._undo):
+                    undo(argument)
+        finally:
+            self._lock.release()
+
+    def charge(self, mm: Mm, pages: int, limit: int | None) -> None:
+        """Charge ``pages`` to ``mm`` within ``limit`` bytes (None: none). Raises LimitExceeded."""
+        mm.charge(pages, limit)
+        self._undo.append((mm.uncharge, pages))
+
+    def done(self, undo: Callable[[Any], object], argument: object) -> None:
+        """Register a step that was done: ``undo(argument)`` takes it back."""
+        self._undo.append((undo, argument))
+
+
 class Domain:
     """One translation, shared by the devices attached to it.
 
-    ``entry_limit`` bounds the number of mappings. ``on_fault`` is told of each fault when it happens.
-    ``counters`` are those of the machine, shared by all its domains. ``generation`` grows when something is not
-    mapped any more, or elsewhere: who keeps a window looks at it before each use.
+    ``entry_limit`` bounds the number of mappings. ``on_fault`` is called with each fault when it happens. ``counters``
+    are those of the machine, shared by all its domains. ``generation`` grows when something is not mapped any more, or
+    is mapped elsewhere: a device that keeps a window compares it before each use.
 
-    What the IOMMUs in front of the attached devices can do together is known once for all accesses: ``units`` (the
+    What the IOMMUs in front of the attached devices can do together is worked out when a device comes or goes, and not
+    for each access: ``units`` (the
     distinct ones), ``coherent`` (accesses snoop the caches), ``interrupt_remapping`` (interrupts are isolated),
     ``address_bits`` (width of an I/O virtual address), ``page_sizes`` (what all can map at once, smallest first) and
     ``reserved`` (inclusive ranges that cannot be mapped). An ``IommuUnit`` never changes.
@@ -140,7 +153,7 @@ class Domain:
         self.lock = RLock()
         self.mappings = IovaMap()
         self.entry_limit = entry_limit
-        self.devices: list[BusDevice] = []
+        self.devices: list[DmaSource] = []
         self.faults: deque[Fault] = deque(maxlen=FAULTS_KEPT)
         self.fault_count = 0
         self.closed = False
@@ -153,7 +166,7 @@ class Domain:
     # -- the hardware behind it ------------------------------------------------------------------
 
     def _survey(self) -> None:
-        """Sum up the IOMMUs in front of the devices; after each change of ``devices``."""
+        """Work out what the IOMMUs can do together; called after each change of ``devices``."""
         self.units = units = tuple(dict.fromkeys(d.unit for d in self.devices if d.unit))
         self.coherent = all(unit.coherent for unit in units)
         self.interrupt_remapping = all(unit.interrupt_remapping for unit in units)
@@ -162,15 +175,15 @@ class Domain:
         self.page_sizes = tuple(sorted(set.intersection(*sizes))) if sizes else (PAGE_SIZE,)
         self.reserved = tuple(sorted({r for unit in units for r in unit.reserved}))
 
-    def attach(self, dev: BusDevice) -> None:
-        """Route the device's DMA through this domain; the device's own error passes through."""
+    def attach(self, dev: DmaSource) -> None:
+        """Route the device's DMA through this domain. Raises what the device's ``attach`` raises."""
         with self.lock:
             dev.attach(self)
             self.devices.append(dev)
             self._survey()
 
-    def detach(self, dev: BusDevice) -> None:
-        """Cut the device off. Nothing happens if it was not attached."""
+    def detach(self, dev: DmaSource) -> None:
+        """Send the device's DMA nowhere. Nothing happens if it was not attached."""
         with self.lock:
             if dev in self.devices:
                 self.devices.remove(dev)
@@ -179,81 +192,21 @@ class Domain:
 
     # -- mappings --------------------------------------------------------------------------------
 
-    def map_range(
-        self, iova: int, size: int, vaddr: int, writable: bool, mm: Mm, limit: int | None
-    ) -> None:
-        """Map ``size`` bytes at ``iova`` to ``vaddr`` of ``mm`` (2011 vfio_iommu.c, vfio_dma_map).
+    def change(self) -> Change:
+        """Hold the lock for one change of the mappings that happens as a whole or not at all; see ``Change``."""
+        return Change(self.lock)
 
-        ``limit`` is the owner's RLIMIT_MEMLOCK in bytes (None: none). Order of the checks: range and
-        alignment (InvalidArgument), Overlap, LimitExceeded (memory), BadAddress, LimitExceeded (number of
-        mappings). Neighbours with the same permission that continue each other in both spaces become
-        one mapping. A range that is device memory only in part is charged as a whole.
-        """
-        self._check_range(iova, size, vaddr)
-        last = iova + size - 1
+    def replace(self, gone: Sequence[Mapping], new: Iterable[Mapping]) -> None:
+        """Take mappings out and put others in for the same addresses. What is charged does not change."""
         with self.lock:
-            self.check_open(iova)
-            self.check_window(iova, last)
-            self.check_overlap(iova, last)
-            below, above = self._neighbours(iova, last, vaddr, writable, mm)
-            pages = size // PAGE_SIZE
-            mm.charge(pages, limit)
-            try:
-                charged = mm.memory.pin(vaddr, size, writable) > 0
-                joined = [m for m in (below, above) if m is not None and m.charged == charged]
-                self.check_entries(len(self.mappings) + 1 - len(joined))
-            except BaseException:
-                mm.uncharge(pages)
-                raise
-            if not charged:
-                mm.uncharge(pages)
-            for neighbour in joined:
-                self._remove(neighbour)
-            self.mappings.insert(
-                Mapping(
-                    min([m.first for m in joined] + [iova]),
-                    max([m.last for m in joined] + [last]),
-                    min([m.vaddr for m in joined] + [vaddr]),
-                    writable,
-                    mm,
-                    charged,
-                )
-            )
-
-    def unmap_range(self, iova: int, size: int) -> int:
-        """Unmap what is mapped in the range, cutting mappings where it begins and ends.
-
-        Nothing mapped there, holes, and size 0 are no errors. Returns the number of bytes unmapped.
-        LimitExceeded if a mapping would have to become two and there are too many.
-        """
-        self._check_range(iova, size, 0, allow_empty=True)
-        if size == 0:
-            return 0
-        last = iova + size - 1
-        with self.lock:
-            found = self.mappings.overlapping(iova, last)
-            if len(found) == 1 and found[0].first < iova and found[0].last > last:
-                self.check_entries(len(self.mappings) + 1)
-            done = self.drop(found[1:-1])
-            for m in dict.fromkeys(found[:1] + found[-1:]):
-                self._remove(m)
-                low, high = max(m.first, iova), min(m.last, last)
-                if m.first < low:
-                    self.mappings.insert(
-                        Mapping(m.first, low - 1, m.vaddr, m.writable, m.mm, m.charged)
-                    )
-                if m.last > high:
-                    vaddr = m.vaddr + (high + 1 - m.first)
-                    self.mappings.insert(
-                        Mapping(high + 1, m.last, vaddr, m.writable, m.mm, m.charged)
-                    )
-                done += high - low + 1
-                if m.charged:
-                    m.mm.uncharge((high - low + 1) // PAGE_SIZE)
-            return done
+            for mapping in gone:
+                self.mappings.remove(mapping)
+                self._invalidate(mapping.first, mapping.last)
+            for mapping in new:
+                self.mappings.insert(mapping)
 
     def drop(self, mappings: list[Mapping]) -> int:
-        """Forget whole mappings, given in order, and uncharge them; returns how many bytes they were."""
+        """Take whole mappings, given in order, out of the map and uncharge them; returns how many bytes they were."""
         if not mappings:
             return 0
         with self.lock:
@@ -265,16 +218,12 @@ class Domain:
             return self._uncharge(mappings)
 
     def unmap_all(self) -> None:
-        """Forget every mapping and uncharge it."""
+        """Take every mapping out of the map and uncharge it."""
         with self.lock:
             self._uncharge(self.mappings)
             self.mappings.clear()
             self._tlb.clear()
             self.generation += 1
-
-    def _remove(self, mapping: Mapping) -> None:
-        self.mappings.remove(mapping)
-        self._invalidate(mapping.first, mapping.last)
 
     @staticmethod
     def _uncharge(mappings: Iterable[Mapping]) -> int:
@@ -298,24 +247,13 @@ class Domain:
                 self.detach(dev)
             self.unmap_all()
 
-    def _check_range(self, iova: int, size: int, vaddr: int, allow_empty: bool = False) -> None:
-        for name, value in (("vaddr", vaddr), ("iova", iova), ("size", size)):
-            if value % PAGE_SIZE:
-                raise InvalidArgument(
-                    f"{name} {value:#x} is not a multiple of the page size 0x1000"
-                )
-        if size < 0 or (size == 0 and not allow_empty):
-            raise InvalidArgument(f"size is {size}")
-        check_wrap("iova", iova, size)
-        check_wrap("vaddr", vaddr, size)
-
     def check_open(self, iova: int) -> None:
-        """Gone once the domain is closed."""
+        """Check that the domain can be mapped into. Raises Gone once it is closed."""
         if self.closed:
             raise Gone(f"the iommu context is closed; iova {iova:#x} cannot be mapped")
 
     def check_overlap(self, first: int, last: int) -> None:
-        """Overlap if anything is mapped in the range."""
+        """Check that nothing is mapped in the range. Raises Overlap."""
         other = self.mappings.first_overlap(first, last)
         if other:
             raise Overlap(
@@ -324,43 +262,26 @@ class Domain:
             )
 
     def check_window(self, first: int, last: int) -> None:
-        """InvalidArgument for what the IOMMU cannot address or must not translate."""
+        """Check that the IOMMUs can translate the range. Raises InvalidArgument (address bits, reserved)."""
         if last >> self.address_bits:
             raise InvalidArgument(
                 f"iova {first:#x}-{last:#x} exceeds the IOMMU's {self.address_bits} address bits"
             )
-        check_reserved(self.reserved, first, last)
+        if self.reserved:
+            check_reserved(self.reserved, first, last)
 
     def check_entries(self, count: int) -> None:
-        """TooManyMappings if there would be ``count`` and that is over the limit."""
+        """Check that there may be ``count`` mappings. Raises TooManyMappings."""
         if count > self.entry_limit:
             raise TooManyMappings(
                 f"there would be {count} mappings, {self.entry_limit} are allowed",
                 "raise dma_entry_limit in the machine file",
             )
 
-    def _neighbours(
-        self, first: int, last: int, vaddr: int, writable: bool, mm: Mm
-    ) -> tuple[Mapping | None, Mapping | None]:
-        """The mappings below and above that the new one continues."""
-        below = self.mappings.find(first - 1) if first else None
-        if below and not (
-            below.writable == writable and below.mm is mm and below.vaddr + below.size == vaddr
-        ):
-            below = None
-        above = self.mappings.find(last + 1) if last < ADDRESS_MAX else None
-        if above and not (
-            above.writable == writable
-            and above.mm is mm
-            and above.vaddr == vaddr + (last - first + 1)
-        ):
-            above = None
-        return below, above
-
     # -- accesses by devices ---------------------------------------------------------------------
 
     def dma_read(self, requester: str, iova: int, size: int) -> bytes:
-        """Read ``size`` bytes for the device named ``requester``. DmaFault if any is not mapped."""
+        """Read ``size`` bytes for the device named ``requester``. Raises DmaFault if any is not mapped readable."""
         with self.lock:
             m = self._tlb.get(iova >> PAGE_SHIFT)
             if m is None or not m.readable or iova + size - 1 > m.last:
@@ -371,7 +292,7 @@ class Domain:
             return self._fetch(requester, m, iova, size)
 
     def dma_write(self, requester: str, iova: int, data: bytes) -> None:
-        """Write ``data``; nothing is written when any byte is not mapped writable (DmaFault)."""
+        """Write ``data``. Raises DmaFault, and writes nothing, if any byte is not mapped writable."""
         size = len(data)
         with self.lock:
             m = self._tlb.get(iova >> PAGE_SHIFT)
@@ -385,7 +306,7 @@ class Domain:
             self.counters.written += size
 
     def dma_store(self, requester: str, iova: int, value: int, width: int) -> None:
-        """One store of 2, 4 or 8 bytes at an aligned address that nobody can see half of."""
+        """Store ``width`` bytes (2, 4 or 8) at an aligned address atomically. Raises InvalidArgument, DmaFault."""
         if width not in (2, 4, 8) or iova % width:
             raise InvalidArgument(f"a store of {width} bytes at iova {iova:#x} cannot be atomic")
         with self.lock:
@@ -401,10 +322,10 @@ class Domain:
                 ) from gone
 
     def dma_view(self, requester: str, iova: int, size: int) -> memoryview | None:
-        """A writable window on the program's own memory, or None where there cannot be one.
+        """Return a writable window on the program's own memory, or None where there cannot be one. Raises DmaFault.
 
-        It stays valid as memory after an unmap, as a window on a page that a device has cached does;
-        whoever keeps it must drop it when the range is unmapped.
+        The window stays valid as memory after an unmap, as a page does whose translation a device has cached; a
+        device that keeps one must drop it when the range is unmapped.
         """
         with self.lock:
             pieces = self._translate(requester, iova, size, write=True)
@@ -414,10 +335,10 @@ class Domain:
             return m.mm.memory.view(m.vaddr + (at - m.first), n)
 
     def dma_window(self, iova: int) -> tuple[int, int, memoryview] | None:
-        """The whole mapping around ``iova`` as (first address, address behind it, window), for who moves much.
+        """Return the whole mapping around ``iova`` as (first address, address behind it, window), for bulk transfers.
 
-        None where there is none, it is not readable and writable, or the memory cannot be seen that way; nothing
-        is recorded. Valid while ``generation`` stays the same. Bytes moved are counted by who moves them.
+        None where there is no mapping, where it is not readable and writable, or where the memory has no view; no
+        fault is recorded. Valid while ``generation`` stays the same. The caller counts the bytes that it moves.
         """
         with self.lock:
             m = self.mappings.find(iova)
@@ -427,7 +348,7 @@ class Domain:
             return None if window is None else (m.first, m.last + 1, window)
 
     def fault(self, device: str, iova: int, size: int, write: bool, reason: str) -> DmaFault:
-        """Record a fault and return the condition to raise."""
+        """Record a fault; returns the condition to raise."""
         fault = Fault(device, iova, size, write, reason)
         with self.lock:
             self.faults.append(fault)
@@ -477,7 +398,7 @@ class Domain:
         return pieces
 
     def _invalidate(self, first: int, last: int) -> None:
-        """Forget what was translated in the range; whoever takes a mapping out of the map calls it."""
+        """Forget kept translations of the range; every method that takes a mapping out of the map calls it."""
         self.generation += 1
         tlb = self._tlb
         if not tlb:

@@ -1,23 +1,22 @@
 """``Ioas``: an I/O address space of an iommufd, and the rules of what is mapped there.
 
-An address space stands over one ``Domain``: its map, its translation and its faults are those of every ABI. The
-page tables that hardware would have (``core/structure/iommufd.py``, ``Hwpt``) are users of the address space: while
-there is one, memory is held, and while there is none a mapping is a promise that nobody looks at::
+An address space stands over one ``Domain``: its map, its translation and its faults are those of every ABI. The page
+tables that hardware would have (``Hwpt``) are users of the address space: memory is held while there is one, and
+mappings are recorded, but neither checked nor charged, while there is none::
 
     no page table --first one--> every area is checked and charged, or nothing is changed
     page table    --last one---> every area is uncharged, and stays mapped
 
-*Areas* are never joined and, but for ``cut``, never split: what was mapped as one goes as one. An area has a
-``Backing``, the memory that a program named in one go; copies of an area in other spaces share it, so a page is
-charged once however often it is mapped.
+*Areas* (``area.py``) are never joined and, but for ``cut``, never split: what was mapped by one call is unmapped as a
+whole.
 
     granule     1 byte; 4096 if large pages are off; at least the smallest page of each page table
     reserved    what the IOMMUs cannot address, and what the attached devices must not; nothing is mapped there
-    allowed     where ``place`` may choose addresses; empty: anywhere. Fixed addresses do not care
+    allowed     where ``place`` may choose addresses; empty: anywhere. Fixed addresses may be outside
 
 A refused call changes nothing: that holds also for an unmap of a range that ends inside an area, of which Linux
 unmaps what comes before. Callers hold no lock; the domain's is taken here.
-Behaviour: drivers/iommu/iommufd/io_pagetable.c.
+Behaviour: drivers/iommu/iommufd/io_pagetable.c (iopt_map_pages, iopt_unmap_iova).
 """
 
 from __future__ import annotations
@@ -26,10 +25,21 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from uvfio.core.translation.domain import ADDRESS_MAX, PAGE_SIZE, Domain, check_reserved
-from uvfio.core.translation.iova import Mapping, Span, gaps, touched
+from uvfio.core.translation.address import (
+    ADDRESS_MAX,
+    PAGE_SIZE,
+    Span,
+    check_aligned,
+    check_end,
+    check_reserved,
+    check_size,
+    gaps,
+    join,
+    last_of,
+    touched,
+)
+from uvfio.core.translation.area import Area, Backing
 from uvfio.errors import (
-    BadAddress,
     InvalidArgument,
     IovaInUse,
     NoSpace,
@@ -40,104 +50,33 @@ from uvfio.errors import (
 )
 
 if TYPE_CHECKING:
-    from uvfio.core.seams import Mm
-    from uvfio.core.structure.iommufd import Hwpt
-    from uvfio.core.translation.domain import IommuUnit
+    from uvfio.core.translation.domain import Change, Domain
+    from uvfio.core.translation.unit import IommuUnit
 
-__all__ = ["Area", "Backing", "Ioas"]
+__all__ = ["Hwpt", "Ioas"]
 
-Piece = tuple["Backing", int, int]  # address in the backing's memory, bytes
+Piece = tuple[Backing, int, int]  # address in the backing's memory, bytes
 HUGE_PAGE = 2 << 20
 
 
-class Backing:
-    """Memory that a program named in one call (struct iopt_pages).
+class Hwpt:
+    """A page table of an address space, for devices behind one IOMMU (struct iommufd_hw_pagetable).
 
-    ``mm`` is where it is, ``payer`` who is charged for it within ``limit`` bytes (None: none). ``from_file``: it is
-    a file's, by offset, and no address space's. ``locked`` counts the pages that are held.
+    ``auto``: it was made by the attachment of a device. ``users`` counts the devices that are attached to it.
     """
 
-    __slots__ = ("_held", "from_file", "limit", "locked", "mm", "payer", "writable")
+    __slots__ = ("auto", "ioas", "unit", "users")
 
-    def __init__(
-        self,
-        mm: Mm,
-        writable: bool,
-        payer: Mm,
-        limit: int | None,
-        *,
-        from_file: bool = False,
-    ) -> None:
-        self.mm = mm
-        self.writable = writable
-        self.payer = payer
-        self.limit = limit
-        self.from_file = from_file
-        self.locked = 0
-        self._held: list[Area] = []
+    def __init__(self, ioas: Ioas, unit: IommuUnit, *, auto: bool) -> None:
+        self.ioas = ioas
+        self.unit = unit
+        self.auto = auto
+        self.users = 0
 
-    def hold(self, area: Area) -> None:
-        """Check and charge the pages of ``area`` that are not held yet.
-
-        BadAddress: not mapped, not writable, or a device's own memory. LimitExceeded.
-        """
-        if not (area.readable or area.writable):
-            raise InvalidArgument(f"{area!r} can be neither read nor written")
-        pages = _pages([*self._held, area])
-        if pages > self.locked:
-            taken = self.mm.memory.pin(area.vaddr, area.size, self.writable)
-            if taken < area.size:
-                raise BadAddress(
-                    f"{area.vaddr:#x}+{area.size:#x} has {area.size - taken:#x} bytes of a device's memory",
-                    "containers of /dev/vfio/vfio take it, /dev/iommu does not",
-                )
-            self.payer.charge(pages - self.locked, self.limit)
-        self.locked = pages
-        self._held.append(area)
-
-    def release(self, area: Area) -> None:
-        """The area is held no longer."""
-        self._held.remove(area)
-        pages = _pages(self._held)
-        self.payer.uncharge(self.locked - pages)
-        self.locked = pages
-
-    def divide(self, area: Area, parts: Sequence[Area]) -> None:
-        """``parts`` together stand for ``area``."""
-        if area in self._held:
-            self._held.remove(area)
-            self._held.extend(parts)
-
-
-class Area(Mapping):
-    """What one call has mapped, or a part of it after a cut. Charges go through its ``backing``."""
-
-    __slots__ = ("backing",)
-
-    def __init__(
-        self, first: int, last: int, vaddr: int, backing: Backing, readable: bool, writable: bool
-    ) -> None:
-        super().__init__(first, last, vaddr, writable, backing.mm, False, readable)
-        self.backing = backing
-
-
-def _pages(areas: Sequence[Area]) -> int:
-    """How many pages of one backing the areas touch together."""
-    if not areas:
-        return 0
-    spans = [(area.vaddr // PAGE_SIZE, (area.vaddr + area.size - 1) // PAGE_SIZE) for area in areas]
-    return sum(last - first + 1 for first, last in join(spans))
-
-
-def join(spans: Iterable[Span]) -> list[Span]:
-    """The same addresses as inclusive ranges in order that neither overlap nor touch."""
-    joined: list[Span] = []
-    for first, last in sorted(spans):
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = joined[-1][0], max(joined[-1][1], last)
-        else:
-            joined.append((first, last))
-    return joined
+    def suits(self, unit: IommuUnit) -> bool:
+        """Whether devices behind ``unit`` can use it."""
+        mine = self.unit
+        return (mine.page_sizes, mine.address_bits) == (unit.page_sizes, unit.address_bits)
 
 
 class Ioas:
@@ -187,10 +126,8 @@ class Ioas:
 
         Returns the I/O address. Order: WrapsAround (memory), InvalidArgument (no size), what ``place`` raises.
         """
-        if address + size > ADDRESS_MAX:
-            raise WrapsAround(f"memory {address:#x}+{size:#x} wraps around 2**64")
-        if not size:
-            raise InvalidArgument("size is 0")
+        check_end("memory", address, size)
+        check_size(size)
         return self.place([(backing, address, size)], iova, readable=readable, writable=writable)
 
     def place(
@@ -202,11 +139,10 @@ class Ioas:
         Overlap; NoSpace), ReadOnly, InvalidArgument (offset in a page), BadAddress, LimitExceeded.
         """
         size = sum(piece[2] for piece in pieces)
-        with self.domain.lock:
+        with self.domain.change() as change:
             self._check_open()
             granule = self.granule
-            if size % granule:
-                raise InvalidArgument(f"size {size:#x} is not a multiple of {granule:#x}")
+            check_aligned(granule, "", size=size)
             if iova is None:
                 iova = self._choose(pieces[0][1], size)
             else:
@@ -220,7 +156,7 @@ class Ioas:
                 areas.append(Area(at, at + length - 1, address, backing, readable, writable))
                 at += length
             if self.hwpts:
-                self._hold(areas)
+                self._hold(change, areas)
             for area in areas:
                 self.domain.mappings.insert(area)
             return iova
@@ -230,7 +166,7 @@ class Ioas:
 
         InvalidArgument (no size), WrapsAround, NotMapped if any of it is not mapped.
         """
-        last = _last(iova, size)
+        last = last_of(iova, size)
         with source.domain.lock:
             found, at = [], iova
             while at <= last:
@@ -243,10 +179,8 @@ class Ioas:
             return found
 
     def _check_iova(self, iova: int, size: int) -> None:
-        granule = self.granule
-        if iova % granule:
-            raise InvalidArgument(f"iova {iova:#x} is not a multiple of {granule:#x}")
-        last = _last(iova, size)
+        check_aligned(self.granule, "", iova=iova)
+        last = last_of(iova, size)
         check_reserved(self.reserved, iova, last)
         self.domain.check_overlap(iova, last)
 
@@ -285,17 +219,12 @@ class Ioas:
         other = self.domain.mappings.first_overlap(first, last)
         return other.last if other else None
 
-    def _hold(self, areas: Iterable[Area]) -> None:
-        """Hold all or none."""
-        held = []
-        try:
-            for area in areas:
-                area.backing.hold(area)
-                held.append(area)
-        except BaseException:
-            for area in held:
-                area.backing.release(area)
-            raise
+    @staticmethod
+    def _hold(change: Change, areas: Iterable[Area]) -> None:
+        """Hold the areas as steps of ``change``: all or none."""
+        for area in areas:
+            area.backing.hold(area)
+            change.done(area.backing.release, area)
 
     # -- unmap -----------------------------------------------------------------------------------
 
@@ -306,7 +235,7 @@ class Ioas:
         InvalidArgument (no size), WrapsAround, NotMapped (nothing there, or only a part of an area),
         InvalidArgument (a cut that is not at the granule).
         """
-        last = _last(iova, size)
+        last = last_of(iova, size)
         with self.domain.lock:
             found = self._areas(iova, last)
             for edge in (iova, last + 1):
@@ -339,13 +268,9 @@ class Ioas:
         area = self.domain.mappings.find(edge)
         if not isinstance(area, Area) or area.first == edge:
             return
-        lower = Area(area.first, edge - 1, area.vaddr, area.backing, area.readable, area.writable)
-        vaddr = area.vaddr + edge - area.first
-        upper = Area(edge, area.last, vaddr, area.backing, area.readable, area.writable)
-        area.backing.divide(area, (lower, upper))
-        self.domain.drop([area])
-        self.domain.mappings.insert(lower)
-        self.domain.mappings.insert(upper)
+        parts = area.part(area.first, edge - 1), area.part(edge, area.last)
+        area.backing.divide(area, parts)
+        self.domain.replace((area,), parts)
 
     def _drop(self, areas: list[Area]) -> int:
         self._hints.clear()
@@ -436,7 +361,7 @@ class Ioas:
         holding the memory raises.
         """
         unit = hwpt.unit
-        with self.domain.lock:
+        with self.domain.change() as change:
             if unit.page_sizes[0] > PAGE_SIZE:
                 raise InvalidArgument(
                     f"the pages of {unit.name} have at least {unit.page_sizes[0]:#x} bytes"
@@ -444,12 +369,9 @@ class Ioas:
             if unit.page_sizes[0] > self.granule:
                 self.check_granule(unit.page_sizes[0])
             self.reserve(hwpt, _beyond(unit))
-            try:
-                if not self.hwpts:
-                    self._hold(self._areas(0, ADDRESS_MAX))
-            except BaseException:
-                self.unreserve(hwpt)
-                raise
+            change.done(self.unreserve, hwpt)
+            if not self.hwpts:
+                self._hold(change, self._areas(0, ADDRESS_MAX))
             self.hwpts.append(hwpt)
 
     def remove_hwpt(self, hwpt: Hwpt) -> None:
@@ -474,16 +396,6 @@ class Ioas:
 
 def _text(span: Span) -> str:
     return f"{span[0]:#x}-{span[1]:#x}"
-
-
-def _last(iova: int, size: int) -> int:
-    """The last byte. InvalidArgument for no size, WrapsAround."""
-    if not size:
-        raise InvalidArgument("size is 0")
-    last = iova + size - 1
-    if last > ADDRESS_MAX:
-        raise WrapsAround(f"iova {iova:#x}+{size:#x} wraps around 2**64")
-    return last
 
 
 def _beyond(unit: IommuUnit) -> tuple[Span, ...]:

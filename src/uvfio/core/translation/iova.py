@@ -12,18 +12,15 @@ coalescing are the domain's rules; this module only keeps order. Not synchronise
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Mm
 
-__all__ = ["IovaMap", "Mapping", "Span", "gaps", "touched"]
+__all__ = ["IovaMap", "Mapping"]
 
 CHUNK = 512
-
-Span = tuple[int, int]
-"""A range of addresses: first and last."""
 
 
 class Mapping:
@@ -58,29 +55,14 @@ class Mapping:
     def size(self) -> int:
         return self.last - self.first + 1
 
+    def part(self, first: int, last: int) -> Mapping:
+        """A new mapping of ``[first, last]``, which this one contains, to the same memory."""
+        vaddr = self.vaddr + (first - self.first)
+        return Mapping(first, last, vaddr, self.writable, self.mm, self.charged, self.readable)
+
     def __repr__(self) -> str:
         mode = "r" * self.readable + "w" * self.writable
         return f"<Mapping {self.first:#x}+{self.size:#x} -> {self.vaddr:#x} {mode}>"
-
-
-def touched(spans: Iterable[Span], first: int, last: int) -> Span | None:
-    """The first of ``spans`` with an address in ``[first, last]``."""
-    for span in spans:
-        if first <= span[1] and last >= span[0]:
-            return span
-    return None
-
-
-def gaps(spans: Iterable[Span], last: int) -> list[Span]:
-    """What ``spans``, which are sorted, leave of ``[0, last]``, in order."""
-    found, start = [], 0
-    for low, high in spans:
-        if start < min(low, last + 1):
-            found.append((start, min(low - 1, last)))
-        start = max(start, high + 1)
-    if start <= last:
-        found.append((start, last))
-    return found
 
 
 class IovaMap:

@@ -1,7 +1,7 @@
-"""``Type1``: what a container of type1 may map and unmap, in its two versions.
+"""``RulesType1``: what a container of type1 may map and unmap, in its two versions.
 
 The rules stand over a ``Domain``: its map, its limits and its accounting are the same for every ABI. What
-differs from the rules of 2011 (``Domain.map_range``): mappings are never joined, never cut, and reading is a
+differs from ``Rules2011``: mappings are never joined, never cut, and reading is a
 permission of its own.
 
     unmap of a range that ...        version 1                             version 2
@@ -24,17 +24,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from uvfio.core.translation.domain import PAGE_SIZE, Domain, check_wrap
-from uvfio.core.translation.iova import Mapping, gaps
+from uvfio.core.translation.address import (
+    PAGE_SIZE,
+    Span,
+    check_aligned,
+    check_size,
+    check_wrap,
+    gaps,
+)
+from uvfio.core.translation.iova import Mapping
 from uvfio.errors import InvalidArgument, NotMapped
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Mm
+    from uvfio.core.translation.domain import Domain
 
-__all__ = ["Type1"]
+__all__ = ["RulesType1"]
 
 
-class Type1:
+class RulesType1:
     """The mappings of one container; ``version`` is 1 or 2. ``tracking``: dirty pages are asked for."""
 
     __slots__ = ("domain", "tracking", "version")
@@ -56,7 +64,7 @@ class Type1:
         """How many mappings may still be made."""
         return max(self.domain.entry_limit - len(self.domain.mappings), 0)
 
-    def windows(self) -> list[tuple[int, int]]:
+    def windows(self) -> list[Span]:
         """The inclusive ranges that can be mapped, in order."""
         return gaps(self.domain.reserved, (1 << self.domain.address_bits) - 1)
 
@@ -86,7 +94,7 @@ class Type1:
             domain.check_entries(len(domain.mappings) + 1)
             domain.check_window(iova, last)
             charged = mm.memory.pin(vaddr, size, writable) > 0
-            if charged:
+            if charged:  # the last step that may fail: there is nothing to undo
                 mm.charge(size // PAGE_SIZE, limit)
             domain.mappings.insert(Mapping(iova, last, vaddr, writable, mm, charged, readable))
 
@@ -122,23 +130,23 @@ class Type1:
             self.domain.generation += 1
 
     def _check(self, iova: int, size: int, vaddr: int, *, wanted: bool) -> None:
-        if not size:
-            raise InvalidArgument("size is 0")
+        check_size(size)
         check_wrap("iova", iova, size)
         check_wrap("vaddr", vaddr, size)
         if not wanted:
             raise InvalidArgument(
                 "the permissions make no sense", "READ, WRITE or both; VADDR keeps what was given"
             )
-        self._check_aligned(iova=iova, size=size, vaddr=vaddr)
+        check_aligned(self.domain.page_sizes[0], "the page ", iova=iova, size=size, vaddr=vaddr)
 
-    def _check_aligned(self, **values: int) -> None:
+    def _check_range(self, iova: int, size: int) -> int:
+        """Check a range that is not to be mapped; returns its last address."""
         granule = self.domain.page_sizes[0]
-        for name, value in values.items():
-            if value % granule:
-                raise InvalidArgument(
-                    f"{name} {value:#x} is not a multiple of the page {granule:#x}"
-                )
+        check_aligned(granule, "the page ", iova=iova)
+        check_size(size)
+        check_aligned(granule, "the page ", size=size)
+        check_wrap("iova", iova, size)
+        return iova + size - 1
 
     # -- unmap -----------------------------------------------------------------------------------
 
@@ -180,18 +188,14 @@ class Type1:
         self, iova: int, size: int, everything: bool, dirty_page: int | None = None
     ) -> list[Mapping]:
         mappings = self.domain.mappings
-        self._check_aligned(iova=iova)
         if everything:
+            check_aligned(self.domain.page_sizes[0], "the page ", iova=iova)
             if iova or size:
                 raise InvalidArgument(f"all shall be unmapped, but {iova:#x}+{size:#x} is given")
             return list(mappings)
-        if not size:
-            raise InvalidArgument("size is 0")
-        self._check_aligned(size=size)
-        check_wrap("iova", iova, size)
+        last = self._check_range(iova, size)
         if dirty_page is not None:
             self._check_tracking(dirty_page)
-        last = iova + size - 1
         found = mappings.overlapping(iova, last)
         if self.version > 1:
             self._check_whole(iova, last, found)
@@ -219,13 +223,8 @@ class Type1:
 
         InvalidArgument: alignment, no size, a mapping would be cut, nobody tracks, another page size.
         """
-        self._check_aligned(iova=iova)
-        if not size:
-            raise InvalidArgument("size is 0")
-        self._check_aligned(size=size)
-        check_wrap("iova", iova, size)
+        last = self._check_range(iova, size)
         self._check_tracking(page)
-        last = iova + size - 1
         with self.domain.lock:
             found = self.domain.mappings.overlapping(iova, last)
             self._check_whole(iova, last, found)

@@ -1,7 +1,7 @@
-"""What an IOMMU would say of itself if it were one of Intel's: its capability registers.
+"""The capability registers of an IOMMU, in the layout of Intel's VT-d.
 
-Programs find them in IOMMU_GET_HW_INFO and in sysfs. They are made from what the IOMMU of the machine can do, so they
-say nothing else. Layouts: Intel Virtualization Technology for Directed I/O, sections 11.4.2 and 11.4.3.
+Programs find them in IOMMU_GET_HW_INFO and in sysfs. Each bit is worked out from a property of ``IommuUnit``, or is
+fixed; there is no state. Layouts: Intel Virtualization Technology for Directed I/O, sections 11.4.2 and 11.4.3.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from uvfio.core.translation.domain import IommuUnit
+    from uvfio.core.translation.unit import IommuUnit
 
 __all__ = ["capabilities", "extended_capabilities"]
 
@@ -29,7 +29,7 @@ SNOOP_CONTROL: Final = 1 << 7
 
 
 def capabilities(unit: IommuUnit) -> int:
-    """The capability register."""
+    """The capability register (CAP_REG, 64 bits) of ``unit``."""
     width = next((bits for bits in TABLE_LEVELS if bits >= unit.address_bits), 57)
     value = DOMAINS_64K | 1 << 8 + TABLE_LEVELS[width] | (unit.address_bits - 1) << 16
     value |= PAGES_2M * (2 << 20 in unit.page_sizes)
@@ -37,7 +37,7 @@ def capabilities(unit: IommuUnit) -> int:
 
 
 def extended_capabilities(unit: IommuUnit) -> int:
-    """The extended capability register."""
+    """The extended capability register (ECAP_REG, 64 bits) of ``unit``."""
     value = QUEUED_INVALIDATION | PASS_THROUGH
     value |= (COHERENT_WALKS | SNOOP_CONTROL) * unit.coherent
     return value | INTERRUPT_REMAPPING * unit.interrupt_remapping

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from uvfio.core.structure.framework import Framework
     from uvfio.core.structure.group import Group, OpenGroup
     from uvfio.core.translation.iova import Mapping
-    from uvfio.core.translation.rules_type1 import Type1
+    from uvfio.core.translation.rules_type1 import RulesType1
 
 __all__ = [
     "CONTAINER_NODE",
@@ -280,7 +280,7 @@ class ContainerFile(ModernFile):
             bitmap.mark(memory, iova, mapping)
         return 0
 
-    def _type1(self) -> Type1:
+    def _type1(self) -> RulesType1:
         type1 = self.container.type1
         assert type1 is not None, "dispatch has refused the request"
         return type1

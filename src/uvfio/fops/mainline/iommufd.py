@@ -23,8 +23,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.seams import Mm
-from uvfio.core.structure.iommufd import Assigned, Context, Hwpt
-from uvfio.core.translation.ioas import Backing, Ioas
+from uvfio.core.structure.iommufd import Assigned, Context
+from uvfio.core.translation.area import Backing
+from uvfio.core.translation.ioas import Hwpt, Ioas
 from uvfio.core.translation.vtd import capabilities, extended_capabilities
 from uvfio.errors import (
     BadAddress,

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from uvfio.core.translation.ioas import Backing
+from uvfio.core.translation.area import Backing
 from uvfio.errors import InvalidArgument, UnknownCommand
 from uvfio.fops.mainline.group import answer_info, read_info, read_map
 from uvfio.fops.wire import Chain, ModernFile, read_struct

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.irq import ReportedEvent
 from uvfio.core.structure.device import DeviceKind, DeviceTree
+from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.errors import (
     Gone,
     InvalidArgument,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from uvfio.core.structure.framework import Framework
     from uvfio.core.structure.group import Group, OpenGroup
     from uvfio.core.structure.iommu import Iommu, OpenIommu
-    from uvfio.core.translation.domain import Domain
 
 __all__ = ["DeviceFile", "GroupFile", "IommuFile", "install", "open_group"]
 
@@ -180,17 +180,17 @@ class IommuFile(RfcFile):
     def map_dma(self, task: Task, arg: int) -> int:
         """VFIO_IOMMU_MAP_DMA: by the owner only (D25); READ is implied."""
         _, vaddr, iova, size, flags = rfc.DMA_MAP.unpack(task.memory.read(arg, 40))
-        domain = self._owned(task)
+        rules = self._owned(task)
         if flags & ~rfc.VFIO_DMA_MAP_FLAG_WRITE:
             raise InvalidArgument(f"flags {flags:#x} has unknown bits", "only bit 0, WRITE, exists")
         writable = bool(flags & rfc.VFIO_DMA_MAP_FLAG_WRITE)
-        domain.map_range(iova, size, vaddr, writable, task.mm, task.memlock_limit())
+        rules.map(iova, size, vaddr, task.mm, task.memlock_limit(), writable=writable)
         return 0
 
     def unmap_dma(self, task: Task, arg: int) -> int:
         """VFIO_IOMMU_UNMAP_DMA: vaddr and flags are ignored, nothing mapped is no error."""
         _, _, iova, size, _ = rfc.DMA_MAP.unpack(task.memory.read(arg, 40))
-        self._owned(task).unmap_range(iova, size)
+        self._owned(task).unmap(iova, size)
         return 0
 
     def _iommu(self) -> Iommu:
@@ -199,13 +199,13 @@ class IommuFile(RfcFile):
             raise Gone("the iommu context was revoked")
         return iommu
 
-    def _owned(self, task: Task) -> Domain:
+    def _owned(self, task: Task) -> Rules2011:
         iommu = self._iommu()
         iommu.check_owner(task.mm)
         domain = iommu.domain
         if domain is None:
             raise Gone("the iommu context was revoked just now")
-        return domain
+        return Rules2011(domain)
 
     COMMANDS: ClassVar[dict[int, Callable[..., int]]] = {
         rfc.VFIO_IOMMU_GET_FLAGS: get_flags,

@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from uvfio.core.seams import Clock, Store, Timer
-    from uvfio.core.translation.domain import Domain, IommuUnit
+    from uvfio.core.translation.domain import Domain
+    from uvfio.core.translation.unit import IommuUnit
     from uvfio.drivers.platform.hardware import InterruptSink
 
 __all__ = ["EdgeLine", "LevelLine", "MemoryRegion", "PlatformModel", "RegisterRegion"]

@@ -18,7 +18,7 @@ from uvfio.core.translation.vtd import capabilities, extended_capabilities
 from uvfio.machine.sysfs.tree import MAJOR, MISC_MAJOR, CharDev, Directory, Link, text_line
 
 if TYPE_CHECKING:
-    from uvfio.core.translation.domain import IommuUnit
+    from uvfio.core.translation.unit import IommuUnit
     from uvfio.machine.machine import Machine
     from uvfio.machine.sysfs.tree import Node
 

@@ -9,9 +9,10 @@ import pytest
 from support.iommufd import describe
 from support.world import PAGE, UNIT, World
 from uvfio.core.structure.claim import Claim, claim_for
-from uvfio.core.structure.iommufd import Context, Hwpt
-from uvfio.core.translation.domain import IommuUnit
-from uvfio.core.translation.ioas import Backing, Ioas
+from uvfio.core.structure.iommufd import Context
+from uvfio.core.translation.area import Backing
+from uvfio.core.translation.ioas import Hwpt, Ioas
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     InvalidArgument,
     IovaInUse,

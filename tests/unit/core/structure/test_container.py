@@ -11,7 +11,7 @@ from uvfio.core.structure.container import Container
 from uvfio.core.structure.device import BoundDevice, BusDevice, OpenDevice
 from uvfio.core.structure.group import OpenGroup
 from uvfio.core.structure.iommu import Lifetime
-from uvfio.core.translation.domain import IommuUnit
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     Busy,
     Gone,

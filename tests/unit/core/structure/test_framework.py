@@ -16,7 +16,8 @@ from uvfio.core.structure.device import BusDevice, OpenDevice
 from uvfio.core.structure.framework import MINORMASK, Framework
 from uvfio.core.structure.group import OpenGroup
 from uvfio.core.structure.iommu import OpenIommu
-from uvfio.core.translation.domain import IommuUnit
+from uvfio.core.translation.rules_2011 import Rules2011
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     Busy,
     Gone,
@@ -271,7 +272,7 @@ def test_existing_users_carry_on_when_a_device_is_added(pair: Pair) -> None:
     opened = pair.open_iommu()
     domain = pair.iommu(1).domain
     assert domain is not None
-    domain.map_range(0, PAGE, 0, True, pair.owner, None)
+    Rules2011(domain).map(0, PAGE, 0, pair.owner, None, writable=True)
     pair.plug("new", 1, bind=False)
     assert opened.iommu is pair.iommu(1)
     assert len(domain.mappings) == 1
@@ -552,7 +553,7 @@ def test_a_merge_into_a_used_group_extends_its_mappings_to_the_new_devices(pair:
     pair.open_iommu()
     domain = pair.iommu(1).domain
     assert domain is not None
-    domain.map_range(0, PAGE, 0, True, pair.owner, None)
+    Rules2011(domain).map(0, PAGE, 0, pair.owner, None, writable=True)
     pair.merge()
     assert pair.devices["b"].domain is domain
     assert len(domain.mappings) == 1
@@ -744,7 +745,7 @@ def test_unmerge_leaves_the_mappings_and_files_of_the_others_alone(pair: Pair) -
     opened = pair.open_iommu(pair.b)
     domain = pair.iommu(1).domain
     assert domain is not None
-    domain.map_range(0, PAGE, 0, True, pair.owner, None)
+    Rules2011(domain).map(0, PAGE, 0, pair.owner, None, writable=True)
     pair.framework.unmerge(pair.a, pair.b, pair.owner)
     assert opened.iommu is pair.iommu(1)
     assert pair.iommu(1).domain is domain
@@ -915,7 +916,7 @@ def test_mappings_go_with_the_last_file_although_the_group_is_open(pair: Pair) -
     opened = pair.open_iommu()
     domain = pair.iommu(1).domain
     assert domain is not None
-    domain.map_range(0, PAGE, 0, True, pair.owner, None)
+    Rules2011(domain).map(0, PAGE, 0, pair.owner, None, writable=True)
     pair.framework.close_iommu(opened)
     assert pair.owner.locked_pages == 0
     pair.open_iommu()

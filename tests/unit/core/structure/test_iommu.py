@@ -9,7 +9,9 @@ from uvfio.core.seams import Mm
 from uvfio.core.structure.device import Device
 from uvfio.core.structure.group import Group
 from uvfio.core.structure.iommu import Iommu, Lifetime, OpenIommu
-from uvfio.core.translation.domain import Domain, IommuUnit
+from uvfio.core.translation.domain import Domain
+from uvfio.core.translation.rules_2011 import Rules2011
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     Gone,
     InvalidArgument,
@@ -161,7 +163,7 @@ def test_missing_interrupt_remapping_can_be_allowed() -> None:
 def test_close_detaches_everything_and_gives_memory_back() -> None:
     context = Context()
     domain = context.iommu.open(context.mm)
-    domain.map_range(0, 4096, 0, True, context.mm, None)
+    Rules2011(domain).map(0, 4096, 0, context.mm, None, writable=True)
     context.device("a").reserved = True
     context.iommu.close()
     assert context.iommu.domain is None
@@ -222,7 +224,7 @@ def test_review_09_detach_group_needs_only_the_group_that_leaves() -> None:
     context = Context()
     context.iommu.attach_group(context.make_group(2, "c"))
     domain = context.iommu.open(context.mm)
-    domain.map_range(0, 4096, 0, True, context.mm, None)
+    Rules2011(domain).map(0, 4096, 0, context.mm, None, writable=True)
     dev = context.bus("a")
     context.iommu.detach_group(context.group)
     assert context.group.iommu is None

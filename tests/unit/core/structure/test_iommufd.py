@@ -11,9 +11,11 @@ from support.iommufd import describe
 from support.world import PAGE, SparseMemory, World
 from uvfio.core.seams import Mm
 from uvfio.core.structure.claim import claim_for
-from uvfio.core.structure.iommufd import Assigned, Context, Hwpt
-from uvfio.core.translation.domain import Domain, IommuUnit
-from uvfio.core.translation.ioas import Backing, Ioas
+from uvfio.core.structure.iommufd import Assigned, Context
+from uvfio.core.translation.area import Backing
+from uvfio.core.translation.domain import Domain
+from uvfio.core.translation.ioas import Hwpt, Ioas
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     Busy,
     InvalidArgument,

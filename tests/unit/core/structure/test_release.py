@@ -12,6 +12,7 @@ from support.world import FakeBusDevice, World, refused, same_state
 from uvfio.core.seams import Mm
 from uvfio.core.structure import release
 from uvfio.core.structure.group import OpenGroup
+from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.errors import (
     Busy,
     Cancelled,
@@ -432,7 +433,7 @@ def test_revoke_of_a_member_leaves_the_others_undisturbed(world: Used) -> None:
     opened = world.framework.open_iommu(world.b, world.owner)
     domain = world.iommu(1).domain
     assert domain is not None
-    domain.map_range(0, 4096, 0, True, world.owner, None)
+    Rules2011(domain).map(0, 4096, 0, world.owner, None, writable=True)
     world.unbind("b", revoke=True)
     assert a.data is world.bounds["a"]
     assert b.data is None

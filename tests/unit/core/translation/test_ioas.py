@@ -9,9 +9,11 @@ import pytest
 
 from support.world import PAGE, SparseMemory
 from uvfio.core.seams import Mm
-from uvfio.core.structure.iommufd import Hwpt
-from uvfio.core.translation.domain import ADDRESS_MAX, Domain, IommuUnit
-from uvfio.core.translation.ioas import Area, Backing, Ioas, join
+from uvfio.core.translation.address import ADDRESS_MAX
+from uvfio.core.translation.area import Area, Backing
+from uvfio.core.translation.domain import Domain
+from uvfio.core.translation.ioas import Hwpt, Ioas
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     BadAddress,
     InvalidArgument,
@@ -81,21 +83,6 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
-
-
-@pytest.mark.parametrize(
-    ("spans", "joined"),
-    [
-        ([], []),
-        ([(5, 6), (0, 3)], [(0, 3), (5, 6)]),
-        ([(0, 3), (4, 6)], [(0, 6)]),
-        ([(0, 9), (2, 3), (9, 9)], [(0, 9)]),
-    ],
-)
-def test_join_leaves_ranges_that_neither_overlap_nor_touch(
-    spans: list[tuple[int, int]], joined: list[tuple[int, int]]
-) -> None:
-    assert join(spans) == joined
 
 
 # -- map -----------------------------------------------------------------------------------------

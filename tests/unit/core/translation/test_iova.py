@@ -7,7 +7,7 @@ import pytest
 from support.world import SparseMemory
 from uvfio.core.seams import Mm
 from uvfio.core.translation import iova
-from uvfio.core.translation.iova import IovaMap, Mapping, gaps, touched
+from uvfio.core.translation.iova import IovaMap, Mapping
 
 MM = Mm(SparseMemory())
 TOP = (1 << 64) - 1
@@ -158,19 +158,3 @@ def test_if_one_is_not_there_none_goes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(table) == inside
     with pytest.raises(KeyError):
         IovaMap().remove_all(inside)
-
-
-def test_gaps_between_ranges() -> None:
-    assert gaps((), 9) == [(0, 9)]
-    assert gaps([(0, 2), (5, 5)], 9) == [(3, 4), (6, 9)]
-    assert gaps([(1, 4), (2, 3), (8, 20)], 9) == [(0, 0), (5, 7)]
-    assert gaps([(20, 30)], 9) == [(0, 9)]
-    assert gaps([(0, 9)], 9) == []
-
-
-@pytest.mark.parametrize(
-    ("first", "last", "wanted"),
-    [(0, 2, None), (0, 3, (3, 5)), (5, 5, (3, 5)), (6, 7, None), (4, 9, (3, 5)), (9, 9, (8, 9))],
-)
-def test_the_range_that_is_touched(first: int, last: int, wanted: tuple[int, int] | None) -> None:
-    assert touched([(3, 5), (8, 9)], first, last) == wanted

@@ -1,4 +1,4 @@
-"""``Type1``: the mapping rules of today's containers, in both versions; every refusal leaves all as it was."""
+"""``RulesType1``: the mapping rules of type1 containers, in both versions; every refusal leaves all as it was."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 
 from support.world import PAGE, FakeBusDevice, SparseMemory
 from uvfio.core.seams import Mm
-from uvfio.core.translation.domain import Domain, IommuUnit
+from uvfio.core.translation.domain import Domain
 from uvfio.core.translation.iova import Mapping
-from uvfio.core.translation.rules_type1 import Type1
+from uvfio.core.translation.rules_type1 import RulesType1
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     BadAddress,
     DmaFault,
@@ -39,7 +40,7 @@ class Bench:
         self.mm = Mm(self.memory, "program")
         unit = unit or IommuUnit(address_bits=64, reserved=())
         self.domain.attach(FakeBusDevice("edu", 1, unit=unit))
-        self.type1 = Type1(self.domain, version)
+        self.type1 = RulesType1(self.domain, version)
 
     def map(
         self,

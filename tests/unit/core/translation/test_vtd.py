@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from uvfio.core.translation.domain import IommuUnit
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.core.translation.vtd import capabilities, extended_capabilities
 
 

@@ -35,7 +35,7 @@ from support.world import (
 )
 from uvfio.core.seams import Mm
 from uvfio.core.structure.device import DeviceKind
-from uvfio.core.translation.domain import IommuUnit
+from uvfio.core.translation.unit import IommuUnit
 from uvfio.doors.local import LocalEvent, Process
 from uvfio.errors import Busy, Gone, InvalidArgument, NoSpace, TooManyFiles
 from uvfio.fops.file import File

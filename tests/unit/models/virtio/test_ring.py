@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from support.virtio_driver import MEMORY, NEXT, WRITE, Memory, Ring, mapped
 from uvfio.core.seams import Mm
+from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.errors import BrokenRing, DmaFault
 from uvfio.kit.dma import PlainDma
 from uvfio.kit.dma_window import DmaWindows
@@ -187,23 +188,25 @@ def test_reading_behind_writing(pair: Pair) -> None:
 def test_a_ring_that_is_not_mapped(windows: bool) -> None:
     pair = Pair(windows)
     pair.driver.offer(0)
-    pair.domain.unmap_range(AT & ~0xFFF, 0x1000)
+    Rules2011(pair.domain).unmap(AT & ~0xFFF, 0x1000)
     pair.refresh()
     with pytest.raises(DmaFault):
         pair.device.take(1)
-    pair.domain.map_range(AT & ~0xFFF, 0x1000, AT & ~0xFFF, True, Mm(pair.memory), None)
+    Rules2011(pair.domain).map(
+        AT & ~0xFFF, 0x1000, AT & ~0xFFF, Mm(pair.memory), None, writable=True
+    )
     pair.refresh()
     assert len(pair.device.take(1)) == 1
 
 
 def test_a_ring_across_two_mappings_is_copied() -> None:
     pair = Pair(windows=True)
-    pair.domain.unmap_range(AT + 0x1000, MEMORY - AT - 0x1000)
+    Rules2011(pair.domain).unmap(AT + 0x1000, MEMORY - AT - 0x1000)
     other = Memory()
     pair.driver.describe(0, 0x1000, 1)
     pair.driver.offer(0)
     other.bytes[:] = pair.memory.bytes
-    pair.domain.map_range(AT + 0x1000, 0x1000, AT + 0x1000, True, Mm(other), None)
+    Rules2011(pair.domain).map(AT + 0x1000, 0x1000, AT + 0x1000, Mm(other), None, writable=True)
     pair.refresh()
     assert pair.device.take(1) == [(0, [(0x1000, 1)], [])]
     pair.device.push([0, 7])
