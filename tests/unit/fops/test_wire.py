@@ -38,7 +38,7 @@ class Raising(ModernFile):
             raise self.error
         return arg
 
-    COMMANDS: ClassVar = {0x3B64: command}
+    REQUESTS: ClassVar = {0x3B64: command}
 
 
 def memory(data: bytes) -> SparseMemory:

@@ -17,7 +17,7 @@ from support.mainline import (
     Desk,
     refused,
 )
-from uvfio.fops.mainline.group import ContainerFile
+from uvfio.fops.mainline.container import ContainerFile
 from uvfio.machine.spec import IommuSpec
 from uvfio.uapi import vfio
 

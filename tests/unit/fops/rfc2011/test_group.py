@@ -1229,7 +1229,7 @@ def test_review_11_every_kind_of_file_has_one_release() -> None:
 
 
 def test_review_10_an_iommu_file_gives_no_say_about_groups() -> None:
-    assert sorted(fops.IommuFile.COMMANDS) == sorted(
+    assert sorted(fops.IommuFile.REQUESTS) == sorted(
         [rfc.VFIO_IOMMU_GET_FLAGS, rfc.VFIO_IOMMU_MAP_DMA, rfc.VFIO_IOMMU_UNMAP_DMA]
     )
 
@@ -1274,6 +1274,6 @@ def test_every_ioctl_of_the_header_is_answered() -> None:
         "device": fops.DeviceFile,
     }
     for request, ioctl in rfc.IOCTLS.items():
-        assert request in kinds[ioctl.file].COMMANDS, ioctl.name
-    answered = [request for kind in kinds.values() for request in kind.COMMANDS]
+        assert request in kinds[ioctl.file].REQUESTS, ioctl.name
+    answered = [request for kind in kinds.values() for request in kind.REQUESTS]
     assert sorted(answered) == sorted(rfc.IOCTLS)
