@@ -12,7 +12,7 @@ STAMP := $(VENV)/.uvfio-installed
 TYPED := src tests $(sort $(dir $(wildcard examples/*.py bench/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench soak clean
+.PHONY: help venv demo test lint support bench soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -35,6 +35,9 @@ lint: $(STAMP) ## format, rules, types, and the arrow of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports
+
+support: $(STAMP) ## write the tables of docs/reference/support.md anew
+	PYTHONPATH=tests $(BIN)/python tests/tools/support_matrix.py
 
 bench: $(STAMP) ## what an operation costs
 	$(BIN)/python bench/run.py
