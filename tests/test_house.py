@@ -49,6 +49,7 @@ TESTED_ELSEWHERE = {  # modules without a test module of their own name, and wha
     "drivers/platform/irqset": "tests/unit/drivers/test_platform_irqset.py",
     "machine/platform": "tests/unit/machine/test_device_tree.py",
     "machine/sysfs/platform": "tests/unit/machine/test_device_tree.py",
+    "fops/group": "tests/unit/fops/test_either.py",
     "fops/mainline/feature": "tests/unit/fops/mainline/test_device.py",
     "fops/mainline/type1": "tests/unit/fops/mainline/test_container.py",
     "fops/rfc2011/file": "tests/unit/fops/rfc2011/test_group.py",

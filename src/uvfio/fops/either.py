@@ -25,7 +25,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from uvfio.errors import BadAddress, VfioError
-from uvfio.fops.file import ABI_2011, MAINLINE, File
+from uvfio.fops.file import ABI_2011, MAINLINE
+from uvfio.fops.group import HeldGroupFile
 from uvfio.fops.mainline.group import GroupFile as MainlineGroupFile
 from uvfio.fops.rfc2011.group import GroupFile as RfcGroupFile
 from uvfio.fops.rfc2011.group import open_group as open_rfc_group
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Task
     from uvfio.core.structure.framework import Framework
     from uvfio.core.structure.group import Group, OpenGroup
+    from uvfio.fops.file import File
 
 __all__ = ["AnyGroupFile", "open_group"]
 
@@ -65,20 +67,13 @@ def open_group(framework: Framework, group: Group, task: Task, abi: str) -> File
     return AnyGroupFile(framework, held, abi)
 
 
-class AnyGroupFile(File):
+class AnyGroupFile(HeldGroupFile):
     """An open /dev/vfio/N. ``setting`` is the machine's; ``chosen`` the file that it has become, or None."""
 
-    __slots__ = ("chosen", "framework", "held", "setting")
-
-    framework: Framework
-
-    kind = "group"
-    structural = True
+    __slots__ = ("chosen", "setting")
 
     def __init__(self, framework: Framework, held: OpenGroup, setting: str) -> None:
-        super().__init__(f"/dev/vfio/{held.group.node_name}")
-        self.framework = framework
-        self.held = held
+        super().__init__(framework, held)
         self.setting = setting
         self.chosen: GroupFile | None = None
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from uvfio.fops.file import MAINLINE, find_file, install
+from uvfio.fops.file import find_file, install
+from uvfio.fops.group import HeldGroupFile
 from uvfio.fops.mainline.device import DeviceFile
 from uvfio.fops.mainline.file import MainlineFile, context_of
 from uvfio.fops.request import Request
@@ -20,32 +21,17 @@ from uvfio.uapi import vfio
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Task
-    from uvfio.core.structure.framework import Framework
-    from uvfio.core.structure.group import OpenGroup
 
 __all__ = ["GroupFile"]
 
 
-class GroupFile(MainlineFile):
+class GroupFile(HeldGroupFile, MainlineFile):
     """An open /dev/vfio/N of the mainline ABI."""
 
-    __slots__ = ("framework", "held")
-
-    framework: Framework
-
-    kind = "group"
-    structural = True
-
-    def __init__(self, framework: Framework, held: OpenGroup) -> None:
-        super().__init__(f"/dev/vfio/{held.group.node_name}")
-        self.framework = framework
-        self.held = held
+    __slots__ = ()
 
     def _release(self) -> None:
         self.framework.close_group(self.held)
-
-    def group_as(self, abi: str) -> OpenGroup | None:
-        return self.held if abi == MAINLINE else None
 
     # -- requests ------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from uvfio.errors import InvalidArgument
 from uvfio.fops.file import ABI_2011, find_file, install
+from uvfio.fops.group import HeldGroupFile
 from uvfio.fops.request import Request
 from uvfio.fops.rfc2011.device import DeviceFile
 from uvfio.fops.rfc2011.file import RfcFile
@@ -31,23 +32,10 @@ def open_group(framework: Framework, group: Group, task: Task) -> GroupFile:
     return GroupFile(framework, framework.open_group(group, task.mm))
 
 
-class GroupFile(RfcFile):
+class GroupFile(HeldGroupFile, RfcFile):
     """An open /dev/vfio/N. Every request but GET_FLAGS is for the owner of the set alone."""
 
-    __slots__ = ("framework", "held")
-
-    framework: Framework
-
-    kind = "group"
-    structural = True
-
-    def __init__(self, framework: Framework, held: OpenGroup) -> None:
-        super().__init__(f"/dev/vfio/{held.group.node_name}")
-        self.framework = framework
-        self.held = held
-
-    def group_as(self, abi: str) -> OpenGroup | None:
-        return self.held if abi == ABI_2011 else None
+    __slots__ = ()
 
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
         """Call the handler. EPERM for callers that do not own the set comes first, also for unknown requests."""
