@@ -12,7 +12,7 @@ STAMP := $(VENV)/.uvfio-installed
 TYPED := src tests $(sort $(dir $(wildcard examples/*.py bench/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint coverage bench soak clean
+.PHONY: help venv demo test lint support coverage bench soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -45,6 +45,9 @@ coverage: $(STAMP) ## how much of src the tests run, branches and child processe
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage html --quiet -d build/coverage/html
 	$(BIN)/coverage report
+
+support: $(STAMP) ## write the tables of docs/reference/support.md anew
+	PYTHONPATH=tests $(BIN)/python tests/tools/support_matrix.py
 
 bench: $(STAMP) ## what an operation costs
 	$(BIN)/python bench/run.py

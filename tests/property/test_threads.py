@@ -35,7 +35,8 @@ from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.doors.local import Process
 from uvfio.errors import LimitExceeded, VfioError
 from uvfio.fops.file import File
-from uvfio.fops.rfc2011.group import DeviceFile, IommuFile
+from uvfio.fops.rfc2011.device import DeviceFile
+from uvfio.fops.rfc2011.iommu import IommuFile
 
 THREADS = 8
 OPERATIONS = 2000

@@ -1,8 +1,8 @@
 """``AttributeFile``: an open file of sysfs that takes writes.
 
-It differs from a VFIO file in what it is for: one write(2) is one request, whatever parts it comes in, and the
-position may be set. What contents are and what a write means says ``Contents``; that it was opened for the access is
-checked here, as the kernel does before it asks anybody.
+Unlike a VFIO file, one write(2) is one request even if it arrives in several parts, and the position may be set. The
+meaning of reads and writes is that of its ``Contents``. Whether the file was opened for the access is checked here, as
+the kernel checks it before the attribute is called.
 
 A write that has to wait raises ``Deferred``: the door answers it when the wait is over.
 """
@@ -24,13 +24,13 @@ _ENODEV = 19
 
 
 class Contents(Protocol):
-    """What is behind the file."""
+    """The attribute behind the file."""
 
     def read(self, offset: int, count: int) -> bytes:
-        """The bytes there now, fewer at the end."""
+        """The bytes at ``offset``; fewer than ``count`` at the end."""
 
     def write(self, offset: int, data: bytes) -> tuple[int, Wait | None]:
-        """How many bytes were taken, and what that waits for."""
+        """The number of bytes taken, and the wait that has to end before the answer, or None."""
 
 
 class AttributeFile(File):
@@ -54,7 +54,7 @@ class AttributeFile(File):
         return self._contents.read(offset, count)
 
     def pwrite(self, task: Task, data: bytes, offset: int) -> int:
-        """InvalidArgument and the like as the attribute says; Deferred if it takes a while."""
+        """Raises BadDescriptor without write access, Deferred for a write that has to wait, else as the attribute."""
         if not self._writes:
             raise BadDescriptor(f"{self.name} is not open for writing")
         taken, wait = self._contents.write(offset, data)

@@ -1,127 +1,123 @@
-"""The group file that does not know yet which ABI its program speaks.
+"""The group file whose ABI is not known yet: it becomes a file of either ABI.
 
-/dev/vfio/N is the one node that both ABIs open. Which one a program means shows in its first ioctl:
+/dev/vfio/N is the one node that both ABIs open. The first ioctl decides:
 
-    values that only the RFC has          2011: GET_FLAGS, MERGE, UNMERGE, GET_DEVICE_FD
-    values that only mainline has         today: SET_CONTAINER, UNSET_CONTAINER, GET_DEVICE_FD
-    0x3b67 (GET_IOMMU_FD, GET_STATUS)     as the machine says
-    anything else                         decides nothing; it is refused as the machine's default does
+    numbers that only the RFC has         2011: GET_FLAGS, MERGE, UNMERGE, GET_DEVICE_FD
+    numbers that only mainline has        mainline: SET_CONTAINER, UNSET_CONTAINER, GET_DEVICE_FD
+    0x3b67 (GET_IOMMU_FD, GET_STATUS)     the machine's setting decides
+    any other                             decides nothing; it is refused as mainline refuses it
 
-What the machine says is "mainline", or "auto". Then what the program has shown so far counts: whoever has opened
-/dev/vfio/vfio or /dev/iommu, or had a file decide for today's ABI, means today's, and accordingly for 2011. A
-program that has shown nothing yet means GET_STATUS if the argument leads to the structure that belongs to it (its
-size, 8, comes first), and else GET_IOMMU_FD, which has no argument.
+The machine's setting is "mainline" or "auto". With "auto" the program's earlier calls decide: a program that has opened
+/dev/vfio/vfio or /dev/iommu, or whose file became one of mainline, uses mainline, and accordingly for 2011. For a
+program without such calls it is GET_STATUS if the argument points to the structure of that request (its size, 8, comes
+first), and else GET_IOMMU_FD, which has no argument.
 
-A file decides once; the files made from it follow. Being named by another file decides as well: MERGE takes its
-partner for a file of 2011, PCI_HOT_RESET takes groups of today.
+A file decides once; the files made from it follow. A request that names the file decides as well: MERGE makes it one of
+2011, PCI_HOT_RESET one of mainline (``group_as``).
 
-Exclusiveness follows: for who means today's ABI a group opens once (``exclusive``) unless its file turned out to
-speak 2011, for others as soon as its file decides for today's ABI; that fails with EBUSY, and nothing is decided,
-while the group is open elsewhere too.
+Exclusiveness follows: a group opens once (``exclusive``) for programs of mainline unless an open file of it became one
+of 2011; for other programs it becomes exclusive when the file decides for mainline. That is EBUSY, and nothing is
+decided, while the group is open elsewhere too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from uvfio.errors import BadAddress, VfioError
-from uvfio.fops.file import File
-from uvfio.fops.mainline.group import LegacyGroupFile
-from uvfio.fops.rfc2011 import group as rfc_fops
+from uvfio.fops.file import ABI_2011, MAINLINE
+from uvfio.fops.group import HeldGroupFile
+from uvfio.fops.mainline.group import GroupFile as MainlineGroupFile
+from uvfio.fops.rfc2011.group import GroupFile as RfcGroupFile
+from uvfio.fops.rfc2011.group import open_group as open_rfc_group
+from uvfio.fops.wire import read_u32
 from uvfio.uapi import rfc, vfio
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Task
     from uvfio.core.structure.framework import Framework
     from uvfio.core.structure.group import Group, OpenGroup
+    from uvfio.fops.file import File
 
-__all__ = ["MAINLINE", "AnyGroupFile", "open_group"]
+__all__ = ["AnyGroupFile", "open_group"]
 
-MAINLINE: Final = "mainline"
-
-FileT = TypeVar("FileT", bound=File)
-Face = rfc_fops.GroupFile | LegacyGroupFile
+GroupFile = RfcGroupFile | MainlineGroupFile
 
 SHARED: Final = rfc.VFIO_GROUP_GET_IOMMU_FD
 assert SHARED == vfio.VFIO_GROUP_GET_STATUS
 
-DECIDES: Final[dict[int, type[Face]]] = {
-    **dict.fromkeys(rfc_fops.GroupFile.COMMANDS, rfc_fops.GroupFile),
-    **dict.fromkeys(LegacyGroupFile.COMMANDS, LegacyGroupFile),
+FILES: Final[dict[str, type[GroupFile]]] = {ABI_2011: RfcGroupFile, MAINLINE: MainlineGroupFile}
+DECIDES: Final[dict[int, str]] = {
+    **dict.fromkeys(RfcGroupFile.REQUESTS, ABI_2011),
+    **dict.fromkeys(MainlineGroupFile.REQUESTS, MAINLINE),
 }
 
 
 def open_group(framework: Framework, group: Group, task: Task, abi: str) -> File:
-    """``open("/dev/vfio/N")`` where ``abi`` is "2011" (that and nothing else), "mainline" or "auto" (undecided;
-    the default is today's, or what the program has shown).
+    """``open("/dev/vfio/N")`` where ``abi`` is "2011" (never another one), "mainline" or "auto" (undecided).
 
-    NoSuchGroup when the group went meanwhile, Busy when today's ABI has it open.
+    Raises NoSuchGroup if the group went meanwhile, Busy if a file of mainline has it open.
     """
-    if abi == "2011":
-        return rfc_fops.open_group(framework, group, task)
-    modern = MAINLINE in (abi, task.mm.abi)
+    if abi == ABI_2011:
+        return open_rfc_group(framework, group, task)
+    mainline = MAINLINE in (abi, task.mm.abi)
     with framework.lock:
         shared = any(not held.exclusive for held in group.opens)
-        held = framework.open_group(group, task.mm, exclusive=modern and not shared)
+        held = framework.open_group(group, task.mm, exclusive=mainline and not shared)
     return AnyGroupFile(framework, held, abi)
 
 
-class AnyGroupFile(File):
-    """An open /dev/vfio/N. ``abi`` is what the machine says; ``chosen`` the file that it has become, or None."""
+class AnyGroupFile(HeldGroupFile):
+    """An open /dev/vfio/N. ``setting`` is the machine's; ``chosen`` the file that it has become, or None."""
 
-    __slots__ = ("abi", "chosen", "framework", "held")
+    __slots__ = ("chosen", "setting")
 
-    kind = "group"
-    structural = True
-
-    def __init__(self, framework: Framework, held: OpenGroup, abi: str) -> None:
-        super().__init__(f"/dev/vfio/{held.group.node_name}")
-        self.framework = framework
-        self.held = held
-        self.abi = abi
-        self.chosen: Face | None = None
+    def __init__(self, framework: Framework, held: OpenGroup, setting: str) -> None:
+        super().__init__(framework, held)
+        self.setting = setting
+        self.chosen: GroupFile | None = None
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
+        """Decide if this is the first request, and let the chosen file answer. Busy as ``decide``."""
         chosen = self.chosen
         if chosen is None:
-            wanted = self._means(task, arg) if cmd == SHARED else DECIDES.get(cmd)
-            if wanted is None:  # refused, and which check refuses it is the default's
-                return LegacyGroupFile(self.framework, self.held).ioctl(task, cmd, arg)
-            chosen = self.decide(wanted)
-            task.mm.abi = MAINLINE if wanted is LegacyGroupFile else "2011"
+            abi = self._meant(task, arg) if cmd == SHARED else DECIDES.get(cmd)
+            if abi is None:
+                return MainlineGroupFile(self.framework, self.held).ioctl(task, cmd, arg)
+            chosen = self.decide(abi)
+            task.mm.abi = abi
         return chosen.ioctl(task, cmd, arg)
 
-    def _means(self, task: Task, arg: int) -> type[Face]:
-        """What the shared value means; see the module's head."""
-        shown = MAINLINE if self.abi == MAINLINE else task.mm.abi
-        if not shown:
+    def _meant(self, task: Task, arg: int) -> str:
+        """The ABI of a request with the shared number; see the module's head."""
+        abi = MAINLINE if self.setting == MAINLINE else task.mm.abi
+        if not abi:
             try:
-                argsz = int.from_bytes(task.memory.read(arg, 4), "little")
+                argsz = read_u32(task.memory, arg)
             except BadAddress:
                 argsz = 0
-            shown = MAINLINE if argsz == vfio.HEAD.size else "2011"
-        return LegacyGroupFile if shown == MAINLINE else rfc_fops.GroupFile
+            abi = MAINLINE if argsz == vfio.HEAD.size else ABI_2011
+        return abi
 
     def abi_of(self, cmd: int) -> str:
-        face = type(self.chosen) if self.chosen else DECIDES.get(cmd, LegacyGroupFile)
-        return MAINLINE if face is LegacyGroupFile else "2011"
+        return self.chosen.abi if self.chosen else DECIDES.get(cmd, MAINLINE)
 
-    def decide(self, wanted: type[Face]) -> Face:
-        """Become a file of that ABI. Busy if the group cannot be opened that way now."""
-        if wanted is LegacyGroupFile:
+    def decide(self, abi: str) -> GroupFile:
+        """Become a file of that ABI. Raises Busy if the group cannot be opened that way now."""
+        if abi == MAINLINE:
             self.framework.claim_group(self.held)
         else:
             self.framework.share_group(self.held)
-        self.chosen = wanted(self.framework, self.held)
+        self.chosen = FILES[abi](self.framework, self.held)
         return self.chosen
 
-    def face(self, kind: type[FileT]) -> FileT | None:
-        if self.chosen is None and kind in (rfc_fops.GroupFile, LegacyGroupFile):
+    def group_as(self, abi: str) -> OpenGroup | None:
+        if self.chosen is None:
             try:
-                self.decide(rfc_fops.GroupFile if kind is rfc_fops.GroupFile else LegacyGroupFile)
+                self.decide(abi)
             except VfioError:
                 return None
-        return None if self.chosen is None else self.chosen.face(kind)
+        return None if self.chosen is None else self.chosen.group_as(abi)
 
     def _release(self) -> None:
         if self.chosen is None:

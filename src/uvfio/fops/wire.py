@@ -1,74 +1,70 @@
-"""What all files of today's ABIs share: a table of commands, errno, structs that grow, capability chains.
+"""What all ABIs read from a program's memory and write to it: integers, strings, structs that grow, capability chains.
 
-A struct begins with its own size, ``argsz``. A program may give more than we know (the rest is left alone) and
-must give at least what a command calls its smallest size (``read_struct``: InvalidArgument). An answer that does
-not fit says how large the struct has to be (``Chain``).
+A mainline struct begins with its own size, ``argsz`` or ``size``. A program may give more bytes than are known here
+and must give at least the smallest size of the request. type1 and device files leave the rest alone
+(``read_struct``); iommufd and the ioctls that are younger require zeroes there (``read_sized``, which is
+copy_struct_from_user). An answer that does not fit states the size that it needs (``Chain``).
 
-Conditions carry the errno that these ABIs give them: a group that is not viable is EPERM, a range that wraps is
-EOVERFLOW, too many mappings ENOSPC. An unknown command is ENOTTY.
+Functions here know neither files nor errno of one ABI. Each raises BadAddress for memory that is not there.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
-from uvfio.errors import (
-    InvalidArgument,
-    NotViable,
-    NoVectors,
-    TooManyMappings,
-    UnknownCommand,
-    VfioError,
-    WrapsAround,
-)
-from uvfio.fops.file import File
-from uvfio.uapi import vfio
+from uvfio.errors import InvalidArgument
+from uvfio.uapi import rfc
 
 if TYPE_CHECKING:
-    from uvfio.core.seams import Memory, Task
+    from uvfio.core.seams import Memory
 
-__all__ = ["Chain", "ModernFile", "read_sized", "read_struct"]
+__all__ = [
+    "OFFSET_MASK",
+    "PAGE_SIZE",
+    "PIECE",
+    "REGION_SHIFT",
+    "Chain",
+    "read_int",
+    "read_sized",
+    "read_string",
+    "read_struct",
+    "read_u32",
+]
 
-ERRNO: Final[dict[type[VfioError], int]] = {
-    NotViable: errno.EPERM,
-    NoVectors: errno.ERANGE,
-    TooManyMappings: errno.ENOSPC,
-    WrapsAround: errno.EOVERFLOW,
-}
-PIECE: Final = 4096  # bytes looked at in one go
+PAGE_SIZE: Final = 4096
+PIECE: Final = 4096  # bytes of a long argument that are read in one call
+REGION_SHIFT: Final = rfc.VFIO_REGION_SHIFT  # of file offsets, in all ABIs; VFIO_PCI_OFFSET_SHIFT
+OFFSET_MASK: Final = (1 << REGION_SHIFT) - 1
 CAP_HEADER: Final = struct.Struct("<HHI")  # id, version, offset of the next
 
 
-class ModernFile(File):
-    """A file whose ioctls are a table. ``kind`` is its name in ``uvfio.uapi.vfio.IOCTLS``."""
+def read_int(memory: Memory, address: int) -> int:
+    """A C ``int``."""
+    return int.from_bytes(memory.read(address, 4), "little", signed=True)
 
-    __slots__ = ()
 
-    COMMANDS: ClassVar[dict[int, Callable[..., int]]]
+def read_u32(memory: Memory, address: int) -> int:
+    """A ``__u32``, such as the size at the beginning of a struct."""
+    return int.from_bytes(memory.read(address, 4), "little")
 
-    def ioctl(self, task: Task, cmd: int, arg: int) -> int:
-        try:
-            return self.dispatch(task, cmd, arg)
-        except VfioError as error:
-            error.errno = ERRNO.get(type(error), error.errno)
-            raise
 
-    def abi_of(self, cmd: int) -> str:
-        return "mainline"
-
-    def dispatch(self, task: Task, cmd: int, arg: int) -> int:
-        """Look the command up and call it."""
-        handler = self.COMMANDS.get(cmd)
-        if handler is None:
-            raise UnknownCommand(f"{self.name} does not know {vfio.ioctl_name(self.kind, cmd)}")
-        return handler(self, task, arg)
+def read_string(memory: Memory, address: int, limit: int = PAGE_SIZE) -> str:
+    """A NUL-terminated string, like strndup_user. Raises InvalidArgument if it has no NUL within ``limit`` bytes."""
+    text = b""
+    while len(text) < limit:
+        at = address + len(text)
+        piece = memory.read(at, min(PAGE_SIZE - at % PAGE_SIZE, limit - len(text)))
+        end = piece.find(b"\0")
+        if end >= 0:
+            return (text + piece[:end]).decode("utf-8", "surrogateescape")
+        text += piece
+    raise InvalidArgument(f"the string at {address:#x} has no NUL within {limit} bytes")
 
 
 def read_struct(memory: Memory, address: int, size: int) -> bytes:
-    """The first ``size`` bytes of a struct. BadAddress, InvalidArgument if its ``argsz`` is less."""
+    """The first ``size`` bytes of a struct. Raises InvalidArgument if its ``argsz`` is less."""
     raw = memory.read(address, size)
     argsz = int.from_bytes(raw[:4], "little")
     if argsz < size:
@@ -77,9 +73,9 @@ def read_struct(memory: Memory, address: int, size: int) -> bytes:
 
 
 def read_sized(memory: Memory, address: int, size: int, full: int) -> bytes:
-    """``full`` bytes of a struct that its caller knows with ``size`` bytes (copy_struct_from_user).
+    """``full`` bytes of a struct of which the caller gives ``size`` bytes (copy_struct_from_user).
 
-    What is missing is 0, and what is too much has to be 0. BadAddress, InvalidArgument as E2BIG.
+    Missing bytes are 0. Raises InvalidArgument as E2BIG if bytes beyond ``full`` are not 0.
     """
     raw = memory.read(address, min(size, full))
     for at in range(full, size, PIECE):
@@ -92,7 +88,7 @@ def read_sized(memory: Memory, address: int, size: int, full: int) -> bytes:
 
 
 class Chain:
-    """Capabilities behind a struct: ``id, version, offset of the next`` and what each of them is made of."""
+    """Capabilities behind a struct: each is a header (id, version, offset of the next one) and its body."""
 
     __slots__ = ("_parts",)
 
@@ -103,7 +99,7 @@ class Chain:
         return bool(self._parts)
 
     def add(self, cap_id: int, body: bytes) -> None:
-        """Append capability ``cap_id``, version 1; ``body`` is what follows its header."""
+        """Append capability ``cap_id``, version 1. ``body`` follows the header; it is padded to 8 bytes."""
         self._parts.append((cap_id, body + bytes(-len(body) % 8)))
 
     @property
@@ -112,7 +108,7 @@ class Chain:
         return sum(CAP_HEADER.size + len(body) for _, body in self._parts)
 
     def pack(self, start: int) -> bytes:
-        """The chain as it is at ``start`` bytes into the struct."""
+        """The bytes of a chain that begins ``start`` bytes into the struct."""
         packed, at = b"", start
         for number, (cap_id, body) in enumerate(self._parts, 1):
             at += CAP_HEADER.size + len(body)
@@ -123,7 +119,7 @@ class Chain:
     def place(self, memory: Memory, address: int, argsz: int, start: int) -> tuple[int, int]:
         """Write the chain ``start`` bytes into the struct at ``address`` if ``argsz`` has room for it.
 
-        Returns (argsz, cap_offset) for the answer: the size that is needed and 0 if there is no room.
+        Returns (argsz, cap_offset) of the answer: the size that is needed, and 0, if there is no room.
         """
         if not self:
             return argsz, 0

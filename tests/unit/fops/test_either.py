@@ -10,10 +10,12 @@ import pytest
 from support.mainline import ALONE, FIRST, SECOND, Desk, refused
 from uvfio.doors.local import Process
 from uvfio.fops.either import AnyGroupFile
-from uvfio.fops.file import File
-from uvfio.fops.mainline import device as modern_device
-from uvfio.fops.mainline.group import LegacyGroupFile
-from uvfio.fops.rfc2011 import group as rfc_fops
+from uvfio.fops.file import ABI_2011, MAINLINE
+from uvfio.fops.mainline.device import DeviceFile as MainlineDeviceFile
+from uvfio.fops.mainline.group import GroupFile
+from uvfio.fops.rfc2011.device import DeviceFile
+from uvfio.fops.rfc2011.group import GroupFile as RfcGroupFile
+from uvfio.fops.rfc2011.iommu import IommuFile
 from uvfio.uapi import rfc, vfio
 
 UNKNOWN = 0x3BA0
@@ -54,7 +56,7 @@ def test_a_file_starts_undecided(abi: str) -> None:
 
 def test_a_machine_of_2011_has_nothing_else() -> None:
     desk = Desk("2011")
-    assert type(desk.me.file(desk.group(1))) is rfc_fops.GroupFile
+    assert type(desk.me.file(desk.group(1))) is RfcGroupFile
     with refused(desk, errno.ENOENT):
         desk.me.open("/dev/vfio/vfio")
 
@@ -64,11 +66,11 @@ def test_values_of_the_rfc_make_it_2011(abi: str) -> None:
     desk = Desk(abi)
     group = desk.group(1)
     assert flags(desk, group) == rfc.VFIO_GROUP_FLAGS_VIABLE
-    assert type(file_of(desk, group).chosen) is rfc_fops.GroupFile
+    assert type(file_of(desk, group).chosen) is RfcGroupFile
     iommu = desk.me.ioctl(group, SHARED)
-    assert isinstance(desk.me.file(iommu), rfc_fops.IommuFile)
+    assert isinstance(desk.me.file(iommu), IommuFile)
     device = desk.me.ioctl(group, rfc.VFIO_GROUP_GET_DEVICE_FD, ALONE)
-    assert type(desk.me.file(device)) is rfc_fops.DeviceFile
+    assert type(desk.me.file(device)) is DeviceFile
     for command in (vfio.VFIO_GROUP_SET_CONTAINER, vfio.VFIO_GROUP_UNSET_CONTAINER):
         with refused(desk, errno.ENOTTY):
             desk.me.ioctl(group, command)
@@ -79,10 +81,10 @@ def test_values_of_mainline_make_it_mainline(abi: str) -> None:
     desk = Desk(abi)
     group = desk.group(1)
     container = desk.container(group)
-    assert type(file_of(desk, group).chosen) is LegacyGroupFile
+    assert type(file_of(desk, group).chosen) is GroupFile
     assert desk.status(group) == 3
     device = desk.device(group, ALONE)
-    assert type(desk.me.file(device)) is modern_device.DeviceFile
+    assert type(desk.me.file(device)) is MainlineDeviceFile
     with refused(desk, errno.ENOTTY):
         flags(desk, group)
     desk.me.close(container)
@@ -90,7 +92,7 @@ def test_values_of_mainline_make_it_mainline(abi: str) -> None:
 
 def test_the_shared_value_follows_the_default() -> None:
     desk = Desk("auto")
-    assert isinstance(desk.me.file(desk.me.ioctl(desk.group(1), SHARED)), rfc_fops.IommuFile)
+    assert isinstance(desk.me.file(desk.me.ioctl(desk.group(1), SHARED)), IommuFile)
     desk = Desk("mainline")
     assert desk.status(desk.group(1)) == vfio.VFIO_GROUP_FLAGS_VIABLE
 
@@ -130,7 +132,7 @@ def test_who_opened_a_node_of_today_means_today(node: str) -> None:
         desk.group(1)
     with refused(desk, errno.EFAULT):
         desk.me.ioctl(group, SHARED, 0)
-    assert type(file_of(desk, group).chosen) is LegacyGroupFile
+    assert type(file_of(desk, group).chosen) is GroupFile
 
 
 def test_who_spoke_2011_goes_on_with_it() -> None:
@@ -144,7 +146,7 @@ def test_other_processes_are_other_programs() -> None:
     desk.me.open("/dev/vfio/vfio")
     other = Process(desk.machine, abi="auto")
     group = other.open("/dev/vfio/1")
-    assert isinstance(other.file(other.ioctl(group, SHARED)), rfc_fops.IommuFile)
+    assert isinstance(other.file(other.ioctl(group, SHARED)), IommuFile)
 
 
 def test_a_command_that_fails_decides_too() -> None:
@@ -152,7 +154,7 @@ def test_a_command_that_fails_decides_too() -> None:
     group = desk.group(1)
     with pytest.raises(OSError):
         desk.me.ioctl(group, vfio.VFIO_GROUP_UNSET_CONTAINER)
-    assert type(file_of(desk, group).chosen) is LegacyGroupFile
+    assert type(file_of(desk, group).chosen) is GroupFile
 
 
 def test_device_reset_of_2011_and_ioeventfd_have_one_number_on_two_files() -> None:
@@ -204,7 +206,7 @@ def test_a_partner_of_merge_is_of_2011() -> None:
     desk = Desk("mainline")
     one, two = desk.group(1), desk.group(2)
     desk.me.ioctl(one, rfc.VFIO_GROUP_MERGE, struct.pack("<i", two))
-    assert type(file_of(desk, two).chosen) is rfc_fops.GroupFile
+    assert type(file_of(desk, two).chosen) is RfcGroupFile
     container = desk.container(version=None)
     with refused(desk, errno.EINVAL):
         desk.me.ioctl(one, rfc.VFIO_GROUP_MERGE, struct.pack("<i", container))
@@ -219,16 +221,16 @@ def test_a_group_of_mainline_is_no_partner() -> None:
         desk.me.ioctl(one, rfc.VFIO_GROUP_MERGE, struct.pack("<i", two))
 
 
-def test_a_face_that_cannot_be_is_none() -> None:
+def test_a_group_that_cannot_be_of_mainline_is_none() -> None:
     desk = Desk("auto")
     group, second = desk.group(1), desk.group(1)
     file = file_of(desk, group)
-    assert file.face(LegacyGroupFile) is None
-    assert file.face(modern_device.DeviceFile) is None
+    assert file.group_as(MAINLINE) is None
     desk.me.close(second)
-    assert file.face(File) is None  # not decided by so general a question
-    assert file.face(LegacyGroupFile) is file.chosen
-    assert file.face(rfc_fops.GroupFile) is None
+    assert (file.container, file.context, file.chosen) == (None, None, None)  # these decide nothing
+    assert file.group_as(MAINLINE) is file.held
+    assert type(file.chosen) is GroupFile
+    assert file.group_as(ABI_2011) is None
 
 
 def test_hot_reset_takes_undecided_groups() -> None:

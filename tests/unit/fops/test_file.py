@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
+from uvfio.doors.local import LocalEvent
 from uvfio.errors import InvalidArgument, UnknownCommand, VfioError
-from uvfio.fops.file import Deferred, File
+from uvfio.fops.file import ABI_2011, MAINLINE, Deferred, File, find_file, report_signals
 
 TASK = cast("Any", None)
 
@@ -45,12 +46,44 @@ def test_a_file_is_released_once() -> None:
     assert (Counted.ends, file.released) == (1, True)
 
 
-def test_a_file_has_the_faces_of_its_classes() -> None:
+def test_a_file_is_nothing_to_other_files_unless_it_overrides_that() -> None:
     file = Counted("x")
-    assert file.face(Counted) is file
-    assert file.face(File) is file
-    assert File("y").face(Counted) is None
+    assert (file.framework, file.container, file.context) == (None, None, None)
+    assert file.group_as(ABI_2011) is file.group_as(MAINLINE) is None
+    assert file.abi_of(0x3B64) == ABI_2011
     assert file.sequential() is file
+
+
+def test_only_files_of_the_same_machine_are_found() -> None:
+    machine, other = cast("Any", object()), cast("Any", object())
+
+    class Member(File):
+        framework = machine
+
+    class Asking:
+        def file(self, fd: int) -> object:
+            return {3: member, 4: File("x"), 5: object()}[fd]
+
+    member, task = Member("m"), cast("Any", Asking())
+    assert find_file(task, 3, machine) is member
+    assert find_file(task, 3, other) is None
+    assert find_file(task, 4, machine) is None
+    assert find_file(task, 5, machine) is None
+
+
+def test_signals_are_reported_only_to_an_observer() -> None:
+    class Watched:
+        observer: object = None
+        said: ClassVar[list[dict[str, object]]] = []
+
+        def notify(self, kind: str, **facts: object) -> None:
+            self.said.append({"kind": kind, **facts})
+
+    watched, event = Watched(), LocalEvent()
+    assert report_signals(cast("Any", watched), event, "d", "MSI", 1) is event
+    watched.observer = print
+    report_signals(cast("Any", watched), event, "d", "MSI", 1).signal()
+    assert watched.said == [{"kind": "irq", "device": "d", "irq": "MSI", "vector": 1}]
 
 
 def test_an_answer_that_comes_later_knows_its_value_and_who_wants_it() -> None:

@@ -1,44 +1,22 @@
-"""fops.modern: structs that grow, chains of capabilities, and the errno of conditions."""
+"""fops.wire: numbers, strings, structs that grow, and chains of capabilities."""
 
 from __future__ import annotations
 
 import errno
 import struct
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import pytest
 
 from support.world import PAGE, SparseMemory
 from uvfio.errors import (
     BadAddress,
-    Busy,
     InvalidArgument,
-    NotViable,
-    NoVectors,
-    TooManyMappings,
-    UnknownCommand,
-    VfioError,
-    WrapsAround,
 )
-from uvfio.fops.wire import Chain, ModernFile, read_sized, read_struct
+from uvfio.fops.wire import Chain, read_int, read_sized, read_string, read_struct, read_u32
 
 AT = 0x1000
 TASK = cast("Any", None)
-
-
-class Raising(ModernFile):
-    """Its one command raises ``error``, or gives back its argument."""
-
-    __slots__ = ()
-    kind = "container"
-    error: ClassVar[VfioError | None] = None
-
-    def command(self, task: object, arg: int) -> int:
-        if self.error is not None:
-            raise self.error
-        return arg
-
-    COMMANDS: ClassVar = {0x3B64: command}
 
 
 def memory(data: bytes) -> SparseMemory:
@@ -47,42 +25,20 @@ def memory(data: bytes) -> SparseMemory:
     return made
 
 
-# -- commands ------------------------------------------------------------------------------------
+# -- numbers and strings ---------------------------------------------------------------------------
 
 
-def test_a_command_of_the_table_is_called_and_any_other_named() -> None:
-    file = Raising("container")
-    assert file.ioctl(TASK, 0x3B64, 7) == 7
-    with pytest.raises(UnknownCommand, match="VFIO_SET_IOMMU") as caught:
-        file.ioctl(TASK, 0x3B66, 0)
-    assert caught.value.errno == errno.ENOTTY
-    assert file.abi_of(0x3B64) == "mainline"
+def test_an_int_has_a_sign_and_a_size_has_none() -> None:
+    given = memory(b"\xff" * 4)
+    assert read_int(given, AT) == -1
+    assert read_u32(given, AT) == 0xFFFFFFFF
 
 
-@pytest.mark.parametrize(
-    ("condition", "number"),
-    [
-        (NotViable, errno.EPERM),
-        (NoVectors, errno.ERANGE),
-        (TooManyMappings, errno.ENOSPC),
-        (WrapsAround, errno.EOVERFLOW),
-        (Busy, errno.EBUSY),
-    ],
-)
-def test_conditions_have_the_numbers_of_these_abis(
-    condition: type[VfioError], number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Raising, "error", condition("no"))
-    with pytest.raises(condition) as caught:
-        Raising("container").ioctl(TASK, 0x3B64, 0)
-    assert caught.value.errno == number
-
-
-def test_a_number_that_a_call_chose_itself_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Raising, "error", InvalidArgument("no", errno=errno.E2BIG))
-    with pytest.raises(InvalidArgument) as caught:
-        Raising("container").ioctl(TASK, 0x3B64, 0)
-    assert caught.value.errno == errno.E2BIG
+def test_a_string_ends_within_its_limit() -> None:
+    given = memory(b"a\xffb" + bytes(1))
+    assert read_string(given, AT) == "a\udcffb"
+    with pytest.raises(InvalidArgument, match="no NUL within 3 bytes"):
+        read_string(given, AT, 3)
 
 
 # -- structs -------------------------------------------------------------------------------------

@@ -28,12 +28,11 @@ from typing import TYPE_CHECKING
 
 from uvfio.core.seams import Mm
 from uvfio.errors import BadAddress, BadDescriptor, InvalidArgument, NoSuchGroup, TooManyFiles
-from uvfio.fops.either import MAINLINE, open_group
-from uvfio.fops.file import File
+from uvfio.fops.either import open_group
+from uvfio.fops.file import MAINLINE, File, install
 from uvfio.fops.mainline.cdev import DEVICES, open_cdev
-from uvfio.fops.mainline.group import CONTAINER_NODE, open_container
+from uvfio.fops.mainline.container import CONTAINER_NODE, open_container
 from uvfio.fops.mainline.iommufd import IOMMU_NODE, open_iommufd
-from uvfio.fops.rfc2011.group import install
 
 if TYPE_CHECKING:
     from uvfio.machine.machine import Machine

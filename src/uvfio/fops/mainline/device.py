@@ -1,30 +1,34 @@
-"""The device file of today's ABIs, the same whether a group or /dev/vfio/devices led to it.
+"""The device file of the mainline ABIs, the same from a group and from /dev/vfio/devices.
 
 Regions are read, written and mapped at ``index << 40``. A PCI device has nine of them (0-5 BARs, 6 ROM, 7
-configuration space, 8 VGA, which is never there) and five kinds of interrupts (0 INTx, 1 MSI, 2 MSI-X, 3 ERR,
-4 REQ); a device of another bus has what its driver says.
+configuration space, 8 VGA, which no device here has) and five kinds of interrupts (0 INTx, 1 MSI, 2 MSI-X, 3 ERR,
+4 REQ); a device of another bus has what its driver reports.
 
-Each call runs under the device's lock, so it cannot be taken away in the middle of one. Only a bus reset does
-not: it needs the locks of several devices.
+Each call runs under the device's lock, so the device cannot be taken away in the middle of one. PCI_HOT_RESET is the
+exception: it needs the locks of several devices.
 
-``opened`` is None as long as the file may not be used yet; a file that came from a group always may.
+``opened`` is None as long as the file may not be used yet: all calls are EINVAL then. A file that came from a group
+has it from the beginning. A device that was taken away answers ENODEV.
 
 Behaviour: drivers/vfio/vfio_main.c (vfio_device_fops_unl_ioctl, vfio_ioctl_device_feature) and
-drivers/vfio/pci/vfio_pci_core.c (vfio_pci_core_ioctl and what it calls).
+drivers/vfio/pci/vfio_pci_core.c (vfio_pci_core_ioctl and the functions that it calls).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.bus import IrqAction, IrqData, IrqDevice, ModernDevice, TakesToken
-from uvfio.core.irq import ReportedEvent
 from uvfio.core.structure.device import DeviceKind
 from uvfio.errors import Gone, InvalidArgument, NoSpace, UnknownCommand
-from uvfio.fops.file import File
-from uvfio.fops.wire import Chain, ModernFile, read_struct
+from uvfio.fops.file import MAINLINE, find_file, report_signals
+from uvfio.fops.mainline.feature import GET, PROBE, SET, FeatureCall
+from uvfio.fops.mainline.file import MainlineFile
+from uvfio.fops.request import Handler, Partial, Refused, Request, handlers
+from uvfio.fops.wire import OFFSET_MASK, Chain, read_struct
+from uvfio.fops.wire import REGION_SHIFT as SHIFT
 from uvfio.uapi import vfio
 from uvfio.uapi import vfio_feature as features
 
@@ -35,9 +39,6 @@ if TYPE_CHECKING:
     from uvfio.core.structure.framework import Framework
 
 __all__ = ["DeviceFile"]
-
-SHIFT: Final = 40
-OFFSET_MASK: Final = (1 << SHIFT) - 1
 
 INFO: Final = struct.Struct("<IIIIII")  # argsz, flags, num_regions, num_irqs, cap_offset, pad
 INFO_MIN: Final = 16
@@ -66,15 +67,16 @@ WIDTHS: Final = {
 IRQ_NAMES: Final = ("INTx", "MSI", "MSI-X", "ERR", "REQ")
 U32_MAX: Final = 0xFFFFFFFF
 
-GET: Final = features.VFIO_DEVICE_FEATURE_GET
-SET: Final = features.VFIO_DEVICE_FEATURE_SET
-PROBE: Final = features.VFIO_DEVICE_FEATURE_PROBE
+NO_DISPLAY: Final = Refused("ENOTTY", "of graphics cards with a display; no model has one")
+OWN_NODE: Final = Refused("ENOTTY", "of devices opened by their own node, as in Linux")
 
 
-class DeviceFile(ModernFile):
-    """An open device. ``opened`` None: not usable yet, every call is InvalidArgument."""
+class DeviceFile(MainlineFile):
+    """An open device. ``mainline`` is the driver's interface for PCI devices, None for devices of other buses."""
 
-    __slots__ = ("device", "framework", "modern", "opened")
+    __slots__ = ("device", "framework", "mainline", "opened")
+
+    framework: Framework
 
     kind = "device"
     noexec = True
@@ -84,16 +86,16 @@ class DeviceFile(ModernFile):
         self.framework = framework
         self.device = device
         self.opened: OpenDevice | None = None
-        self.modern: ModernDevice | None = None
+        self.mainline: ModernDevice | None = None
         self.region_memory = device.name
         if opened is not None:
             self.use(opened)
 
     def use(self, opened: OpenDevice) -> None:
-        """From now on calls are served."""
+        """Serve calls from now on."""
         self.opened = opened
         if isinstance(opened.data, ModernDevice):
-            self.modern = opened.data
+            self.mainline = opened.data
 
     def _release(self) -> None:
         if self.opened is not None:
@@ -113,17 +115,17 @@ class DeviceFile(ModernFile):
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
         with self.device.lock:
-            opened, modern = self.opened, self.modern
-            if opened is None or opened.data is None or modern is None:
+            opened, mainline = self.opened, self.mainline
+            if opened is None or opened.data is None or mainline is None:
                 return self._bound().read(offset >> SHIFT, offset & OFFSET_MASK, count)
-            return modern.load(offset >> SHIFT, offset & OFFSET_MASK, count)
+            return mainline.load(offset >> SHIFT, offset & OFFSET_MASK, count)
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:
         with self.device.lock:
-            opened, modern = self.opened, self.modern
-            if opened is None or opened.data is None or modern is None:
+            opened, mainline = self.opened, self.mainline
+            if opened is None or opened.data is None or mainline is None:
                 return self._bound().write(offset >> SHIFT, offset & OFFSET_MASK, payload)
-            return modern.store(offset >> SHIFT, offset & OFFSET_MASK, payload)
+            return mainline.store(offset >> SHIFT, offset & OFFSET_MASK, payload)
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
         with self.device.lock:
@@ -132,14 +134,17 @@ class DeviceFile(ModernFile):
                 raise InvalidArgument("device memory can only be mapped MAP_SHARED")
             return data.mmap(offset >> SHIFT, offset & OFFSET_MASK, size)
 
-    # -- what there is -----------------------------------------------------------------------------
+    # -- information -------------------------------------------------------------------------------
 
-    def bind_iommufd(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_BIND_IOMMUFD: only for files of a device's own node (``fops/mainline/cdev.py``)."""
+    def refuse_bind(self, task: Task, arg: int) -> int:
+        """VFIO_DEVICE_BIND_IOMMUFD of a file that a group gave: EINVAL (device_cdev.c, vfio_df_ioctl_bind_iommufd)."""
         raise InvalidArgument("a device that was opened by its group cannot be bound to an iommufd")
 
     def get_info(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_GET_INFO."""
+        """VFIO_DEVICE_GET_INFO: the device's kind, numbers of regions and interrupts, RESET (vfio_pci_ioctl_get_info).
+
+        EFAULT, EINVAL for ``argsz`` below 16. Without capabilities.
+        """
         data, memory = self._bound(), task.memory
         argsz = int.from_bytes(read_struct(memory, arg, INFO_MIN)[:4], "little")
         flags = vfio.VFIO_DEVICE_FLAGS_RESET * data.resettable
@@ -154,7 +159,11 @@ class DeviceFile(ModernFile):
         return 0
 
     def get_region_info(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_GET_REGION_INFO, with SPARSE_MMAP and MSIX_MAPPABLE where they apply."""
+        """VFIO_DEVICE_GET_REGION_INFO, with SPARSE_MMAP and MSIX_MAPPABLE (vfio_pci_ioctl_get_region_info).
+
+        EFAULT, EINVAL for ``argsz`` below 32 or a region that does not exist. A region that the device does not have
+        has size 0.
+        """
         data, memory = self._bound(), task.memory
         raw = read_struct(memory, arg, vfio.REGION_INFO.size)
         argsz, _, index, *_ = vfio.REGION_INFO.unpack(raw)
@@ -174,16 +183,19 @@ class DeviceFile(ModernFile):
         return 0
 
     def get_irq_info(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_GET_IRQ_INFO."""
+        """VFIO_DEVICE_GET_IRQ_INFO: the number of vectors and flags (vfio_pci_ioctl_get_irq_info).
+
+        EFAULT, EINVAL for ``argsz`` below 16 or a kind of interrupt that does not exist.
+        """
         data, memory = self._bound(), task.memory
         argsz, _, index, _ = vfio.IRQ_INFO.unpack(read_struct(memory, arg, vfio.IRQ_INFO.size))
         flags = vfio.VFIO_IRQ_INFO_EVENTFD
-        modern = self.modern
-        if modern is None:
+        mainline = self.mainline
+        if mainline is None:
             irq = data.irq(index)
             count, level, resizable = irq.count, irq.level, True
         else:
-            count, resizable = modern.irq_count(index), modern.irq_resizable(index)
+            count, resizable = mainline.irq_count(index), mainline.irq_resizable(index)
             level = index == vfio.VFIO_PCI_INTX_IRQ_INDEX
         if level:
             flags |= vfio.VFIO_IRQ_INFO_MASKABLE | vfio.VFIO_IRQ_INFO_AUTOMASKED
@@ -195,14 +207,19 @@ class DeviceFile(ModernFile):
     # -- interrupts --------------------------------------------------------------------------------
 
     def set_irqs(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_SET_IRQS (vfio_set_irqs_validate_and_prepare, then the kind of interrupt decides)."""
-        modern, memory = self._interrupts(), task.memory
+        """VFIO_DEVICE_SET_IRQS: mask, unmask, trigger or connect interrupts (vfio_pci_ioctl_set_irqs).
+
+        First as vfio_set_irqs_validate_and_prepare: EFAULT, EINVAL for ``argsz`` below 20, for unknown flags, for a
+        kind or a range that does not exist, for not exactly one DATA flag, for an ``argsz`` without room for the data;
+        EFAULT for the data. Then ENOTTY for not exactly one ACTION flag, and as the driver's ``apply_irqs`` raises.
+        """
+        device, memory = self._interrupts(), task.memory
         argsz, flags, index, start, count = vfio.IRQ_SET.unpack(
             read_struct(memory, arg, vfio.IRQ_SET.size)
         )
         if flags & ~(DATA | ACTION) or count >= U32_MAX - start:
             raise InvalidArgument(f"flags {flags:#x}, {count} interrupts from {start}")
-        available = modern.irq_count(index)
+        available = device.irq_count(index)
         if start >= available or start + count > available:
             raise InvalidArgument(
                 f"{count} interrupts from {start} are wanted, interrupt {index} has {available}"
@@ -222,45 +239,49 @@ class DeviceFile(ModernFile):
         elif size:
             fds = struct.unpack(f"<{count}i", raw)
             data = lambda at: self._event(task, fds[at], index, start + at)  # noqa: E731
-        modern.apply_irqs(index, action, start, count, data)
+        device.apply_irqs(index, action, start, count, data)
         return 0
 
     def _event(self, task: Task, fd: int, index: int, vector: int) -> Event | None:
-        """The program's event, which tells the framework's observer of each signal, if there is one."""
+        """The program's event; None for a negative descriptor. Raises BadDescriptor, InvalidArgument."""
         if fd < 0:
             return None
-        event, framework, name = task.event(fd), self.framework, self.device.name
-        if framework.observer is None:
-            return event
-        irq = IRQ_NAMES[index] if self.modern is not None else self._bound().irq(index).name
-        return ReportedEvent(
-            event, lambda: framework.notify("irq", device=name, irq=irq, vector=vector)
-        )
+        event = task.event(fd)
+        irq = IRQ_NAMES[index] if self.mainline is not None else self._bound().irq(index).name
+        return report_signals(self.framework, event, self.device.name, irq, vector)
 
     def ioeventfd(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_IOEVENTFD: let an eventfd do a store; fd -1 ends that."""
-        modern = self._need("VFIO_DEVICE_IOEVENTFD")
+        """VFIO_DEVICE_IOEVENTFD: each signal of an eventfd does a store; fd -1 ends that (vfio_pci_ioctl_ioeventfd).
+
+        ENOTTY without PCI; EFAULT, EINVAL for ``argsz`` below 28, for not exactly one width, for fd below -1; then as
+        the driver's ``set_ioevent`` raises.
+        """
+        mainline = self._need("VFIO_DEVICE_IOEVENTFD")
         raw = read_struct(task.memory, arg, IOEVENTFD.size)
         _, flags, offset, value, fd = IOEVENTFD.unpack(raw)
         width = WIDTHS.get(flags)
         if width is None or fd < -1:
             raise InvalidArgument(f"flags {flags:#x} are no width, or {fd} is no descriptor")
         event = None if fd < 0 else lambda: task.event(fd)
-        modern.set_ioevent(offset >> SHIFT, offset & OFFSET_MASK, width, value, event)
+        mainline.set_ioevent(offset >> SHIFT, offset & OFFSET_MASK, width, value, event)
         return 0
 
     # -- resets ------------------------------------------------------------------------------------
 
     def reset(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_RESET."""
+        """VFIO_DEVICE_RESET: reset the function. EINVAL if it has no way to be reset (vfio_pci_ioctl_reset)."""
         self._bound().reset()
         return 0
 
     def get_hot_reset_info(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: who is reset with this device."""
-        modern, memory = self._need("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"), task.memory
+        """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: the devices that are reset with this one.
+
+        ENOTTY without PCI; EFAULT, EINVAL for ``argsz`` below 12; ENODEV if the bus cannot be reset; ENOSPC, with the
+        number of devices, if ``argsz`` has no room for all (vfio_pci_ioctl_get_pci_hot_reset_info).
+        """
+        mainline, memory = self._need("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"), task.memory
         argsz, *_ = HOT_RESET.unpack(read_struct(memory, arg, HOT_RESET.size))
-        scope = self.framework.bus_reset_scope(modern, self.device)
+        scope = self.framework.bus_reset_scope(mainline, self.device)
         room = (argsz - HOT_RESET.size) // DEPENDENT.size
         listed = b"".join(
             DEPENDENT.pack(self.dependent_id(found), found.segment, found.bus, found.devfn)
@@ -272,23 +293,26 @@ class DeviceFile(ModernFile):
         return 0
 
     def dependent_id(self, found: Dependent) -> int:
-        """How a device is named to who opened this file: by its group."""
+        """The number by which an answer names a device: that of its group."""
         return found.dev.group or 0
 
     def hot_reset_flags(self, scope: list[Dependent]) -> int:
-        """What the names mean, and whether all is the caller's."""
+        """The flags of the answer: what the numbers mean, and whether all devices are the caller's."""
         return 0
 
     def hot_reset(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_PCI_HOT_RESET: reset the bus; every open device on it must be the caller's.
+        """VFIO_DEVICE_PCI_HOT_RESET: reset the bus; every device on it that is in use must be the caller's.
 
-        Which ones are is shown by the group files that the caller names.
+        The caller names the groups that are its own by their descriptors. ENOTTY without PCI; EFAULT, EINVAL for
+        ``argsz`` below 12, for flags, without groups; ENODEV if the bus cannot be reset; EINVAL for more groups than
+        devices; EFAULT; EBADF or EINVAL for a descriptor that is no group; then EINVAL for a device of another user
+        (vfio_pci_ioctl_pci_hot_reset_groups). Other devices of the bus lose their state as well.
         """
-        modern, memory = self._need("VFIO_DEVICE_PCI_HOT_RESET"), task.memory
+        mainline, memory = self._need("VFIO_DEVICE_PCI_HOT_RESET"), task.memory
         _, flags, count = HOT_RESET.unpack(read_struct(memory, arg, HOT_RESET.size))
         if flags or not self.accepts_groups(count):
             raise InvalidArgument(f"flags {flags:#x} with {count} groups")
-        scope = self.framework.bus_reset_scope(modern, self.device)
+        scope = self.framework.bus_reset_scope(mainline, self.device)
         if count > len(scope):
             raise InvalidArgument(f"{count} groups are named, {len(scope)} devices are reset")
         owned = self._named_groups(task, memory.read(arg + HOT_RESET.size, 4 * count))
@@ -296,69 +320,63 @@ class DeviceFile(ModernFile):
         return 0
 
     def accepts_groups(self, count: int) -> bool:
-        """Whether so many groups may be named."""
+        """Whether a caller may name this number of groups."""
         return count > 0
 
     def owns(self, device: Device, named: set[object]) -> bool:
-        """Whether a device is the caller's, or nobody's."""
+        """Whether a device is the caller's or not in use, given the groups that the caller named."""
         return not device.in_use or device.group in named
 
     def _named_groups(self, task: Task, raw: bytes) -> set[object]:
-        from uvfio.fops.mainline.group import LegacyGroupFile
-
         groups: set[object] = set()
         for (fd,) in vfio.S32.iter_unpack(raw):
-            file = task.file(fd)
-            found = file.face(LegacyGroupFile) if isinstance(file, File) else None
-            if found is None or found.framework is not self.framework:
+            file = find_file(task, fd, self.framework)
+            held = None if file is None else file.group_as(MAINLINE)
+            if held is None:
                 raise InvalidArgument(f"descriptor {fd} is no group")
-            groups.add(found.held.group)
+            groups.add(held.group)
         return groups
 
     # -- features ----------------------------------------------------------------------------------
 
     def feature(self, task: Task, arg: int) -> int:
-        """VFIO_DEVICE_FEATURE: what this device cannot do is ENOTTY, also when it is only asked for."""
+        """VFIO_DEVICE_FEATURE: GET, SET or PROBE one feature (vfio_ioctl_device_feature).
+
+        EFAULT, EINVAL for ``argsz`` below 8, for unknown flags, for GET with SET unless PROBE is set; ENOTTY for a
+        feature that this device does not have, also for a probe; then as the feature.
+        """
         argsz, flags = vfio.HEAD.unpack(read_struct(task.memory, arg, vfio.HEAD.size))
         number = flags & features.VFIO_DEVICE_FEATURE_MASK
         if flags & ~(features.VFIO_DEVICE_FEATURE_MASK | GET | SET | PROBE):
             raise InvalidArgument(f"flags {flags:#x} has unknown bits")
         if not flags & PROBE and flags & GET and flags & SET:
             raise InvalidArgument("GET and SET exclude each other")
-        handler = self.FEATURES.get(number) if self.modern is not None else None
+        handler = self.FEATURE_HANDLERS.get(number) if self.mainline is not None else None
         if handler is None:
             known = features.FEATURES.get(number)
             name = known.name if known else f"feature {number}"
             raise UnknownCommand(f"{self.device.name} has no {name}")
-        return handler(self, task, flags, arg + vfio.HEAD.size, argsz - vfio.HEAD.size)
+        head = vfio.HEAD.size
+        return handler(self, FeatureCall(task, flags, arg + head, argsz - head))
 
-    @staticmethod
-    def checked(flags: int, given: int, operations: int, minimum: int) -> bool:
-        """Whether to go on, or False for a probe (vfio_check_feature)."""
-        if flags & (GET | SET) & ~operations:
-            raise InvalidArgument("the feature cannot be used in this way")
-        if flags & PROBE:
-            return False
-        if not flags & (GET | SET):
-            raise InvalidArgument("neither GET nor SET is wanted")
-        if given < minimum:
-            raise InvalidArgument(f"{given} bytes of data, {minimum} are needed")
-        return True
-
-    def low_power_entry(self, task: Task, flags: int, data: int, given: int) -> int:
-        """LOW_POWER_ENTRY."""
-        if self.checked(flags, given, SET, 0):
+    def low_power_entry(self, call: FeatureCall) -> int:
+        """LOW_POWER_ENTRY: EINVAL if the device is in low power already (vfio_pci_core_pm_entry)."""
+        if call.check(SET, 0):
             self._need("LOW_POWER_ENTRY").enter_low_power(None)
         return 0
 
-    def low_power_entry_with_wakeup(self, task: Task, flags: int, data: int, given: int) -> int:
-        """LOW_POWER_ENTRY_WITH_WAKEUP."""
-        if not self.checked(flags, given, SET, 8):
+    def low_power_entry_with_wakeup(self, call: FeatureCall) -> int:
+        """LOW_POWER_ENTRY_WITH_WAKEUP: an eventfd is signalled when the device wakes up by itself.
+
+        EFAULT, EINVAL for a negative descriptor or reserved bytes that are not 0, EBADF or EINVAL for a descriptor
+        that is no eventfd, EINVAL if the device is in low power already (vfio_pci_core_pm_entry_with_wakeup).
+        """
+        if not call.check(SET, 8):
             return 0
-        fd, reserved = struct.unpack("<iI", task.memory.read(data, 8))
+        fd, reserved = struct.unpack("<iI", call.task.memory.read(call.data, 8))
         if fd < 0 or reserved:
             raise InvalidArgument(f"descriptor {fd}, reserved {reserved:#x}")
-        event = task.event(fd)
+        event = call.task.event(fd)
         try:
             self._need("LOW_POWER_ENTRY_WITH_WAKEUP").enter_low_power(event)
         except BaseException:
@@ -366,31 +384,33 @@ class DeviceFile(ModernFile):
             raise
         return 0
 
-    def low_power_exit(self, task: Task, flags: int, data: int, given: int) -> int:
-        """LOW_POWER_EXIT."""
-        if self.checked(flags, given, SET, 0):
+    def low_power_exit(self, call: FeatureCall) -> int:
+        """LOW_POWER_EXIT: nothing if the device is not in low power (vfio_pci_core_pm_exit)."""
+        if call.check(SET, 0):
             self._need("LOW_POWER_EXIT").leave_low_power()
         return 0
 
-    def vf_token(self, task: Task, flags: int, data: int, given: int) -> int:
-        """PCI_VF_TOKEN: the token of a physical function (vfio_pci_core_feature_token)."""
+    def vf_token(self, call: FeatureCall) -> int:
+        """PCI_VF_TOKEN: set the token of a physical function; ENOTTY for others (vfio_pci_core_feature_token)."""
         taker = self._bound()
         if not isinstance(taker, TakesToken):
             raise UnknownCommand(f"{self.device.name} has no VF token")
         taker.set_token(None)
-        if self.checked(flags, given, SET, features.PCI_VF_TOKEN_SIZE):
-            taker.set_token(task.memory.read(data, features.PCI_VF_TOKEN_SIZE))
+        if call.check(SET, features.PCI_VF_TOKEN_SIZE):
+            taker.set_token(call.task.memory.read(call.data, features.PCI_VF_TOKEN_SIZE))
         return 0
 
-    def migration(self, task: Task, flags: int, data: int, given: int) -> int:
-        """What devices that migrate have; see ``fops/mainline/migration.py``, which most programs need not load."""
+    def migration(self, call: FeatureCall) -> int:
+        """The features of devices that migrate: ``migration.py``, which is loaded with the first such request."""
         from uvfio.fops.mainline.migration import HANDLERS
 
-        return HANDLERS[flags & features.VFIO_DEVICE_FEATURE_MASK](self, task, flags, data, given)
+        number = call.flags & features.VFIO_DEVICE_FEATURE_MASK
+        return HANDLERS[number](self.device, self.mainline, call)
 
     # -- inner -------------------------------------------------------------------------------------
 
     def _bound(self) -> BoundDevice:
+        """The driver's view of the device. Raises InvalidArgument before the file may be used, Gone."""
         opened = self.opened
         if opened is None:
             raise InvalidArgument(f"{self.device.name} is not usable through this file yet")
@@ -405,33 +425,58 @@ class DeviceFile(ModernFile):
         return data
 
     def _need(self, what: str) -> ModernDevice:
-        if self.modern is None:
+        """The driver's interface for PCI devices. Raises UnknownCommand for devices of other buses."""
+        if self.mainline is None:
             raise UnknownCommand(f"{self.device.name} has no {what}")
-        return self.modern
+        return self.mainline
 
-    FEATURES: ClassVar[dict[int, Callable[..., int]]] = {
-        features.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN: vf_token,
-        features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: low_power_entry,
-        features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: low_power_entry_with_wakeup,
-        features.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: low_power_exit,
-        **dict.fromkeys(features.MIGRATION_FEATURES, migration),
+    FEATURES: ClassVar[Mapping[int, Request]] = {
+        features.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN: Request(vf_token),
+        features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: Request(low_power_entry),
+        features.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP: Request(
+            low_power_entry_with_wakeup
+        ),
+        features.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: Request(low_power_exit),
+        **dict.fromkeys(features.MIGRATION_FEATURES, Request(migration)),
+        features.VFIO_DEVICE_FEATURE_DMA_LOGGING_START: Request(
+            migration, Partial("the log has pages of 2 MiB at most")
+        ),
+        features.VFIO_DEVICE_FEATURE_BUS_MASTER: Request(
+            None, Refused("ENOTTY", "of buses whose devices have no such bit: not of PCI")
+        ),
+        features.VFIO_DEVICE_FEATURE_DMA_BUF: Request(
+            None,
+            Refused(
+                "ENOTTY",
+                "as in a kernel that was built without it: nothing here could take such a buffer",
+            ),
+        ),
     }
-    COMMANDS: ClassVar[dict[int, Callable[..., int]]] = {
-        vfio.VFIO_DEVICE_GET_INFO: get_info,
-        vfio.VFIO_DEVICE_GET_REGION_INFO: get_region_info,
-        vfio.VFIO_DEVICE_GET_IRQ_INFO: get_irq_info,
-        vfio.VFIO_DEVICE_SET_IRQS: set_irqs,
-        vfio.VFIO_DEVICE_RESET: reset,
-        vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: get_hot_reset_info,
-        vfio.VFIO_DEVICE_PCI_HOT_RESET: hot_reset,
-        vfio.VFIO_DEVICE_IOEVENTFD: ioeventfd,
-        vfio.VFIO_DEVICE_FEATURE: feature,
-        vfio.VFIO_DEVICE_BIND_IOMMUFD: bind_iommufd,
+    FEATURE_HANDLERS: ClassVar[Mapping[int, Handler]] = handlers(FEATURES)
+    REQUESTS: ClassVar[Mapping[int, Request]] = {
+        vfio.VFIO_DEVICE_GET_INFO: Request(get_info),
+        vfio.VFIO_DEVICE_GET_REGION_INFO: Request(get_region_info),
+        vfio.VFIO_DEVICE_GET_IRQ_INFO: Request(get_irq_info),
+        vfio.VFIO_DEVICE_SET_IRQS: Request(set_irqs),
+        vfio.VFIO_DEVICE_RESET: Request(reset),
+        vfio.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: Request(get_hot_reset_info),
+        vfio.VFIO_DEVICE_PCI_HOT_RESET: Request(hot_reset),
+        vfio.VFIO_DEVICE_QUERY_GFX_PLANE: Request(None, NO_DISPLAY),
+        vfio.VFIO_DEVICE_GET_GFX_DMABUF: Request(None, NO_DISPLAY),
+        vfio.VFIO_DEVICE_IOEVENTFD: Request(ioeventfd),
+        vfio.VFIO_DEVICE_FEATURE: Request(
+            feature, Partial("not all features; see the table of features")
+        ),
+        vfio.VFIO_DEVICE_BIND_IOMMUFD: Request(
+            refuse_bind, Refused("EINVAL", "a group has opened the device, as in Linux")
+        ),
+        vfio.VFIO_DEVICE_ATTACH_IOMMUFD_PT: Request(None, OWN_NODE),
+        vfio.VFIO_DEVICE_DETACH_IOMMUFD_PT: Request(None, OWN_NODE),
     }
 
 
 def _describe_mapping(chain: Chain, region: Region) -> None:
-    """What is special about mapping a region."""
+    """Add the capabilities about mapping a region: its areas if not all of it, and the MSI-X table inside."""
     if region.areas:
         body = struct.pack("<II", len(region.areas), 0)
         body += b"".join(struct.pack("<QQ", *area) for area in region.areas)

@@ -16,55 +16,67 @@ Behaviour: drivers/iommu/iommufd/vfio_compat.c.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.translation.area import Backing
-from uvfio.errors import InvalidArgument, UnknownCommand
-from uvfio.fops.mainline.group import answer_info, read_info, read_map
-from uvfio.fops.wire import Chain, ModernFile, read_struct
-from uvfio.uapi import iommufd, vfio
+from uvfio.errors import InvalidArgument
+from uvfio.fops.mainline.type1 import (
+    EXTENSIONS,
+    VERSIONS,
+    answer_info,
+    get_api_version,
+    read_info,
+    read_map,
+    read_unmap,
+)
+from uvfio.fops.request import Dispatcher, Partial, Refused, Request
+from uvfio.fops.wire import Chain
+from uvfio.uapi import vfio
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Task
     from uvfio.core.structure.iommufd import Context
 
-__all__ = ["CompatFile"]
+__all__ = ["PARTLY_UNMAPPED", "ContainerRequests"]
 
-TYPES: Final = (vfio.VFIO_TYPE1_IOMMU, vfio.VFIO_TYPE1v2_IOMMU)
-ALWAYS: Final = (*TYPES, vfio.VFIO_UNMAP_ALL)
 MAP_FLAGS: Final = vfio.VFIO_DMA_MAP_FLAG_READ | vfio.VFIO_DMA_MAP_FLAG_WRITE
 PAGES_ALL: Final = (1 << 64) - 4096  # as long as no IOMMU says otherwise
 PLENTY: Final = 0xFFFFFFFF  # mappings are not counted
 
 
-class CompatFile(ModernFile):
-    """See the module's head."""
+PARTLY_UNMAPPED: Final = Partial(
+    "a range that ends inside an area unmaps nothing; Linux unmaps the areas before that one"
+)
+NOT_HERE: Final = Refused("ENOTTY", "not on /dev/iommu, as in Linux")
+
+
+class ContainerRequests(Dispatcher):
+    """The container's requests to the iommufd ``context``. ``IommufdFile`` calls the handlers."""
 
     __slots__ = ("context",)
 
-    context: Context
+    kind = "container"
 
-    def dispatch(self, task: Task, cmd: int, arg: int) -> int:
-        handler = self.COMPAT.get(cmd)
-        if handler is None:
-            raise UnknownCommand(f"{self.name} does not know {iommufd.ioctl_name(cmd)}")
-        return handler(self, task, arg)
-
-    def get_api_version(self, task: Task, arg: int) -> int:
-        """VFIO_GET_API_VERSION."""
-        return vfio.VFIO_API_VERSION
+    def __init__(self, context: Context) -> None:
+        self.context = context
 
     def check_extension(self, task: Task, arg: int) -> int:
-        """VFIO_CHECK_EXTENSION. Every device that can be bound is coherent."""
+        """VFIO_CHECK_EXTENSION: 1 for an extension that exists, else 0 (iommufd_vfio_check_extension).
+
+        DMA_CC_IOMMU is 1, as every device that can be bound is coherent, and ENODEV without an address space.
+        """
         if arg == vfio.VFIO_DMA_CC_IOMMU:
             self.context.compat_ioas()
             return 1
-        return int(arg in ALWAYS)
+        return int(arg in EXTENSIONS)
 
     def set_iommu(self, task: Task, arg: int) -> int:
-        """VFIO_SET_IOMMU: type1, version 1 or 2."""
-        if arg not in TYPES:
+        """VFIO_SET_IOMMU: type1, version 1 or 2; else EINVAL. ENODEV without an address space.
+
+        Version 1 maps without large pages from then on (iommufd_vfio_set_iommu).
+        """
+        if arg not in VERSIONS:
             raise InvalidArgument(f"there is no IOMMU of type {arg}", "type1 is 1 or 3")
         ioas = self.context.compat_ioas()
         if arg == vfio.VFIO_TYPE1_IOMMU:
@@ -72,7 +84,10 @@ class CompatFile(ModernFile):
         return 0
 
     def iommu_get_info(self, task: Task, arg: int) -> int:
-        """VFIO_IOMMU_GET_INFO, with the capabilities DMA_AVAIL and IOVA_RANGE."""
+        """VFIO_IOMMU_GET_INFO, with the capabilities DMA_AVAIL and IOVA_RANGE (iommufd_vfio_iommu_get_info).
+
+        EFAULT, EINVAL for ``argsz`` below 16, ENODEV.
+        """
         memory = task.memory
         argsz = read_info(memory, arg)
         ioas = self.context.compat_ioas()
@@ -85,20 +100,22 @@ class CompatFile(ModernFile):
         return 0
 
     def map_dma(self, task: Task, arg: int) -> int:
-        """VFIO_IOMMU_MAP_DMA."""
-        flags, vaddr, iova, size = read_map(task.memory, arg, MAP_FLAGS)
+        """VFIO_IOMMU_MAP_DMA: EFAULT, EINVAL for ``argsz`` or flags, ENODEV, then as ``Ioas.map`` raises
+        (iommufd_vfio_map_dma)."""
+        asked = read_map(task.memory, arg, MAP_FLAGS)
         ioas = self.context.compat_ioas()
-        readable = bool(flags & vfio.VFIO_DMA_MAP_FLAG_READ)
-        writable = bool(flags & vfio.VFIO_DMA_MAP_FLAG_WRITE)
+        readable, writable = asked.readable, asked.writable
         backing = Backing(task.mm, writable, task.mm, task.memlock_limit())
-        ioas.map(backing, vaddr, size, iova, readable=readable, writable=writable)
+        ioas.map(backing, asked.vaddr, asked.size, asked.iova, readable=readable, writable=writable)
         return 0
 
     def unmap_dma(self, task: Task, arg: int) -> int:
-        """VFIO_IOMMU_UNMAP_DMA: one range or ALL; answers how much."""
-        memory = task.memory
-        raw = read_struct(memory, arg, vfio.DMA_UNMAP.size)
-        argsz, flags, iova, size = vfio.DMA_UNMAP.unpack(raw)
+        """VFIO_IOMMU_UNMAP_DMA: one range or ALL; answer the number of bytes (iommufd_vfio_unmap_dma).
+
+        EFAULT, EINVAL for ``argsz`` or flags, ENODEV, EINVAL for ALL with a range, then as ``Ioas.unmap`` raises.
+        """
+        asked = read_unmap(task.memory, arg)
+        flags, iova, size = asked.flags, asked.iova, asked.size
         if flags & ~vfio.VFIO_DMA_UNMAP_FLAG_ALL:
             raise InvalidArgument(f"flags {flags:#x} has unknown bits")
         ioas = self.context.compat_ioas()
@@ -108,14 +125,17 @@ class CompatFile(ModernFile):
             raise InvalidArgument(f"all shall be unmapped, but {iova:#x}+{size:#x} is given")
         else:
             done = ioas.unmap_all()
-        memory.write(arg, vfio.DMA_UNMAP.pack(argsz, flags, iova, done))
+        asked.answer(done)
         return 0
 
-    COMPAT: ClassVar[dict[int, Callable[..., int]]] = {
-        vfio.VFIO_GET_API_VERSION: get_api_version,
-        vfio.VFIO_CHECK_EXTENSION: check_extension,
-        vfio.VFIO_SET_IOMMU: set_iommu,
-        vfio.VFIO_IOMMU_GET_INFO: iommu_get_info,
-        vfio.VFIO_IOMMU_MAP_DMA: map_dma,
-        vfio.VFIO_IOMMU_UNMAP_DMA: unmap_dma,
+    REQUESTS: ClassVar[Mapping[int, Request]] = {
+        vfio.VFIO_GET_API_VERSION: Request(get_api_version),
+        vfio.VFIO_CHECK_EXTENSION: Request(check_extension),
+        vfio.VFIO_SET_IOMMU: Request(set_iommu),
+        vfio.VFIO_IOMMU_GET_INFO: Request(iommu_get_info),
+        vfio.VFIO_IOMMU_MAP_DMA: Request(map_dma),
+        vfio.VFIO_IOMMU_UNMAP_DMA: Request(unmap_dma, PARTLY_UNMAPPED),
+        vfio.VFIO_IOMMU_DIRTY_PAGES: Request(None, NOT_HERE),
+        vfio.VFIO_IOMMU_ENABLE: Request(None, NOT_HERE),
+        vfio.VFIO_IOMMU_DISABLE: Request(None, NOT_HERE),
     }

@@ -1,15 +1,15 @@
 """Migration and DMA logging by VFIO_DEVICE_FEATURE, and the file that migration data go through.
 
-A handler gets the device file, the caller, the flags, the address of the feature's data and how many bytes are there.
-A device that does not migrate has none of these features: UnknownCommand, but InvalidArgument for MIG_PRECOPY_INFOv2.
+A handler gets the device, the driver's interface (None for devices of other buses than PCI) and the call. A device
+that does not migrate has none of these features: ENOTTY, but EINVAL for MIG_PRECOPY_INFOv2.
 
-``DataFile`` is what ``data_fd`` leads to. It has a position and no other: ``pread`` and ``pwrite`` are ESPIPE. It is
-open for one direction, the other is EBADF. Its calls take the device's lock. Closing it ends nothing: the session lasts
-until the device leaves the state that it belongs to, and a stream that was written to the end is taken by the device
-whether the file is open or not. What a closed file would have given is dropped.
+``DataFile`` is the file behind ``data_fd``. It is a stream: ``pread`` and ``pwrite`` are ESPIPE. It is open for one
+direction, the other one is EBADF. Its calls take the device's lock. Its close ends nothing: the transfer lasts until
+the device leaves the state that it belongs to, and the device takes a stream that was written to the end whether the
+file is open or not. Data that were not read from a closed file are dropped.
 
-``device_state`` is written back with ``data_fd`` -1 before anything happens, so that a caller that cannot be answered
-is refused (BadAddress) while nothing has changed; the kernel loses the transfer there.
+``device_state`` is written back with ``data_fd`` -1 before anything happens, so that EFAULT is raised while nothing has
+changed; the kernel loses the transfer there.
 
 Behaviour: drivers/vfio/vfio_main.c (vfio_ioctl_device_feature_mig_device_state, _migration_data_size,
 _logging_start, _logging_report; lib iova_bitmap.c), drivers/vfio/pci/mlx5/main.c (mlx5vf_save_read,
@@ -19,16 +19,18 @@ mlx5vf_resume_write, mlx5vf_precopy_ioctl).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Mapping
 from errno import ESPIPE
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.migration.states import Migratable, Migration, MigrationFlag
 from uvfio.core.migration.stream import ResumingStream, SavingStream
 from uvfio.errors import BadDescriptor, InvalidArgument, UnknownCommand
-from uvfio.fops.file import File
-from uvfio.fops.rfc2011.group import install
-from uvfio.fops.wire import ModernFile, read_struct
+from uvfio.fops.file import File, install
+from uvfio.fops.mainline.feature import GET, SET, FeatureCall
+from uvfio.fops.mainline.file import MainlineFile
+from uvfio.fops.request import Handler, Request
+from uvfio.fops.wire import read_struct
 from uvfio.uapi import vfio
 from uvfio.uapi import vfio_feature as features
 
@@ -36,12 +38,8 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Memory, Task
     from uvfio.core.structure.device import Device
     from uvfio.core.translation.dma_log import DmaLogger
-    from uvfio.fops.mainline.device import DeviceFile
 
 __all__ = ["HANDLERS", "DataFile"]
-
-GET: Final = features.VFIO_DEVICE_FEATURE_GET
-SET: Final = features.VFIO_DEVICE_FEATURE_SET
 
 STATE: Final = struct.Struct("<Ii")  # device_state, data_fd
 U64: Final = struct.Struct("<Q")
@@ -55,7 +53,7 @@ PRECOPY: Final = struct.Struct("<IIQQ")  # argsz, flags, initial_bytes, dirty_by
 
 
 class _Flow(File):
-    """The data file for ``read`` and ``write``, which go through it in order."""
+    """The data file as ``read`` and ``write`` use it, which take the stream in order."""
 
     __slots__ = ("_file",)
 
@@ -78,7 +76,7 @@ class _Flow(File):
             return stream.write(data)
 
 
-class DataFile(ModernFile):
+class DataFile(MainlineFile):
     """An open migration data file."""
 
     __slots__ = ("_flow", "device", "migration", "stream")
@@ -113,7 +111,10 @@ class DataFile(ModernFile):
         return super().dispatch(task, cmd, arg)
 
     def get_precopy_info(self, task: Task, arg: int) -> int:
-        """VFIO_MIG_GET_PRECOPY_INFO: how much is left to read while the device runs."""
+        """VFIO_MIG_GET_PRECOPY_INFO: bytes left to read while the device runs (mlx5vf_precopy_ioctl).
+
+        ENOTTY for the file of RESUMING; EFAULT, EINVAL for ``argsz`` below 24 or outside of PRE_COPY.
+        """
         assert isinstance(self.stream, SavingStream)
         argsz, _, _, _ = PRECOPY.unpack(read_struct(task.memory, arg, PRECOPY.size))
         initial, dirty = self.migration.precopy_info(self.stream)
@@ -125,101 +126,113 @@ class DataFile(ModernFile):
             with self.device.lock:
                 self.stream.close()
 
-    COMMANDS: ClassVar[dict[int, Callable[..., int]]] = {
-        vfio.VFIO_MIG_GET_PRECOPY_INFO: get_precopy_info,
+    REQUESTS: ClassVar[Mapping[int, Request]] = {
+        vfio.VFIO_MIG_GET_PRECOPY_INFO: Request(get_precopy_info),
     }
 
 
 # -- migration ---------------------------------------------------------------------------------------
 
 
-def get_flags(file: DeviceFile, task: Task, flags: int, data: int, given: int) -> int:
-    """MIGRATION: what the device can do."""
-    migration = _migration(file, "VFIO_DEVICE_FEATURE_MIGRATION")
-    if file.checked(flags, given, GET, U64.size):
-        task.memory.write(data, U64.pack(migration.flags))
+def get_flags(device: Device, driver: object, call: FeatureCall) -> int:
+    """MIGRATION: the flags of what the device can do. ENOTTY; EINVAL as ``FeatureCall.check``; EFAULT."""
+    migration = _migration(device, driver, "VFIO_DEVICE_FEATURE_MIGRATION")
+    if call.check(GET, U64.size):
+        call.task.memory.write(call.data, U64.pack(migration.flags))
     return 0
 
 
-def device_state(file: DeviceFile, task: Task, flags: int, data: int, given: int) -> int:
-    """MIG_DEVICE_STATE: which it is, or go there; arriving where data flow gives their descriptor."""
-    migration = _migration(file, "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE")
-    if not file.checked(flags, given, GET | SET, STATE.size):
+def device_state(device: Device, driver: object, call: FeatureCall) -> int:
+    """MIG_DEVICE_STATE: GET the state, or SET it; a state in which data are transferred answers their descriptor.
+
+    ENOTTY; EINVAL as ``FeatureCall.check``; EFAULT; then as ``Migration.set_state`` raises; EMFILE.
+    """
+    migration = _migration(device, driver, "VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE")
+    if not call.check(GET | SET, STATE.size):
         return 0
-    memory = task.memory
+    memory, data = call.task.memory, call.data
     wanted, _ = STATE.unpack(memory.read(data, STATE.size))
-    if flags & GET:
+    if call.flags & GET:
         memory.write(data, STATE.pack(migration.state, -1))
         return 0
     memory.write(data, STATE.pack(wanted, -1))
     stream = migration.set_state(wanted)
     if stream is not None:
-        fd = install(task, DataFile(file.device, migration, stream))
+        fd = install(call.task, DataFile(device, migration, stream))
         memory.write(data, STATE.pack(wanted, fd))
     return 0
 
 
-def data_size(file: DeviceFile, task: Task, flags: int, data: int, given: int) -> int:
-    """MIG_DATA_SIZE: an estimate of what STOP_COPY gives."""
-    migration = _migration(file, "VFIO_DEVICE_FEATURE_MIG_DATA_SIZE")
-    if file.checked(flags, given, GET, U64.size):
-        task.memory.write(data, U64.pack(migration.data_size()))
+def data_size(device: Device, driver: object, call: FeatureCall) -> int:
+    """MIG_DATA_SIZE: an estimate of the bytes that STOP_COPY gives. ENOTTY; EINVAL; EFAULT."""
+    migration = _migration(device, driver, "VFIO_DEVICE_FEATURE_MIG_DATA_SIZE")
+    if call.check(GET, U64.size):
+        call.task.memory.write(call.data, U64.pack(migration.data_size()))
     return 0
 
 
-def precopy_info(file: DeviceFile, task: Task, flags: int, data: int, given: int) -> int:
-    """MIG_PRECOPY_INFOv2: from now on ``flags`` of the answer count. They are 0: data never begin anew."""
-    migration = _migration_of(file)
+def precopy_info(device: Device, driver: object, call: FeatureCall) -> int:
+    """MIG_PRECOPY_INFOv2: the caller reads ``flags`` of GET_PRECOPY_INFO from now on. They are 0: no data begin anew.
+
+    EINVAL for a device without PRE_COPY.
+    """
+    migration = _migration_of(driver)
     if migration is None or MigrationFlag.PRE_COPY not in migration.flags:
-        raise InvalidArgument(f"{file.device.name} does not migrate while it runs")
-    file.checked(flags, given, SET, 0)
+        raise InvalidArgument(f"{device.name} does not migrate while it runs")
+    call.check(SET, 0)
     return 0
 
 
-def _migration(file: DeviceFile, what: str) -> Migration:
-    migration = _migration_of(file)
+def _migration(device: Device, driver: object, what: str) -> Migration:
+    migration = _migration_of(driver)
     if migration is None:
-        raise UnknownCommand(f"{file.device.name} has no {what}", "its model does not migrate")
+        raise UnknownCommand(f"{device.name} has no {what}", "its model does not migrate")
     return migration
 
 
-def _migration_of(file: DeviceFile) -> Migration | None:
-    device: object = file.modern
-    return device.migration if isinstance(device, Migratable) else None
+def _migration_of(driver: object) -> Migration | None:
+    return driver.migration if isinstance(driver, Migratable) else None
 
 
 # -- logging of DMA ----------------------------------------------------------------------------------
 
 
-def logging_start(file: DeviceFile, task: Task, flags: int, data: int, given: int) -> int:
-    """DMA_LOGGING_START: answers the page size, which is what was asked for or less."""
-    logger = _logger(file, "VFIO_DEVICE_FEATURE_DMA_LOGGING_START")
-    if not file.checked(flags, given, SET, CONTROL.size):
+def logging_start(device: Device, driver: object, call: FeatureCall) -> int:
+    """DMA_LOGGING_START: answer the page size of the log, which is the size asked for or less.
+
+    ENOTTY; EINVAL as ``FeatureCall.check``; EFAULT; then as ``DmaLogger.check_count`` and ``DmaLogger.start`` raise.
+    """
+    logger = _logger(device, driver, "VFIO_DEVICE_FEATURE_DMA_LOGGING_START")
+    if not call.check(SET, CONTROL.size):
         return 0
-    raw = task.memory.read(data, CONTROL.size)
+    memory, data = call.task.memory, call.data
+    raw = memory.read(data, CONTROL.size)
     page_size, count, _, ranges = CONTROL.unpack(raw)
     logger.check_count(count)
-    task.memory.write(data, raw)  # who cannot be answered is refused now
-    asked = RANGE.iter_unpack(task.memory.read(ranges, count * RANGE.size))
-    task.memory.write(data, U64.pack(logger.start(page_size, asked)))
+    memory.write(data, raw)  # EFAULT before the log begins
+    asked = RANGE.iter_unpack(memory.read(ranges, count * RANGE.size))
+    memory.write(data, U64.pack(logger.start(page_size, asked)))
     return 0
 
 
-def logging_stop(file: DeviceFile, task: Task, flags: int, data: int, given: int) -> int:
-    """DMA_LOGGING_STOP."""
-    logger = _logger(file, "VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP")
-    if file.checked(flags, given, SET, 0):
+def logging_stop(device: Device, driver: object, call: FeatureCall) -> int:
+    """DMA_LOGGING_STOP: forget the log. ENOTTY; EINVAL as ``FeatureCall.check``."""
+    logger = _logger(device, driver, "VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP")
+    if call.check(SET, 0):
         logger.stop()
     return 0
 
 
-def logging_report(file: DeviceFile, task: Task, flags: int, data: int, given: int) -> int:
-    """DMA_LOGGING_REPORT: set a bit for each page written since the last one. Bits are never cleared."""
-    logger = _logger(file, "VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT")
-    if not file.checked(flags, given, GET, REPORT.size):
+def logging_report(device: Device, driver: object, call: FeatureCall) -> int:
+    """DMA_LOGGING_REPORT: set a bit for each page written since the last report. Bits are never cleared.
+
+    ENOTTY; EINVAL as ``FeatureCall.check``; EFAULT; then as ``DmaLogger.report`` raises.
+    """
+    logger = _logger(device, driver, "VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT")
+    if not call.check(GET, REPORT.size):
         return 0
-    memory = task.memory
-    iova, length, page_size, bitmap = REPORT.unpack(memory.read(data, REPORT.size))
+    memory = call.task.memory
+    iova, length, page_size, bitmap = REPORT.unpack(memory.read(call.data, REPORT.size))
 
     def deliver(pages: list[int]) -> None:
         last = (length - 1) // page_size // 64
@@ -230,7 +243,7 @@ def logging_report(file: DeviceFile, task: Task, flags: int, data: int, given: i
 
 
 def _set_bits(memory: Memory, bitmap: int, bits: list[int], ends: tuple[int, int]) -> None:
-    """Set ``bits`` in the 64-bit words at ``bitmap``. BadAddress, also if the words at its ends are not there."""
+    """Set ``bits`` in the 64-bit words at ``bitmap``. BadAddress, also if the words at ``ends`` are not there."""
     words = dict.fromkeys(ends, 0)
     for bit in bits:
         word, shift = divmod(bit, 64)
@@ -246,7 +259,7 @@ def _set_bits(memory: Memory, bitmap: int, bits: list[int], ends: tuple[int, int
 
 
 def _runs(words: dict[int, int]) -> list[tuple[int, list[int]]]:
-    """Words that follow each other, together: (the first one's number, all of them)."""
+    """Runs of adjacent words: (number of the first one, all of them)."""
     runs: list[tuple[int, list[int]]] = []
     for number in sorted(words):
         if runs and runs[-1][0] + len(runs[-1][1]) == number:
@@ -256,14 +269,13 @@ def _runs(words: dict[int, int]) -> list[tuple[int, list[int]]]:
     return runs
 
 
-def _logger(file: DeviceFile, what: str) -> DmaLogger:
-    device: object = file.modern
-    if not isinstance(device, Migratable) or device.dma_logger is None:
-        raise UnknownCommand(f"{file.device.name} has no {what}", "its model does not migrate")
-    return device.dma_logger
+def _logger(device: Device, driver: object, what: str) -> DmaLogger:
+    if not isinstance(driver, Migratable) or driver.dma_logger is None:
+        raise UnknownCommand(f"{device.name} has no {what}", "its model does not migrate")
+    return driver.dma_logger
 
 
-HANDLERS: Final[dict[int, Callable[..., int]]] = {
+HANDLERS: Final[dict[int, Handler]] = {
     features.VFIO_DEVICE_FEATURE_MIGRATION: get_flags,
     features.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: device_state,
     features.VFIO_DEVICE_FEATURE_DMA_LOGGING_START: logging_start,

@@ -16,7 +16,7 @@ structure and ``path`` NULL asks for the size.
 GET_DTINDEX: ENOTTY; EFAULT for ``len``; EINVAL if it is not 24; EFAULT for the rest; EINVAL for flags and index as
 above; EFAULT if the answer cannot be written.
 
-Imported when such a request comes to a device that has the flag.
+The module is loaded with the first such request to a device that has the flag.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from uvfio.core.structure.device import DtProperty, ResourceKind
 from uvfio.errors import BadAddress, InvalidArgument, NoSpace
+from uvfio.fops.wire import PAGE_SIZE, read_u32
 from uvfio.uapi import rfc
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from uvfio.core.structure.device import DeviceTree
 
 __all__ = ["get_dtindex", "get_dtpath"]
-
-PAGE_SIZE: Final = 4096
 
 # GET_DTINDEX has the same two bits
 KINDS: Final = {
@@ -52,7 +51,7 @@ PROPERTIES: Final = {
 
 def get_dtpath(device: DeviceTree, memory: Memory, arg: int, layout: Struct) -> int:
     """VFIO_DEVICE_GET_DTPATH; ``layout`` is that of the caller's ``struct vfio_dtpath``."""
-    length = int.from_bytes(memory.read(arg, 4), "little")
+    length = read_u32(memory, arg)
     if length < layout.size:
         raise InvalidArgument(f"len {length} of vfio_dtpath is less than {layout.size}")
     _, index, flags, path = layout.unpack(memory.read(arg, layout.size))
@@ -71,8 +70,8 @@ def get_dtpath(device: DeviceTree, memory: Memory, arg: int, layout: Struct) -> 
 
 
 def get_dtindex(device: DeviceTree, memory: Memory, arg: int) -> int:
-    """VFIO_DEVICE_GET_DTINDEX."""
-    length = int.from_bytes(memory.read(arg, 4), "little")
+    """VFIO_DEVICE_GET_DTINDEX: see the module's head for the order of the checks."""
+    length = read_u32(memory, arg)
     if length != rfc.DTINDEX.size:
         raise InvalidArgument(f"len {length} of vfio_dtindex is not {rfc.DTINDEX.size}")
     _, index, _, _, flags = rfc.DTINDEX.unpack(memory.read(arg, length))
@@ -82,6 +81,7 @@ def get_dtindex(device: DeviceTree, memory: Memory, arg: int) -> int:
 
 
 def _kind(flags: int) -> ResourceKind:
+    """Raises InvalidArgument unless exactly one of the two bits is set."""
     kind = KINDS.get(flags)
     if kind is None:
         raise InvalidArgument(f"flags {flags:#x} are not exactly one of REGION (1) and IRQ (2)")

@@ -11,7 +11,7 @@ from support.world import PAGE, RAM, World, device_fd, group_fd, iommu_fd, map_d
 from uvfio.doors.local import LocalEvent, LocalMemory, Process
 from uvfio.errors import BadAddress, Busy
 from uvfio.fops.file import File
-from uvfio.fops.rfc2011.group import DeviceFile
+from uvfio.fops.rfc2011.device import DeviceFile
 from uvfio.uapi import rfc
 
 

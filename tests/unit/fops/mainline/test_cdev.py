@@ -56,7 +56,7 @@ def test_before_binding_all_is_invalid(desk: IommufdDesk) -> None:
     file = desk.me.file(device)
     assert isinstance(file, CdevFile)
     assert (file.kind, file.structural, file.alone) == ("device", True, True)
-    for request in (*CdevFile.COMMANDS, 0x3BA0):
+    for request in (*CdevFile.REQUESTS, 0x3BA0):
         if request != vfio.VFIO_DEVICE_BIND_IOMMUFD:
             with refused(desk, errno.EINVAL):
                 desk.me.ioctl(device, request, struct.pack("<4I", 16, 0, 0, 0))

@@ -41,7 +41,7 @@ def open_node(supervisor: Supervisor, node: CharDev, process: Process) -> File:
 
             return open_iommufd(framework)
 
-        from uvfio.fops.mainline.group import open_container
+        from uvfio.fops.mainline.container import open_container
 
         return open_container(framework)
     group = framework.group(node.bus, node.group)

@@ -19,7 +19,9 @@ from support.puppet import (
     Stage,
     open_descriptors,
 )
-from uvfio.fops.rfc2011.group import DeviceFile, GroupFile, IommuFile
+from uvfio.fops.rfc2011.device import DeviceFile
+from uvfio.fops.rfc2011.group import GroupFile
+from uvfio.fops.rfc2011.iommu import IommuFile
 from uvfio.uapi import rfc
 
 CONFIG = rfc.VFIO_PCI_CONFIG_REGION_INDEX << 40
