@@ -14,8 +14,9 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
+from uvfio.core.bus import BoundDevice, BusDevice, DeviceKind, IrqInfo, Region
 from uvfio.core.seams import Event, Mm
-from uvfio.core.structure.device import BoundDevice, BusDevice, Device, DeviceKind, IrqInfo, Region
+from uvfio.core.structure.device import Device
 from uvfio.core.structure.framework import Framework
 from uvfio.core.structure.group import Group, OpenGroup
 from uvfio.core.structure.iommu import Iommu
@@ -106,19 +107,19 @@ class FakeBusDevice:
 
 
 class FakeDriver:
-    """A VFIO bus driver that matches by equality. ``on_claim`` is what it does with a hot-plugged device."""
+    """A VFIO bus driver that matches by equality. ``on_hotplug`` is what it does with a hot-plugged device."""
 
     def __init__(self, name: str = "vfio-pci") -> None:
         self.name = name
-        self.on_claim: Callable[[BusDevice], None] = lambda dev: None
-        self.claimed: list[str] = []
+        self.on_hotplug: Callable[[BusDevice], None] = lambda dev: None
+        self.hotplugged: list[str] = []
 
     def match(self, dev: BusDevice, name: str) -> bool:
         return dev.name == name
 
-    def claim(self, dev: BusDevice) -> None:
-        self.claimed.append(dev.name)
-        self.on_claim(dev)
+    def bind_hotplugged(self, dev: BusDevice) -> None:
+        self.hotplugged.append(dev.name)
+        self.on_hotplug(dev)
 
 
 class FakeBound:

@@ -59,10 +59,10 @@ def open_group(framework: Framework, group: Group, task: Task, abi: str) -> File
     """
     if abi == "2011":
         return rfc_fops.open_group(framework, group, task)
-    modern = MAINLINE in (abi, task.mm.abi)
+    mainline = MAINLINE in (abi, task.mm.abi)
     with framework.lock:
         shared = any(not held.exclusive for held in group.opens)
-        held = framework.open_group(group, task.mm, exclusive=modern and not shared)
+        held = framework.open_group(group, task.mm, exclusive=mainline and not shared)
     return AnyGroupFile(framework, held, abi)
 
 
@@ -109,9 +109,9 @@ class AnyGroupFile(File):
     def decide(self, wanted: type[Face]) -> Face:
         """Become a file of that ABI. Busy if the group cannot be opened that way now."""
         if wanted is LegacyGroupFile:
-            self.framework.claim_group(self.held)
+            self.framework.make_exclusive(self.held)
         else:
-            self.framework.share_group(self.held)
+            self.framework.make_shared(self.held)
         self.chosen = wanted(self.framework, self.held)
         return self.chosen
 

@@ -11,7 +11,7 @@ from support.mainline import ALONE, FIRST, SECOND, Desk, refused
 from uvfio.doors.local import Process
 from uvfio.fops.either import AnyGroupFile
 from uvfio.fops.file import File
-from uvfio.fops.mainline import device as modern_device
+from uvfio.fops.mainline import device as mainline_device
 from uvfio.fops.mainline.group import LegacyGroupFile
 from uvfio.fops.rfc2011 import group as rfc_fops
 from uvfio.uapi import rfc, vfio
@@ -82,7 +82,7 @@ def test_values_of_mainline_make_it_mainline(abi: str) -> None:
     assert type(file_of(desk, group).chosen) is LegacyGroupFile
     assert desk.status(group) == 3
     device = desk.device(group, ALONE)
-    assert type(desk.me.file(device)) is modern_device.DeviceFile
+    assert type(desk.me.file(device)) is mainline_device.DeviceFile
     with refused(desk, errno.ENOTTY):
         flags(desk, group)
     desk.me.close(container)
@@ -224,7 +224,7 @@ def test_a_face_that_cannot_be_is_none() -> None:
     group, second = desk.group(1), desk.group(1)
     file = file_of(desk, group)
     assert file.face(LegacyGroupFile) is None
-    assert file.face(modern_device.DeviceFile) is None
+    assert file.face(mainline_device.DeviceFile) is None
     desk.me.close(second)
     assert file.face(File) is None  # not decided by so general a question
     assert file.face(LegacyGroupFile) is file.chosen

@@ -1,4 +1,4 @@
-"""fops.modern: structs that grow, chains of capabilities, and the errno of conditions."""
+"""fops.wire: structs that grow, chains of capabilities, and the errno of conditions."""
 
 from __future__ import annotations
 

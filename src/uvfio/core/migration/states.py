@@ -1,6 +1,6 @@
 """Migration of a device, version 2: its states, the arcs between them, and what happens on each.
 
-States (``MigrationState``) and what a device may do in them (``core.modern.Activity``)::
+States (``MigrationState``) and what a device may do in them (``core.bus.Activity``)::
 
     RUNNING      PRE_COPY       everything
     RUNNING_P2P  PRE_COPY_P2P   answer, but start nothing of its own: no DMA, no time passes
@@ -173,7 +173,7 @@ class MigrationDevice(Movable, Protocol):
 
 @runtime_checkable
 class Migratable(Protocol):
-    """What a ``core.modern.ModernDevice`` has besides if it may be able to migrate. None: not this one, or not open."""
+    """What a ``core.bus.MainlineDevice`` has besides if it may be able to migrate. None: not this one, or not open."""
 
     migration: Migration | None
     dma_logger: DmaLogger | None

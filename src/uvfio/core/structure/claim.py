@@ -26,7 +26,7 @@ from uvfio.errors import InvalidArgument, NotOwner, NotViable
 if TYPE_CHECKING:
     from uvfio.core.structure.device import Device
     from uvfio.core.structure.group import Group
-    from uvfio.core.structure.iommufd import Context
+    from uvfio.core.structure.iommufd import Iommufd
     from uvfio.core.translation.domain import Domain
     from uvfio.core.translation.ioas import Ioas
 
@@ -38,7 +38,7 @@ class Claim(Iommu):
 
     __slots__ = ("_joined", "attached", "bound", "context", "group", "hwpt")
 
-    def __init__(self, context: Context, group: Group, *, allow_unsafe: bool) -> None:
+    def __init__(self, context: Iommufd, group: Group, *, allow_unsafe: bool) -> None:
         super().__init__(
             context.new_domain, allow_unsafe=allow_unsafe, lifetime=Lifetime.WITH_HANDLE
         )
@@ -213,7 +213,7 @@ class Claim(Iommu):
             self.context.remove(hwpt)
 
 
-def claim_for(context: Context, group: Group, *, allow_unsafe: bool) -> Claim:
+def claim_for(context: Iommufd, group: Group, *, allow_unsafe: bool) -> Claim:
     """The claim of ``context`` on ``group``; a new one if nobody has the group. NotOwner if somebody else does."""
     found = group.iommu
     if isinstance(found, Claim) and found.context is context:

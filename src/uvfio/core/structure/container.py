@@ -33,7 +33,7 @@ from contextlib import ExitStack
 from threading import Condition, RLock
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from uvfio.core.bus import ModernDevice
+from uvfio.core.bus import MainlineDevice
 from uvfio.core.structure.device import OpenDevice
 from uvfio.core.structure.iommu import Iommu, Lifetime
 from uvfio.core.translation.rules_type1 import Type1
@@ -42,8 +42,8 @@ from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, NotOwner, NotViabl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.bus import Dependent
-    from uvfio.core.structure.device import BoundDevice, BusDevice, Device
+    from uvfio.core.bus import BoundDevice, BusDevice, Dependent
+    from uvfio.core.structure.device import Device
     from uvfio.core.structure.group import Group, OpenGroup
     from uvfio.core.translation.domain import Domain
 
@@ -177,7 +177,7 @@ class ContainerMixin:
 
     # -- groups ----------------------------------------------------------------------------------
 
-    def claim_group(self, held: OpenGroup) -> None:
+    def make_exclusive(self, held: OpenGroup) -> None:
         """Make an ordinary open exclusive: its file turned out to speak today's ABI.
 
         Busy if the group is open elsewhere or its 2011 context is used. Nothing if it is exclusive already.
@@ -193,7 +193,7 @@ class ContainerMixin:
             iommu.detach_group(group)
             held.exclusive = True
 
-    def share_group(self, held: OpenGroup) -> None:
+    def make_shared(self, held: OpenGroup) -> None:
         """Make an exclusive open an ordinary one, with a context of 2011. Busy inside a container."""
         with self.lock:
             group = held.group
@@ -319,11 +319,11 @@ class ContainerMixin:
 
     # -- resets of a whole bus -------------------------------------------------------------------
 
-    def bus_reset_scope(self, modern: ModernDevice, device: Device) -> list[Dependent]:
+    def bus_reset_scope(self, mainline: MainlineDevice, device: Device) -> list[Dependent]:
         """Who is reset with ``device`` when its bus is. NoSuchDevice if its bus cannot be reset."""
         with self.lock:
             everybody = [member.dev for group in self.groups for member in group.devices]
-        scope = modern.reset_scope(everybody)
+        scope = mainline.reset_scope(everybody)
         if scope is None:
             raise NoSuchDevice(f"the bus of {device.name} cannot be reset", "no bridge is above it")
         return scope
@@ -335,13 +335,13 @@ class ContainerMixin:
         vfio_pci_dev_set_hot_reset.
         """
         with ExitStack() as locks:
-            found: list[ModernDevice] = []
+            found: list[MainlineDevice] = []
             for dependent in sorted(scope, key=lambda d: (d.segment, d.bus, d.devfn)):
                 device = self.lookup(dependent.dev)
                 if device is not None:
                     locks.enter_context(device.lock)
                 data = device.data if device else None
-                if device is None or not isinstance(data, ModernDevice):
+                if device is None or not isinstance(data, MainlineDevice):
                     raise InvalidArgument(
                         f"{dependent.dev.name} would be reset too, and VFIO does not have it"
                     )
@@ -350,8 +350,8 @@ class ContainerMixin:
                         f"{device.name} would be reset too, and is somebody else's"
                     )
                 found.append(data)
-            for modern in found:
-                modern.bus_reset()
+            for mainline in found:
+                mainline.bus_reset()
 
     @staticmethod
     def _find_member(group: Group, text: str) -> Device:

@@ -45,8 +45,8 @@ from uvfio.core.translation.domain import DmaCounters, Domain, Fault
 from uvfio.errors import Busy, Gone, InvalidArgument, NoSpace, NoSuchDevice, NoSuchGroup
 
 if TYPE_CHECKING:
+    from uvfio.core.bus import BoundDevice, BusDevice, VfioDriver
     from uvfio.core.seams import Mm
-    from uvfio.core.structure.device import BoundDevice, BusDevice, VfioDriver
 
 __all__ = ["MINORMASK", "Framework"]
 
@@ -155,7 +155,7 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
                 self._taint(device, f"{device.name} was plugged in but not attached: {error}")
                 raise
         try:
-            driver.claim(dev)
+            driver.bind_hotplugged(dev)
         except Exception as error:
             with self.lock:
                 self._taint(device, f"{driver.name} did not claim {device.name}: {error}")

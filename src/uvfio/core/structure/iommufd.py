@@ -1,4 +1,4 @@
-"""``Context``: what one open /dev/iommu is about: numbered objects, and the groups whose DMA it owns.
+"""``Iommufd``: what one open /dev/iommu is about: numbered objects, and the groups whose DMA it owns.
 
 Objects have the lowest free number from 1 on, and three kinds::
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from uvfio.core.structure.device import Device
     from uvfio.core.translation.domain import Domain, IommuUnit
 
-__all__ = ["Assigned", "Context", "Hwpt"]
+__all__ = ["Assigned", "Hwpt", "Iommufd"]
 
 
 class Hwpt:
@@ -73,7 +73,7 @@ Object = Ioas | Hwpt | Assigned
 ObjectT = TypeVar("ObjectT", bound=Object)
 
 
-class Context:
+class Iommufd:
     """See the module's head. ``compat`` is the address space that requests of the container's ABI mean.
 
     ``per_process``: locked memory is to be counted for each process and not for each user. Here a process is the

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from uvfio.core.structure.device import Device
     from uvfio.core.structure.group import Group, OpenGroup
     from uvfio.core.structure.iommu import Iommu
-    from uvfio.core.structure.iommufd import Context
+    from uvfio.core.structure.iommufd import Iommufd
     from uvfio.core.translation.domain import Domain
 
 __all__ = ["CdevMixin"]
@@ -73,19 +73,19 @@ class CdevMixin:
 
     # -- iommufds --------------------------------------------------------------------------------
 
-    def open_iommufd(self) -> Context:
+    def open_iommufd(self) -> Iommufd:
         """An empty context (iommufd_fops_open)."""
-        from uvfio.core.structure.iommufd import Context
+        from uvfio.core.structure.iommufd import Iommufd
 
-        return Context(self.lock, self._new_domain)
+        return Iommufd(self.lock, self._new_domain)
 
-    def close_iommufd(self, context: Context) -> None:
+    def close_iommufd(self, context: Iommufd) -> None:
         """Its file is closed; it lives on while devices are bound or groups are in it (iommufd_fops_release)."""
         with self.lock:
             context.file_open = False
             context.settle()
 
-    def join_iommufd(self, held: OpenGroup, context: Context) -> None:
+    def join_iommufd(self, held: OpenGroup, context: Iommufd) -> None:
         """Put the group into an iommufd as into a container (vfio_group_ioctl_set_container).
 
         Order: InvalidArgument if it is in one, NoSuchDevice for an orphan, NotOwner. Whether a driver of the host is
@@ -132,7 +132,7 @@ class CdevMixin:
             if held.opened is not None:
                 raise InvalidArgument(f"this file of {held.device.name} is bound already")
 
-    def bind_cdev(self, held: OpenCdev, context: Context, token: bytes | None) -> int:
+    def bind_cdev(self, held: OpenCdev, context: Iommufd, token: bytes | None) -> int:
         """Open the device for DMA through ``context``; returns its number there (vfio_df_ioctl_bind_iommufd).
 
         Order: as ``check_cdev``, NoSuchDevice if it lost its driver, what the device says to ``token``, InvalidArgument
@@ -171,7 +171,7 @@ class CdevMixin:
             self.close_device(opened)
 
     def attach_cdev(self, held: OpenCdev, number: int) -> int:
-        """Let its DMA go through object ``number`` of its context; see ``Context.attach``."""
+        """Let its DMA go through object ``number`` of its context; see ``Iommufd.attach``."""
         context = self._context_of(held)
         return context.attach(held.device, number)
 
@@ -180,7 +180,7 @@ class CdevMixin:
         with self.lock:
             self._context_of(held).assigned(held.device).claim.detach(held.device)
 
-    def number_in(self, context: Context, device: Device | None) -> int | None:
+    def number_in(self, context: Iommufd, device: Device | None) -> int | None:
         """The number of a device in a context; 0 if it has none and its group belongs to the context, None if not.
 
         Behaviour: vfio_iommufd_get_dev_id.
@@ -193,7 +193,7 @@ class CdevMixin:
         return None
 
     @staticmethod
-    def _context_of(held: OpenCdev) -> Context:
+    def _context_of(held: OpenCdev) -> Iommufd:
         if held.context is None:
             raise InvalidArgument(f"this file of {held.device.name} is not bound to an iommufd")
         return held.context

@@ -26,7 +26,8 @@ from uvfio.errors import Busy, Cancelled, InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.structure.device import BoundDevice, BusDevice, Device, OpenDevice
+    from uvfio.core.bus import BoundDevice, BusDevice
+    from uvfio.core.structure.device import Device, OpenDevice
     from uvfio.core.structure.group import Group
     from uvfio.core.structure.iommu import Iommu
     from uvfio.core.waiting import Wait

@@ -43,8 +43,8 @@ from uvfio.errors import (
 )
 
 if TYPE_CHECKING:
+    from uvfio.core.bus import BusDevice
     from uvfio.core.seams import Mm
-    from uvfio.core.structure.device import BusDevice
 
 __all__ = [
     "ADDRESS_MAX",

@@ -19,9 +19,8 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from uvfio.core.bus import IrqAction, IrqData, IrqDevice, ModernDevice, TakesToken
+from uvfio.core.bus import DeviceKind, IrqAction, IrqData, IrqDevice, MainlineDevice, TakesToken
 from uvfio.core.irq import ReportedEvent
-from uvfio.core.structure.device import DeviceKind
 from uvfio.errors import Gone, InvalidArgument, NoSpace, UnknownCommand
 from uvfio.fops.file import File
 from uvfio.fops.wire import Chain, ModernFile, read_struct
@@ -29,9 +28,9 @@ from uvfio.uapi import vfio
 from uvfio.uapi import vfio_feature as features
 
 if TYPE_CHECKING:
-    from uvfio.core.bus import Dependent
+    from uvfio.core.bus import BoundDevice, Dependent, Region
     from uvfio.core.seams import Event, Task
-    from uvfio.core.structure.device import BoundDevice, Device, OpenDevice, Region
+    from uvfio.core.structure.device import Device, OpenDevice
     from uvfio.core.structure.framework import Framework
 
 __all__ = ["DeviceFile"]
@@ -74,7 +73,7 @@ PROBE: Final = features.VFIO_DEVICE_FEATURE_PROBE
 class DeviceFile(ModernFile):
     """An open device. ``opened`` None: not usable yet, every call is InvalidArgument."""
 
-    __slots__ = ("device", "framework", "modern", "opened")
+    __slots__ = ("device", "framework", "mainline", "opened")
 
     kind = "device"
     noexec = True
@@ -84,7 +83,7 @@ class DeviceFile(ModernFile):
         self.framework = framework
         self.device = device
         self.opened: OpenDevice | None = None
-        self.modern: ModernDevice | None = None
+        self.mainline: MainlineDevice | None = None
         self.region_memory = device.name
         if opened is not None:
             self.use(opened)
@@ -92,8 +91,8 @@ class DeviceFile(ModernFile):
     def use(self, opened: OpenDevice) -> None:
         """From now on calls are served."""
         self.opened = opened
-        if isinstance(opened.data, ModernDevice):
-            self.modern = opened.data
+        if isinstance(opened.data, MainlineDevice):
+            self.mainline = opened.data
 
     def _release(self) -> None:
         if self.opened is not None:
@@ -113,17 +112,17 @@ class DeviceFile(ModernFile):
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
         with self.device.lock:
-            opened, modern = self.opened, self.modern
-            if opened is None or opened.data is None or modern is None:
+            opened, mainline = self.opened, self.mainline
+            if opened is None or opened.data is None or mainline is None:
                 return self._bound().read(offset >> SHIFT, offset & OFFSET_MASK, count)
-            return modern.load(offset >> SHIFT, offset & OFFSET_MASK, count)
+            return mainline.load(offset >> SHIFT, offset & OFFSET_MASK, count)
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:
         with self.device.lock:
-            opened, modern = self.opened, self.modern
-            if opened is None or opened.data is None or modern is None:
+            opened, mainline = self.opened, self.mainline
+            if opened is None or opened.data is None or mainline is None:
                 return self._bound().write(offset >> SHIFT, offset & OFFSET_MASK, payload)
-            return modern.store(offset >> SHIFT, offset & OFFSET_MASK, payload)
+            return mainline.store(offset >> SHIFT, offset & OFFSET_MASK, payload)
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
         with self.device.lock:
@@ -178,12 +177,12 @@ class DeviceFile(ModernFile):
         data, memory = self._bound(), task.memory
         argsz, _, index, _ = vfio.IRQ_INFO.unpack(read_struct(memory, arg, vfio.IRQ_INFO.size))
         flags = vfio.VFIO_IRQ_INFO_EVENTFD
-        modern = self.modern
-        if modern is None:
+        mainline = self.mainline
+        if mainline is None:
             irq = data.irq(index)
             count, level, resizable = irq.count, irq.level, True
         else:
-            count, resizable = modern.irq_count(index), modern.irq_resizable(index)
+            count, resizable = mainline.irq_count(index), mainline.irq_resizable(index)
             level = index == vfio.VFIO_PCI_INTX_IRQ_INDEX
         if level:
             flags |= vfio.VFIO_IRQ_INFO_MASKABLE | vfio.VFIO_IRQ_INFO_AUTOMASKED
@@ -196,13 +195,13 @@ class DeviceFile(ModernFile):
 
     def set_irqs(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_SET_IRQS (vfio_set_irqs_validate_and_prepare, then the kind of interrupt decides)."""
-        modern, memory = self._interrupts(), task.memory
+        mainline, memory = self._interrupts(), task.memory
         argsz, flags, index, start, count = vfio.IRQ_SET.unpack(
             read_struct(memory, arg, vfio.IRQ_SET.size)
         )
         if flags & ~(DATA | ACTION) or count >= U32_MAX - start:
             raise InvalidArgument(f"flags {flags:#x}, {count} interrupts from {start}")
-        available = modern.irq_count(index)
+        available = mainline.irq_count(index)
         if start >= available or start + count > available:
             raise InvalidArgument(
                 f"{count} interrupts from {start} are wanted, interrupt {index} has {available}"
@@ -222,7 +221,7 @@ class DeviceFile(ModernFile):
         elif size:
             fds = struct.unpack(f"<{count}i", raw)
             data = lambda at: self._event(task, fds[at], index, start + at)  # noqa: E731
-        modern.apply_irqs(index, action, start, count, data)
+        mainline.apply_irqs(index, action, start, count, data)
         return 0
 
     def _event(self, task: Task, fd: int, index: int, vector: int) -> Event | None:
@@ -232,21 +231,21 @@ class DeviceFile(ModernFile):
         event, framework, name = task.event(fd), self.framework, self.device.name
         if framework.observer is None:
             return event
-        irq = IRQ_NAMES[index] if self.modern is not None else self._bound().irq(index).name
+        irq = IRQ_NAMES[index] if self.mainline is not None else self._bound().irq(index).name
         return ReportedEvent(
             event, lambda: framework.notify("irq", device=name, irq=irq, vector=vector)
         )
 
     def ioeventfd(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_IOEVENTFD: let an eventfd do a store; fd -1 ends that."""
-        modern = self._need("VFIO_DEVICE_IOEVENTFD")
+        mainline = self._need("VFIO_DEVICE_IOEVENTFD")
         raw = read_struct(task.memory, arg, IOEVENTFD.size)
         _, flags, offset, value, fd = IOEVENTFD.unpack(raw)
         width = WIDTHS.get(flags)
         if width is None or fd < -1:
             raise InvalidArgument(f"flags {flags:#x} are no width, or {fd} is no descriptor")
         event = None if fd < 0 else lambda: task.event(fd)
-        modern.set_ioevent(offset >> SHIFT, offset & OFFSET_MASK, width, value, event)
+        mainline.set_ioevent(offset >> SHIFT, offset & OFFSET_MASK, width, value, event)
         return 0
 
     # -- resets ------------------------------------------------------------------------------------
@@ -258,9 +257,9 @@ class DeviceFile(ModernFile):
 
     def get_hot_reset_info(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: who is reset with this device."""
-        modern, memory = self._need("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"), task.memory
+        mainline, memory = self._need("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"), task.memory
         argsz, *_ = HOT_RESET.unpack(read_struct(memory, arg, HOT_RESET.size))
-        scope = self.framework.bus_reset_scope(modern, self.device)
+        scope = self.framework.bus_reset_scope(mainline, self.device)
         room = (argsz - HOT_RESET.size) // DEPENDENT.size
         listed = b"".join(
             DEPENDENT.pack(self.dependent_id(found), found.segment, found.bus, found.devfn)
@@ -284,11 +283,11 @@ class DeviceFile(ModernFile):
 
         Which ones are is shown by the group files that the caller names.
         """
-        modern, memory = self._need("VFIO_DEVICE_PCI_HOT_RESET"), task.memory
+        mainline, memory = self._need("VFIO_DEVICE_PCI_HOT_RESET"), task.memory
         _, flags, count = HOT_RESET.unpack(read_struct(memory, arg, HOT_RESET.size))
         if flags or not self.accepts_groups(count):
             raise InvalidArgument(f"flags {flags:#x} with {count} groups")
-        scope = self.framework.bus_reset_scope(modern, self.device)
+        scope = self.framework.bus_reset_scope(mainline, self.device)
         if count > len(scope):
             raise InvalidArgument(f"{count} groups are named, {len(scope)} devices are reset")
         owned = self._named_groups(task, memory.read(arg + HOT_RESET.size, 4 * count))
@@ -325,7 +324,7 @@ class DeviceFile(ModernFile):
             raise InvalidArgument(f"flags {flags:#x} has unknown bits")
         if not flags & PROBE and flags & GET and flags & SET:
             raise InvalidArgument("GET and SET exclude each other")
-        handler = self.FEATURES.get(number) if self.modern is not None else None
+        handler = self.FEATURES.get(number) if self.mainline is not None else None
         if handler is None:
             known = features.FEATURES.get(number)
             name = known.name if known else f"feature {number}"
@@ -404,10 +403,10 @@ class DeviceFile(ModernFile):
             raise UnknownCommand(f"{self.device.name} has no VFIO_DEVICE_SET_IRQS")
         return data
 
-    def _need(self, what: str) -> ModernDevice:
-        if self.modern is None:
+    def _need(self, what: str) -> MainlineDevice:
+        if self.mainline is None:
             raise UnknownCommand(f"{self.device.name} has no {what}")
-        return self.modern
+        return self.mainline
 
     FEATURES: ClassVar[dict[int, Callable[..., int]]] = {
         features.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN: vf_token,

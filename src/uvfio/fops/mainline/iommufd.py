@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.seams import Mm
-from uvfio.core.structure.iommufd import Assigned, Context, Hwpt
+from uvfio.core.structure.iommufd import Assigned, Hwpt, Iommufd
 from uvfio.core.translation.ioas import Backing, Ioas
 from uvfio.core.translation.vtd import capabilities, extended_capabilities
 from uvfio.errors import (
@@ -65,7 +65,7 @@ def open_iommufd(framework: Framework) -> IommufdFile:
     return IommufdFile(framework, framework.open_iommufd())
 
 
-def context_of(framework: Framework, file: object, fd: int) -> Context:
+def context_of(framework: Framework, file: object, fd: int) -> Iommufd:
     """The context behind a descriptor, or InvalidArgument as EBADFD."""
     found = file.face(IommufdFile) if isinstance(file, File) else None
     if found is None or found.framework is not framework:
@@ -81,7 +81,7 @@ class IommufdFile(CompatFile):
     kind = "iommufd"
     structural = True
 
-    def __init__(self, framework: Framework, context: Context) -> None:
+    def __init__(self, framework: Framework, context: Iommufd) -> None:
         super().__init__(IOMMU_NODE)
         self.framework = framework
         self.context = context

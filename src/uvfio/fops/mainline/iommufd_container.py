@@ -1,6 +1,6 @@
 """The container's ABI on /dev/iommu: for programs that were written for /dev/vfio/vfio.
 
-The requests act on one address space of the iommufd (``Context.compat``), which SET_CONTAINER makes or
+The requests act on one address space of the iommufd (``Iommufd.compat``), which SET_CONTAINER makes or
 IOMMU_VFIO_IOAS chooses; before that they are ENODEV. It has the rules of iommufd, which differ from type1's:
 
     request              /dev/vfio/vfio                     here
@@ -27,7 +27,7 @@ from uvfio.uapi import iommufd, vfio
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Task
-    from uvfio.core.structure.iommufd import Context
+    from uvfio.core.structure.iommufd import Iommufd
 
 __all__ = ["CompatFile"]
 
@@ -43,7 +43,7 @@ class CompatFile(ModernFile):
 
     __slots__ = ("context",)
 
-    context: Context
+    context: Iommufd
 
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
         handler = self.COMPAT.get(cmd)

@@ -184,7 +184,7 @@ def _migration(file: DeviceFile, what: str) -> Migration:
 
 
 def _migration_of(file: DeviceFile) -> Migration | None:
-    device: object = file.modern
+    device: object = file.mainline
     return device.migration if isinstance(device, Migratable) else None
 
 
@@ -257,7 +257,7 @@ def _runs(words: dict[int, int]) -> list[tuple[int, list[int]]]:
 
 
 def _logger(file: DeviceFile, what: str) -> DmaLogger:
-    device: object = file.modern
+    device: object = file.mainline
     if not isinstance(device, Migratable) or device.dma_logger is None:
         raise UnknownCommand(f"{file.device.name} has no {what}", "its model does not migrate")
     return device.dma_logger

@@ -14,8 +14,8 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from uvfio.core.bus import DeviceKind, DeviceTree
 from uvfio.core.irq import ReportedEvent
-from uvfio.core.structure.device import DeviceKind, DeviceTree
 from uvfio.errors import (
     Gone,
     InvalidArgument,
@@ -28,8 +28,9 @@ from uvfio.fops.file import File
 from uvfio.uapi import rfc
 
 if TYPE_CHECKING:
+    from uvfio.core.bus import BoundDevice
     from uvfio.core.seams import Event, Memory, Task
-    from uvfio.core.structure.device import BoundDevice, OpenDevice
+    from uvfio.core.structure.device import OpenDevice
     from uvfio.core.structure.framework import Framework
     from uvfio.core.structure.group import Group, OpenGroup
     from uvfio.core.structure.iommu import Iommu, OpenIommu

@@ -9,7 +9,7 @@ import pytest
 from support.iommufd import describe
 from support.world import PAGE, UNIT, World
 from uvfio.core.structure.claim import Claim, claim_for
-from uvfio.core.structure.iommufd import Context, Hwpt
+from uvfio.core.structure.iommufd import Hwpt, Iommufd
 from uvfio.core.translation.domain import IommuUnit
 from uvfio.core.translation.ioas import Backing, Ioas
 from uvfio.errors import (
@@ -26,7 +26,7 @@ RESERVED = UNIT.reserved[0][0]
 
 
 class Bench:
-    """An iommufd that has claimed group 1, whose devices are ``names``, behind ``unit``."""
+    """An iommufd that has the DMA of group 1, whose devices are ``names``, behind ``unit``."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Bench:
         self.context = self.world.framework.open_iommufd()
         self.claim = self.claim_of(self.context, allow_unsafe=allow_unsafe)
 
-    def claim_of(self, context: Context, *, allow_unsafe: bool = False) -> Claim:
+    def claim_of(self, context: Iommufd, *, allow_unsafe: bool = False) -> Claim:
         return claim_for(context, self.world.group(1), allow_unsafe=allow_unsafe)
 
     def bind(self, *names: str) -> None:

@@ -33,8 +33,8 @@ from support.world import (
     unmap_dma,
     unmerge,
 )
+from uvfio.core.bus import DeviceKind
 from uvfio.core.seams import Mm
-from uvfio.core.structure.device import DeviceKind
 from uvfio.core.translation.domain import IommuUnit
 from uvfio.doors.local import LocalEvent, Process
 from uvfio.errors import Busy, Gone, InvalidArgument, NoSpace, TooManyFiles
