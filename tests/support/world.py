@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Condition
+from time import monotonic
 from typing import Any, ClassVar, cast
 
 import pytest
 
 from uvfio.core.bus import BoundDevice, BusDevice, DeviceKind, IrqInfo, Region
-from uvfio.core.seams import Event, Mm
+from uvfio.core.seams import Event, Mm, Timer
 from uvfio.core.structure.device import Device
 from uvfio.core.structure.framework import Framework
 from uvfio.core.structure.group import Group, OpenGroup
@@ -233,6 +235,19 @@ class FakeBound:
         self._called("request")
 
 
+class SystemClock:
+    """The system's time, for a framework without a machine."""
+
+    def monotonic(self) -> float:
+        return monotonic()
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        raise AssertionError("the framework has no timers")
+
+    def wait(self, condition: Condition, seconds: float) -> None:
+        condition.wait(seconds)
+
+
 class FakeMachine:
     """What the local door needs of a machine."""
 
@@ -250,7 +265,9 @@ class World:
     def __init__(self, **options: Any) -> None:
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.observer_errors: dict[str, Exception] = {}
-        self.framework = Framework(observer=self._observe, **options)
+        self.framework = Framework(
+            **({"clock": SystemClock(), "observer": self._observe} | options)
+        )
         self.driver = FakeDriver()
         self.machine = FakeMachine(self.framework)
         self.devices: dict[str, FakeBusDevice] = {}

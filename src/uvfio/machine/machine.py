@@ -111,6 +111,7 @@ class Machine:
             dma_entry_limit=spec.iommu.dma_entry_limit,
             noiommu=spec.iommu.enable_unsafe_noiommu_mode,
             observer=observer,
+            clock=self.clock,
         )
         self.driver = VfioPciDriver(
             on_hotplug=self._bind_hotplugged, enable_sriov=spec.iommu.enable_sriov

@@ -46,7 +46,7 @@ from uvfio.errors import Busy, Gone, InvalidArgument, NoSpace, NoSuchDevice, NoS
 
 if TYPE_CHECKING:
     from uvfio.core.bus import BoundDevice, BusDevice, VfioDriver
-    from uvfio.core.seams import Mm
+    from uvfio.core.seams import Clock, Mm
 
 __all__ = ["MINORMASK", "Framework"]
 
@@ -67,12 +67,14 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
     def __init__(
         self,
         *,
+        clock: Clock,
         allow_unsafe_interrupts: bool = False,
         dma_entry_limit: int = 65535,
         noiommu: bool = False,
         minors: int = MINORMASK + 1,
         observer: Observer | None = None,
     ) -> None:
+        self.clock = clock
         self.lock = RLock()
         self.released = Condition(self.lock)
         self.allow_unsafe_interrupts = allow_unsafe_interrupts

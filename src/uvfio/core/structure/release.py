@@ -17,7 +17,6 @@ but leads to a dead device; that is the door's business.
 from __future__ import annotations
 
 from threading import Condition, RLock
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from uvfio.core.structure.iommu import Lifetime
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.core.bus import BoundDevice, BusDevice
+    from uvfio.core.seams import Clock
     from uvfio.core.structure.device import Device, OpenDevice
     from uvfio.core.structure.group import Group
     from uvfio.core.structure.iommu import Iommu
@@ -40,6 +40,7 @@ class ReleaseMixin:
 
     lock: RLock
     released: Condition
+    clock: Clock
 
     if TYPE_CHECKING:
 
@@ -108,7 +109,7 @@ class ReleaseMixin:
                         continue
                     if cancelled and cancelled():
                         raise Cancelled(f"{wait.what} was cancelled")
-                    self.released.wait(wait.delay())
+                    self.clock.wait(self.released, wait.delay())
         finally:
             wait.cancel()
 
@@ -173,7 +174,7 @@ class Release:
         self._framework = framework
         self._revoke = revoke
         self._interval = interval
-        self._deadline = None if limit is None else monotonic() + limit
+        self._deadline = None if limit is None else framework.clock.monotonic() + limit
         self._ask_at: float | None = None
         self._open = True
         device.departing += 1
@@ -191,7 +192,7 @@ class Release:
         Busy after the time-out, InvalidArgument if somebody else unbound it."""
         try:
             while self._open and not self.ready:
-                now = monotonic()
+                now = self._framework.clock.monotonic()
                 if (
                     self._ask_at is not None
                     and self._deadline is not None
@@ -213,7 +214,7 @@ class Release:
         due = self._ask_at or 0.0
         if self._deadline is not None:
             due = min(due, self._deadline)
-        return max(due - monotonic(), 0.0)
+        return max(due - self._framework.clock.monotonic(), 0.0)
 
     def cancel(self) -> None:
         """Give up; nothing happens when it is done already."""

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from support.world import FakeBusDevice, World, refused, same_state
+from support.world import FakeBusDevice, SystemClock, World, refused, same_state
 from uvfio.core.bus import BusDevice
 from uvfio.core.seams import Mm
 from uvfio.core.structure.device import OpenDevice
@@ -117,7 +117,7 @@ def test_review_08_every_operation_has_its_opposite_by_name(operation: str, oppo
 
 
 def test_a_framework_without_an_observer_tells_nobody() -> None:
-    Framework().notify("fault", device="edu")
+    Framework(clock=SystemClock()).notify("fault", device="edu")
 
 
 # -- add_device ----------------------------------------------------------------------------------
