@@ -265,9 +265,8 @@ class World:
     def __init__(self, **options: Any) -> None:
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.observer_errors: dict[str, Exception] = {}
-        self.framework = Framework(
-            **({"clock": SystemClock(), "observer": self._observe} | options)
-        )
+        clock = options.pop("clock", None) or SystemClock()
+        self.framework = Framework(clock=clock, observer=self._observe, **options)
         self.driver = FakeDriver()
         self.machine = FakeMachine(self.framework)
         self.devices: dict[str, FakeBusDevice] = {}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from uvfio.core.structure.iommu import Iommu, Lifetime
 from uvfio.core.structure.iommufd import Assigned, Hwpt
+from uvfio.core.structure.lifetime import LIFE_CLAIM, Event, State
 from uvfio.errors import InvalidArgument, NotOwner, NotViable
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ __all__ = ["Claim", "claim_for"]
 class Claim(Iommu):
     """See the module's head. ``attached`` are the bound devices that use ``hwpt``."""
 
-    __slots__ = ("_joined", "attached", "bound", "context", "group", "hwpt")
+    LIFE = LIFE_CLAIM
+
+    __slots__ = ("attached", "bound", "context", "group", "hwpt")
 
     def __init__(self, context: Iommufd, group: Group, *, allow_unsafe: bool) -> None:
         super().__init__(
@@ -44,7 +47,6 @@ class Claim(Iommu):
         )
         self.context = context
         self.group = group
-        self._joined = False
         self.hwpt: Hwpt | None = None
         self.bound: dict[Device, Assigned] = {}
         self.attached: list[Device] = []
@@ -53,15 +55,15 @@ class Claim(Iommu):
 
     @property
     def joined(self) -> bool:
-        return self._joined
+        return self.state in (State.JOINED, State.JOINED_BOUND)
 
     @property
     def owns_dma(self) -> bool:
-        return bool(self.bound)
+        return self.state in (State.BOUND, State.JOINED_BOUND)
 
     def join(self) -> None:
         """The group's file was set on the context."""
-        self._joined = True
+        self.life.step(Event.JOIN, self._names())
 
     def admit(self, device: Device) -> None:
         """Bind the device and attach it to the address space of the container's ABI, if it is the first open.
@@ -78,8 +80,8 @@ class Claim(Iommu):
             raise
 
     def depart(self, group: Group) -> bool:
-        self._joined = False
-        return not self.bound
+        self.life.step(Event.UNJOIN, self._names())
+        return not self.owns_dma
 
     def forget_closed(self) -> None:
         for device in [device for device in self.bound if not device.in_use]:
@@ -109,6 +111,7 @@ class Claim(Iommu):
     def bind(self, device: Device) -> int:
         """Make the device an object of the context; returns its number (iommufd_device_bind). As ``check_bind``."""
         self.check_bind(device)
+        self.life.step(Event.BIND, self._names())
         unit = device.dev.unit
         assert unit is not None
         thing = self.bound[device] = Assigned(device, unit, self)
@@ -118,6 +121,7 @@ class Claim(Iommu):
         """Detach the device; its object goes."""
         self.detach(device)
         self.context.remove(self.bound.pop(device))
+        self.life.step(Event.UNBIND if self.bound else Event.UNBIND_LAST, self._names())
 
     # -- page tables -----------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from uvfio.core.bus import MainlineDevice
 from uvfio.core.structure.device import OpenDevice
 from uvfio.core.structure.iommu import Iommu, Lifetime
+from uvfio.core.structure.lifetime import LIFE_CONTAINER, Event, State
 from uvfio.core.translation.rules_type1 import Type1
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, NotOwner, NotViable
 
@@ -62,18 +63,21 @@ class TakesOptions(Protocol):
 
 
 class Container(Iommu):
-    """See the module's head. ``type1`` is there while a domain is; ``open`` while somebody has its file.
+    """See the module's head. ``type1`` is there while a domain is; ``open`` while somebody has its file."""
 
-    ``enabled``: it has its IOMMU, or was told to do without.
-    """
+    LIFE = LIFE_CONTAINER
 
-    __slots__ = ("enabled", "file_open", "type1")
+    __slots__ = ("file_open", "type1")
 
     def __init__(self, new_domain: Callable[[], Domain], *, allow_unsafe: bool = False) -> None:
         super().__init__(new_domain, allow_unsafe=allow_unsafe, lifetime=Lifetime.WITH_HANDLE)
         self.file_open = True
         self.type1: Type1 | None = None
-        self.enabled = False
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it has its IOMMU, or was set up to do without."""
+        return self.state in (State.ENABLED, State.UNPROTECTED)
 
     @property
     def unprotected(self) -> bool:
@@ -82,10 +86,7 @@ class Container(Iommu):
 
     def check_enable(self) -> None:
         """InvalidArgument if the container has no groups, or has its IOMMU."""
-        if not self.groups:
-            raise InvalidArgument("the container has no group", "set it on a group first")
-        if self.enabled:
-            raise InvalidArgument(f"{self._names()}: the container has an IOMMU already")
+        self.life.check(Event.ENABLE, self._names())
 
     def enable(self, version: int) -> None:
         """Choose the mapping rules and make the domain.
@@ -101,14 +102,14 @@ class Container(Iommu):
         self._make_domain()
         assert self.domain is not None
         self.type1 = Type1(self.domain, version)
-        self.enabled = True
+        self.life.step(Event.ENABLE, self._names())
 
     def enable_without(self) -> None:
         """Do without an IOMMU. As ``check_enable``, then NoSuchDevice if there is one."""
         self.check_enable()
         if not self.unprotected:
             raise NoSuchDevice(f"{self._names()}: the devices are behind an IOMMU", "choose type1")
-        self.enabled = True
+        self.life.step(Event.ENABLE_UNPROTECTED, self._names())
 
     def admit(self, device: Device) -> None:
         if not self.enabled:
@@ -129,9 +130,12 @@ class Container(Iommu):
             raise
 
     def close(self) -> None:
+        """The last group has left: domain and mappings go."""
         self.type1 = None
-        self.enabled = False
-        super().close()
+        self._drop_domain()
+
+    def _leaving(self) -> Event:
+        return Event.LEAVE if len(self.groups) > 1 else Event.LEAVE_LAST
 
 
 class ContainerMixin:

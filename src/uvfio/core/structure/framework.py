@@ -106,14 +106,6 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
             raise NoSuchGroup(f"no group {bus}:{number}")
         return found
 
-    def group_by_minor(self, minor: int) -> Group:
-        """The group behind a device node, or NoSuchGroup."""
-        with self.lock:
-            found = self._minors.get(minor)
-        if found is None:
-            raise NoSuchGroup(f"no group has minor {minor}")
-        return found
-
     def lookup(self, dev: BusDevice) -> Device | None:
         """The one lookup of a device's record, by bus, group number and identity (review row 2)."""
         if dev.group is None:

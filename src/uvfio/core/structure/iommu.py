@@ -21,8 +21,9 @@ framework's lock, mappings under the domain's.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from uvfio.core.structure.lifetime import LIFE_2011, Event, Life, State
 from uvfio.errors import Busy, Gone, InvalidArgument, NoMemory, NotOwner, UnsafeInterrupts
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Mm
     from uvfio.core.structure.device import Device
     from uvfio.core.structure.group import Group
+    from uvfio.core.structure.lifetime import Table
     from uvfio.core.translation.domain import Domain
 
 __all__ = ["Iommu", "Lifetime", "OpenIommu"]
@@ -55,7 +57,18 @@ class OpenIommu:
 class Iommu:
     """A context. ``new_domain`` makes an empty domain; ``allow_unsafe`` accepts missing remapping."""
 
-    __slots__ = ("_new_domain", "allow_unsafe", "domain", "groups", "lifetime", "opens", "owner")
+    LIFE: ClassVar[Table] = LIFE_2011
+
+    __slots__ = (
+        "_new_domain",
+        "allow_unsafe",
+        "domain",
+        "groups",
+        "life",
+        "lifetime",
+        "opens",
+        "owner",
+    )
 
     def __init__(
         self,
@@ -67,6 +80,7 @@ class Iommu:
         self._new_domain = new_domain
         self.allow_unsafe = allow_unsafe
         self.lifetime = lifetime
+        self.life = Life(self.LIFE)
         self.groups: list[Group] = []
         self.domain: Domain | None = None
         self.owner: Mm | None = None
@@ -80,9 +94,9 @@ class Iommu:
         return bool(self.opens) or any(group.devices_in_use for group in self.groups)
 
     @property
-    def groups_open(self) -> bool:
-        """Whether any member's group file is open."""
-        return any(group.is_open for group in self.groups)
+    def state(self) -> State:
+        """The state of its life (``core/structure/lifetime.py``)."""
+        return self.life.state
 
     @property
     def viable(self) -> bool:
@@ -134,9 +148,9 @@ class Iommu:
         Order: not viable, already open, no IOMMU (NoMemory), attach errors, UnsafeInterrupts.
         """
         self.check_viable()
-        if self.domain is not None:
-            raise InvalidArgument(f"{self._names()}: the iommu is open already")
+        self.life.check(Event.OPEN, self._names())
         self._make_domain()
+        self.life.step(Event.OPEN, self._names())
         self.owner = mm
         assert self.domain is not None
         return self.domain
@@ -151,7 +165,7 @@ class Iommu:
                 self._attach_devices(group)
             self._check_interrupts()
         except Exception:
-            self.close()
+            self._drop_domain()
             raise
 
     def _check_interrupts(self) -> None:
@@ -167,7 +181,11 @@ class Iommu:
             )
 
     def close(self) -> None:
-        """Detach the devices and drop domain and mappings; the owner stays (see ``release_owner``)."""
+        """Detach the devices and drop domain and mappings, if there are any; the owner stays."""
+        self.life.step(Event.CLOSE, self._names())
+        self._drop_domain()
+
+    def _drop_domain(self) -> None:
         if self.domain is None:
             return
         self.domain.close()
@@ -196,6 +214,7 @@ class Iommu:
 
     def attach_group(self, group: Group) -> None:
         """Add a group that is in no context; if the domain exists its devices are attached to it."""
+        self.life.step(Event.ENTER, self._names())
         self.groups.insert(0, group)
         group.iommu = self
         try:
@@ -206,10 +225,21 @@ class Iommu:
 
     def detach_group(self, group: Group) -> None:
         """Take a member out; its devices lose the domain, the others keep their mappings."""
+        self.life.step(self._leaving(), self._names())
         for device in group.devices:
             self.detach_device(device)
         self.groups.remove(group)
         group.iommu = None
+
+    def _leaving(self) -> Event:
+        """The event that it is for this context when one more of its groups leaves."""
+        match len(self.groups):
+            case 0 | 1:
+                return Event.LEAVE_LAST
+            case 2:
+                return Event.DISSOLVE
+            case _:
+                return Event.LEAVE
 
     def attach_device(self, device: Device) -> None:
         """Attach one device to the domain, if there is one and it is not attached."""

@@ -98,6 +98,7 @@ def test_dma_is_owned_while_a_device_is_bound_and_not_by_joining() -> None:
     assert not bench.claim.joined
     bench.claim.unbind(bench.world.record("a"))
     assert not bench.claim.owns_dma
+    bench.claim.join()
     assert bench.claim.depart(bench.world.group(1))
 
 

@@ -81,14 +81,11 @@ def test_an_empty_framework_has_no_groups(world: World) -> None:
     assert world.framework.groups == ()
     with pytest.raises(NoSuchGroup, match="no group pci:240"):
         world.framework.group("pci", 240)
-    with pytest.raises(NoSuchGroup, match="minor 0"):
-        world.framework.group_by_minor(0)
 
 
-def test_groups_are_found_by_key_and_by_minor(world: World) -> None:
+def test_groups_are_found_by_key(world: World) -> None:
     world.plug("edu", 240)
     group = world.framework.group("pci", 240)
-    assert world.framework.group_by_minor(group.minor) is group
     assert world.framework.groups == (group,)
 
 
