@@ -1,7 +1,7 @@
-"""Things that take a while, for those who cannot wait: polled until they are done.
+"""Operations that take a while, for callers that cannot wait: polled until they are done.
 
-Whoever serves others meanwhile (a supervisor) polls a ``Wait`` after everything that may end it, which is a close,
-and when ``delay`` has passed. Whoever has nothing else to do says ``ReleaseMixin.wait_for``.
+A caller that serves others meanwhile (a supervisor) polls a ``Wait`` after every close, which may end it, and when
+``delay`` has passed. A caller with nothing else to do calls ``Framework.wait_for``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Then", "Wait"]
 
 
 class Wait(Protocol):
-    """Something that goes on: see ``core.release.Release``."""
+    """Something that goes on: see ``core.structure.release.Release``."""
 
     @property
     def what(self) -> str:

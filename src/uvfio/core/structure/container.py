@@ -1,6 +1,6 @@
-"""Containers: the context of today's group ABI, and the part of the framework that deals with it.
+"""Containers: the context of the mainline group interface, and the part of the framework that deals with it.
 
-A container is an ``Iommu`` of the other lifetime: it is made empty by whoever opens /dev/vfio/vfio, groups join
+A container is an ``Iommu`` of the other lifetime: an open of /dev/vfio/vfio makes it empty, groups join
 and leave it, and its mappings do not depend on open devices::
 
     made --join--> has groups --enable(version)--> has a domain and mappings
@@ -8,7 +8,7 @@ and leave it, and its mappings do not depend on open devices::
                      |  +------- last group left -----+    (domain and mappings go)
                      +--leave--> empty again
 
-Who keeps whom alive: an open device keeps its group in the container, whether or not the group's file is
+Lifetimes: an open device keeps its group in the container, whether or not the group's file is
 open; a group keeps the container, whether or not the container's file is open. Rules that differ from 2011:
 
     a group's file        opens once; Busy also while a device of the group is open without it
@@ -21,8 +21,8 @@ open; a group keeps the container, whether or not the container's file is open. 
 Groups of devices without an IOMMU (``Group.unprotected``) have containers of their own: such a container is enabled
 without a domain, nothing can be mapped, and all DMA faults. Both kinds do not mix.
 
-A group that loses its last VFIO device is over as far as VFIO goes: a file that is still open is an *orphan*.
-It leaves the container and answers NoSuchDevice for ever; if the group comes back it is another one.
+A group that loses its last VFIO device is gone for VFIO: a file that is still open is an *orphan*. It leaves
+the container and answers NoSuchDevice for ever; a group of that number that comes later is another one.
 
 A refused call changes nothing. Behaviour: drivers/vfio/group.c and drivers/vfio/container.c.
 """
@@ -30,10 +30,10 @@ A refused call changes nothing. Behaviour: drivers/vfio/group.c and drivers/vfio
 from __future__ import annotations
 
 from contextlib import ExitStack
-from threading import Condition, RLock
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from uvfio.core.bus import MainlineDevice
+from uvfio.core.structure.base import Structure
 from uvfio.core.structure.device import OpenDevice
 from uvfio.core.structure.iommu import Iommu, Lifetime
 from uvfio.core.structure.lifetime import LIFE_CONTAINER, Event, State
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from uvfio.core.structure.group import Group, OpenGroup
     from uvfio.core.translation.domain import Domain
 
-__all__ = ["Container", "ContainerMixin", "TakesOptions"]
+__all__ = ["Container", "Containers", "TakesOptions"]
 
 
 @runtime_checkable
 class TakesOptions(Protocol):
-    """A VFIO driver that finds options behind a device's name in GET_DEVICE_FD."""
+    """A VFIO driver that accepts options after a device's name in GET_DEVICE_FD."""
 
     def match_with_options(self, dev: BusDevice, text: str, data: BoundDevice) -> bool:
         """Whether ``text`` means ``dev``, which is bound as ``data``.
@@ -63,7 +63,7 @@ class TakesOptions(Protocol):
 
 
 class Container(Iommu):
-    """See the module's head. ``type1`` is there while a domain is; ``open`` while somebody has its file."""
+    """See the module's head. ``type1`` is there while a domain is; ``file_open`` while its file is open."""
 
     LIFE = LIFE_CONTAINER
 
@@ -138,23 +138,8 @@ class Container(Iommu):
         return Event.LEAVE if len(self.groups) > 1 else Event.LEAVE_LAST
 
 
-class ContainerMixin:
-    """The part of the framework that serves today's group ABI. Its state and lock are the framework's."""
-
-    lock: RLock
-    released: Condition
-    allow_unsafe_interrupts: bool
-    noiommu: bool
-
-    if TYPE_CHECKING:
-
-        def _new_domain(self) -> Domain: ...
-        def _new_iommu(self) -> Iommu: ...
-        def _start(self, opened: OpenDevice) -> None: ...
-        def _forget_nodes(self, group: Group) -> None: ...
-        def lookup(self, dev: BusDevice) -> Device | None: ...
-        @property
-        def groups(self) -> tuple[Group, ...]: ...
+class Containers(Structure):
+    """The part of the framework that serves the mainline group interface."""
 
     # -- containers ------------------------------------------------------------------------------
 
@@ -172,7 +157,8 @@ class ContainerMixin:
             container.enable(version)
 
     def enable_unprotected(self, container: Container) -> None:
-        """Let the container do without one. See ``Container.enable_without``; NoSuchDevice if nobody may."""
+        """Let the container do without one. See ``Container.enable_without``; NoSuchDevice if the
+        machine does not allow it."""
         with self.lock:
             container.check_enable()
             if not self.noiommu:
@@ -182,7 +168,7 @@ class ContainerMixin:
     # -- groups ----------------------------------------------------------------------------------
 
     def make_exclusive(self, held: OpenGroup) -> None:
-        """Make an ordinary open exclusive: its file turned out to speak today's ABI.
+        """Make an ordinary open exclusive: its file turned out to be used by the mainline interface.
 
         Busy if the group is open elsewhere or its 2011 context is used. Nothing if it is exclusive already.
         """
@@ -276,33 +262,6 @@ class ContainerMixin:
             names = ", ".join(d.name for d in group.devices if d.in_use)
             raise Busy(f"group {group} is in use: {names} is open", "close its device files")
 
-    def _orphan(self, group: Group) -> None:
-        """A device was unbound: if it was the last of its group, today's ABI sees the group go."""
-        self._forget_nodes(group)
-        if any(device.bound for device in group.devices):
-            return
-        for held in [held for held in group.opens if held.exclusive]:
-            held.orphan = True
-            group.opens.remove(held)
-        iommu = group.iommu
-        if iommu is not None and iommu.lifetime is Lifetime.WITH_HANDLE:
-            self._depart(iommu, group)
-
-    def _depart(self, container: Iommu, group: Group) -> None:
-        """A group leaves its container; the last one takes the mappings with it."""
-        container.detach_group(group)
-        if not container.groups:
-            container.close()
-        self.released.notify_all()
-
-    def _settle_container(self, container: Iommu) -> None:
-        """Groups that nobody holds any more, by file or by device, leave."""
-        container.forget_closed()
-        for group in list(container.groups):
-            held = group.is_open and container.joined
-            if not held and not group.devices_in_use:
-                self._depart(container, group)
-
     # -- devices ---------------------------------------------------------------------------------
 
     def open_member(self, held: OpenGroup, text: str) -> OpenDevice:
@@ -324,7 +283,7 @@ class ContainerMixin:
     # -- resets of a whole bus -------------------------------------------------------------------
 
     def bus_reset_scope(self, mainline: MainlineDevice, device: Device) -> list[Dependent]:
-        """Who is reset with ``device`` when its bus is. NoSuchDevice if its bus cannot be reset."""
+        """The devices that a reset of the device's bus resets. NoSuchDevice if its bus cannot be reset."""
         with self.lock:
             everybody = [member.dev for group in self.groups for member in group.devices]
         scope = mainline.reset_scope(everybody)

@@ -2,10 +2,10 @@
 
 Life of a record: ``add`` -> unbound -> ``bind`` -> bound -> ``unbind`` -> unbound -> ``del``. It is *in use*
 while a device file is open. It may be *gone* (unplugged while bound): then it takes no new opens and
-``del`` is finished by ``unbind``. It may be *reserved* for its group's owner: hot-added while the group is
-used, so that no other driver may have it.
+``del`` is finished by ``unbind``. It may be *reserved* for its group's owner: it was hot-added while the group was
+used, and no other driver may bind to it.
 
-A record does not know files, ABIs or doors. Its group is the only way to its iommu context: there is no
+A record does not refer to files, ABIs or doors. Its group is the only way to its iommu context: there is no
 second pointer that could disagree. What a bus and a VFIO driver have to implement is in ``core/bus.py``.
 """
 
@@ -36,15 +36,15 @@ class OpenDevice:
 
 
 class OpenCdev:
-    """One open node of a device. ``opened`` is there while it is bound to an iommufd, ``gone`` is true once the device
-    has been taken from its VFIO driver: then the file is good for nothing."""
+    """One open node of a device. ``opened`` and ``iommufd`` are set while it is bound to an iommufd. ``gone`` is true
+    once the device has been taken from its VFIO driver: every request of the file fails from then on."""
 
-    __slots__ = ("context", "device", "gone", "opened")
+    __slots__ = ("device", "gone", "iommufd", "opened")
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.opened: OpenDevice | None = None
-        self.context: Iommufd | None = None
+        self.iommufd: Iommufd | None = None
         self.gone = False
 
 
@@ -53,9 +53,9 @@ class Device:
 
     ``lock`` serialises the driver's callbacks for this device (open, close, reset, release), so that a
     slow reset does not hold up the framework; it is taken before the framework's lock, never inside it.
-    ``taint`` says why the device makes its group unusable although it looks bound, or is empty.
-    ``host_driver`` is the driver of the host that has the device, or empty. ``cdevs`` are the open files of the
-    device's own node: whoever has one has not let go of the device, bound or not.
+    ``taint`` is the reason why the device makes its group unusable although it is bound, or empty.
+    ``host_driver`` is the name of the host's driver that is bound to the device, or empty. ``cdevs`` are the open files
+    of the device's own node: each of them keeps the device with its VFIO driver, bound to an iommufd or not.
     """
 
     __slots__ = (
@@ -101,7 +101,7 @@ class Device:
 
     @property
     def bound(self) -> bool:
-        """Whether a VFIO driver has it: the condition for its group's viability."""
+        """Whether it is bound to a VFIO driver: the condition for its group's viability."""
         return self.data is not None
 
     @property

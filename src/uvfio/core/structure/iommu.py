@@ -6,15 +6,19 @@ Life of the 2011 kind (``Lifetime.WITH_USERS``)::
     open --last iommu or device file closed--> closed: mappings gone, devices detached
     one group --attach_group--> a set; the owner stays while the set has more than one group
 
-Invariants, kept by the framework (``settle``): a domain exists exactly while an iommu file or a device
+The states and their transitions are in ``core/structure/lifetime.py``; each operation here reports its event there,
+and an illegal one is refused before anything changes. ``attach_group`` and ``detach_group`` are the only functions that
+change ``group.iommu``.
+
+Invariants, kept by the framework (``_settle``): a domain exists exactly while an iommu file or a device
 file is open; a set of several groups has an owner; each group points back to its context.
 
-A container (``Lifetime.WITH_HANDLE``, ``core/structure/container.py``) is made by its handle; groups come and go. A
-claim of an iommufd (``core/structure/claim.py``) is one as well, with one group; where it differs it answers for
-itself: ``joined``, ``owns_dma``, ``admit``, ``depart``, ``forget_closed``.
+A container (``Lifetime.WITH_HANDLE``, ``core/structure/container.py``) is made by its handle; groups enter and leave. A
+claim of an iommufd (``core/structure/claim.py``) is one as well, with one group; it overrides ``joined``, ``owns_dma``,
+``admit``, ``depart`` and ``forget_closed``.
 
 ``attach_group`` and ``detach_group`` are the two structural operations (review rows 9 and 10); MERGE and
-UNMERGE of the 2011 ABI and SET/UNSET_CONTAINER of mainline are faces of them. Changes happen under the
+UNMERGE of the 2011 ABI and SET/UNSET_CONTAINER of mainline are made of them. Changes happen under the
 framework's lock, mappings under the domain's.
 """
 
@@ -39,7 +43,7 @@ __all__ = ["Iommu", "Lifetime", "OpenIommu"]
 
 
 class Lifetime(Enum):
-    """What keeps the mappings alive."""
+    """The kind of file that the mappings live as long as."""
 
     WITH_USERS = "dies with its last device or iommu file"
     WITH_HANDLE = "dies with its handle"
@@ -86,7 +90,7 @@ class Iommu:
         self.owner: Mm | None = None
         self.opens: list[OpenIommu] = []
 
-    # -- questions -------------------------------------------------------------------------------
+    # -- predicates ------------------------------------------------------------------------------
 
     @property
     def in_use(self) -> bool:
@@ -198,19 +202,19 @@ class Iommu:
     # -- membership ------------------------------------------------------------------------------
 
     def admit(self, device: Device) -> None:
-        """A device of a member is about to be opened. InvalidArgument as long as there is no domain."""
+        """Check that a device of a member may be opened. InvalidArgument as long as there is no domain."""
         if self.domain is None:
             raise InvalidArgument(f"the container of group {device.group} has no IOMMU yet")
 
     def depart(self, group: Group) -> bool:
-        """A member wants to leave; whether it does at once. Busy while a device of it is open."""
+        """Whether a member may leave at once (vfio_container_detach_group). Busy while a device of it is open."""
         if group.devices_in_use:
             names = ", ".join(d.name for d in group.devices if d.in_use)
             raise Busy(f"group {group} cannot leave: {names} is open", "close its device files")
         return True
 
     def forget_closed(self) -> None:
-        """Devices may have been closed."""
+        """Take note that device files may have been closed."""
 
     def attach_group(self, group: Group) -> None:
         """Add a group that is in no context; if the domain exists its devices are attached to it."""

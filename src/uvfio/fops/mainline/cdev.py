@@ -113,7 +113,7 @@ class CdevFile(DeviceFile):
     # -- hot resets --------------------------------------------------------------------------------
 
     def _number_of(self, device: Device | None) -> int | None:
-        context = self.held.context
+        context = self.held.iommufd
         return None if context is None else self.framework.number_in(context, device)
 
     def dependent_id(self, found: Dependent) -> int:

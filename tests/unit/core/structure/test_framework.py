@@ -13,8 +13,9 @@ import pytest
 from support.world import FakeBusDevice, SystemClock, World, refused, same_state
 from uvfio.core.bus import BusDevice
 from uvfio.core.seams import Mm
+from uvfio.core.structure.base import MINORMASK
 from uvfio.core.structure.device import OpenDevice
-from uvfio.core.structure.framework import MINORMASK, Framework
+from uvfio.core.structure.framework import Framework
 from uvfio.core.structure.group import OpenGroup
 from uvfio.core.structure.iommu import OpenIommu
 from uvfio.core.translation.domain import IommuUnit

@@ -53,7 +53,7 @@ class Bench:
 
     def see(self) -> object:
         nodes = {
-            number: (device, [(held, held.opened, held.context) for held in device.cdevs])
+            number: (device, [(held, held.opened, held.iommufd) for held in device.cdevs])
             for number, device in self.framework.nodes.items()
         }
         return describe(self.context), nodes
