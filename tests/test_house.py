@@ -41,6 +41,7 @@ STARTUP_FORBIDDEN = (
 MIRRORED = ("uapi", "core", "drivers", "fops", "kit", "models", "machine")
 TESTED_ELSEWHERE = {  # modules without a test module of their own name, and what tests them or why nothing does
     "core/bus": "protocols and an enum; tests/unit/drivers/pci/test_irqset.py",
+    "core/structure/base": "tests/unit/core/structure/test_framework.py",
     "drivers/pci/hardware": "protocols and an enum; tests/support/pci_function.py is one",
     "drivers/pci/mainline": "tests/unit/fops/mainline/test_device.py",
     "drivers/platform/device": "tests/unit/drivers/test_platform.py",

@@ -34,6 +34,7 @@ from support.world import (
     unmerge,
 )
 from uvfio.core.structure.group import Group
+from uvfio.core.structure.lifetime import State
 from uvfio.core.translation.unit import IommuUnit
 from uvfio.doors.local import Process
 from uvfio.errors import NoSpace
@@ -58,6 +59,14 @@ LOCKED_PAGES: Final = 5
 
 
 # -- the model -----------------------------------------------------------------------------------
+
+
+LIVES = {  # of a context, by (a set, in use)
+    (False, False): State.CLOSED,
+    (False, True): State.OPEN,
+    (True, False): State.CLOSED_SET,
+    (True, True): State.OPEN_SET,
+}
 
 
 @dataclass(eq=False)
@@ -778,7 +787,9 @@ class FrameworkMachine(RuleBasedStateMachine):
             assert iommu.owner is owner
             assert iommu.in_use == model.in_use(s)
             assert len(iommu.opens) == sum(f.joint is s for f in model.live("iommu"))
-            assert iommu.groups_open == any(model.group_files(k) for k in s.groups)
+            is_open = any(member.is_open for member in iommu.groups)
+            assert is_open == any(model.group_files(k) for k in s.groups)
+            assert iommu.state is LIVES[len(s.groups) > 1, model.used(key)]
             for held in group.opens:
                 assert held.group is group
 

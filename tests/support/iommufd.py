@@ -9,7 +9,7 @@ import struct
 from typing import Any
 
 from support.mainline import ALONE, Desk
-from uvfio.core.structure.iommufd import Context
+from uvfio.core.structure.iommufd import Iommufd
 from uvfio.core.translation.area import Area
 from uvfio.core.translation.ioas import Hwpt, Ioas
 from uvfio.doors.local import Process
@@ -35,7 +35,7 @@ class IommufdDesk(Desk):
     def iommufd(self, process: Process | None = None) -> int:
         return (process or self.me).open("/dev/iommu")
 
-    def context(self, fd: int, process: Process | None = None) -> Context:
+    def context(self, fd: int, process: Process | None = None) -> Iommufd:
         file = (process or self.me).file(fd)
         assert isinstance(file, IommufdFile)
         return file.context
@@ -132,7 +132,7 @@ class IommufdDesk(Desk):
         return super().snapshot(), contexts, nodes
 
 
-def describe(context: Context) -> object:
+def describe(context: Iommufd) -> object:
     """Everything that a context is made of."""
     things = []
     for number, thing in context.objects.items():

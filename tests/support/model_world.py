@@ -7,6 +7,7 @@ bus mastering on, its sink connected; ``World`` has the parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from threading import Condition
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from uvfio.errors import DmaFault
@@ -47,6 +48,10 @@ class FakeClock:
         timer = FakeTimer(self.now + delay, callback)
         self.timers.append(timer)
         return timer
+
+    def wait(self, condition: Condition, seconds: float) -> None:
+        """Nothing that a model does waits."""
+        raise AssertionError(f"wait on {condition} for {seconds} s")
 
     @property
     def waiting(self) -> int:

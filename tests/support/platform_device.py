@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.core.structure.device import DtProperty
+from uvfio.core.bus import DtProperty
 from uvfio.drivers.platform.hardware import (
     InterruptSink,
     Origin,

@@ -10,12 +10,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Condition
+from time import monotonic
 from typing import Any, ClassVar, cast
 
 import pytest
 
-from uvfio.core.seams import Event, Mm
-from uvfio.core.structure.device import BoundDevice, BusDevice, Device, DeviceKind, IrqInfo, Region
+from uvfio.core.bus import BoundDevice, BusDevice, DeviceKind, IrqInfo, Region
+from uvfio.core.seams import Event, Mm, Timer
+from uvfio.core.structure.device import Device
 from uvfio.core.structure.framework import Framework
 from uvfio.core.structure.group import Group, OpenGroup
 from uvfio.core.structure.iommu import Iommu
@@ -107,19 +110,19 @@ class FakeBusDevice:
 
 
 class FakeDriver:
-    """A VFIO bus driver that matches by equality. ``on_claim`` is what it does with a hot-plugged device."""
+    """A VFIO bus driver that matches by equality. ``on_hotplug`` is what it does with a hot-plugged device."""
 
     def __init__(self, name: str = "vfio-pci") -> None:
         self.name = name
-        self.on_claim: Callable[[BusDevice], None] = lambda dev: None
-        self.claimed: list[str] = []
+        self.on_hotplug: Callable[[BusDevice], None] = lambda dev: None
+        self.hotplugged: list[str] = []
 
     def match(self, dev: BusDevice, name: str) -> bool:
         return dev.name == name
 
-    def claim(self, dev: BusDevice) -> None:
-        self.claimed.append(dev.name)
-        self.on_claim(dev)
+    def bind_hotplugged(self, dev: BusDevice) -> None:
+        self.hotplugged.append(dev.name)
+        self.on_hotplug(dev)
 
 
 class FakeBound:
@@ -233,6 +236,19 @@ class FakeBound:
         self._called("request")
 
 
+class SystemClock:
+    """The system's time, for a framework without a machine."""
+
+    def monotonic(self) -> float:
+        return monotonic()
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        raise AssertionError("the framework has no timers")
+
+    def wait(self, condition: Condition, seconds: float) -> None:
+        condition.wait(seconds)
+
+
 class FakeMachine:
     """What the local door needs of a machine."""
 
@@ -250,7 +266,8 @@ class World:
     def __init__(self, **options: Any) -> None:
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.observer_errors: dict[str, Exception] = {}
-        self.framework = Framework(observer=self._observe, **options)
+        clock = options.pop("clock", None) or SystemClock()
+        self.framework = Framework(clock=clock, observer=self._observe, **options)
         self.driver = FakeDriver()
         self.machine = FakeMachine(self.framework)
         self.devices: dict[str, FakeBusDevice] = {}

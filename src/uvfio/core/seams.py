@@ -12,7 +12,7 @@ by one, and locked memory is charged to it, as to ``current->mm`` in the kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from threading import Lock
+from threading import Condition, Lock
 from typing import Protocol
 
 from uvfio.errors import LimitExceeded
@@ -147,6 +147,13 @@ class Clock(Protocol):
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         """Call ``callback`` once, ``delay`` seconds from now or later."""
+
+    def wait(self, condition: Condition, seconds: float) -> None:
+        """Wait until ``condition`` is notified or ``seconds`` of this clock have passed.
+
+        The caller holds the condition's lock, so no callback of ``call_later`` may run inside this call. It may
+        return early.
+        """
 
 
 class Store(Protocol):

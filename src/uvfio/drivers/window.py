@@ -24,7 +24,7 @@ from uvfio.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.structure.device import Region
+    from uvfio.core.bus import Region
 
 __all__ = ["PAGE_SIZE", "MemoryWindow", "PolledWindow", "RegisterWindow", "Window", "width_at"]
 

@@ -105,9 +105,9 @@ class AnyGroupFile(HeldGroupFile):
     def decide(self, abi: str) -> GroupFile:
         """Become a file of that ABI. Raises Busy if the group cannot be opened that way now."""
         if abi == MAINLINE:
-            self.framework.claim_group(self.held)
+            self.framework.make_exclusive(self.held)
         else:
-            self.framework.share_group(self.held)
+            self.framework.make_shared(self.held)
         self.chosen = FILES[abi](self.framework, self.held)
         return self.chosen
 

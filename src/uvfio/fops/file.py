@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from uvfio.core.structure.container import Container
     from uvfio.core.structure.framework import Framework
     from uvfio.core.structure.group import OpenGroup
-    from uvfio.core.structure.iommufd import Context
+    from uvfio.core.structure.iommufd import Iommufd
     from uvfio.core.waiting import Wait
 
 __all__ = ["ABI_2011", "MAINLINE", "Deferred", "File", "find_file", "install", "report_signals"]
@@ -132,7 +132,7 @@ class File:
         return None
 
     @property
-    def context(self) -> Context | None:
+    def context(self) -> Iommufd | None:
         """The iommufd context, if this is an open /dev/iommu."""
         return None
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from uvfio.core.structure.device import DtProperty
+from uvfio.core.bus import DtProperty
 from uvfio.drivers.platform.hardware import Origin, PlatformInterrupt, PlatformRegion, Resources
 from uvfio.errors import ConfigError
 from uvfio.machine.spec import DeviceSpec, parse_number, parse_size

@@ -21,6 +21,7 @@ from uvfio.errors import Busy, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+    from threading import Condition
 
 __all__ = ["ByteStore", "ManualClock", "RealClock"]
 
@@ -134,6 +135,15 @@ class ManualClock:
         """Call once the clock has been moved ``delay`` seconds on."""
         return self._agenda.add(self._now + max(delay, 0.0), callback)
 
+    def wait(self, condition: Condition, seconds: float) -> None:
+        """Wait for other threads. If none notifies in time, the clock has moved on by ``seconds``.
+
+        Calls that fell due are made by the next ``advance``: the caller holds a lock.
+        """
+        end = self._now + seconds
+        if not condition.wait(seconds):
+            self._now = max(self._now, end)
+
     def advance(self, seconds: float) -> None:
         """Move on. Each callback sees the time it asked for, and may ask for more calls."""
         if seconds < 0:
@@ -160,6 +170,10 @@ class RealClock:
     def call_later(self, delay: float, callback: Callable[[], None]) -> _Call:
         """Call in the first ``run_due`` after ``delay`` seconds."""
         return self._agenda.add(time.monotonic() + max(delay, 0.0), callback)
+
+    def wait(self, condition: Condition, seconds: float) -> None:
+        """Wait on ``condition``, for ``seconds`` at most."""
+        condition.wait(seconds)
 
     def timeout(self) -> float | None:
         """Seconds until the next call is due; None when there is none."""

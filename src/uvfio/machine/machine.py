@@ -60,8 +60,9 @@ from uvfio.models import catalogue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from uvfio.core.bus import BoundDevice, BusDevice
     from uvfio.core.seams import Clock, Store
-    from uvfio.core.structure.device import BoundDevice, BusDevice, Device
+    from uvfio.core.structure.device import Device
     from uvfio.core.waiting import Wait
     from uvfio.kit.platform.model import PlatformModel
     from uvfio.machine.platform import PlatformBus
@@ -110,8 +111,11 @@ class Machine:
             dma_entry_limit=spec.iommu.dma_entry_limit,
             noiommu=spec.iommu.enable_unsafe_noiommu_mode,
             observer=observer,
+            clock=self.clock,
         )
-        self.driver = VfioPciDriver(on_claim=self._claim, enable_sriov=spec.iommu.enable_sriov)
+        self.driver = VfioPciDriver(
+            on_hotplug=self._bind_hotplugged, enable_sriov=spec.iommu.enable_sriov
+        )
         self.binding = Binding(self)
         self._firmware = Firmware()
         self._platform: PlatformBus | None = None
@@ -232,7 +236,7 @@ class Machine:
                 record = self.framework.add_device(device, self._platform_bus().driver)
             if record.taint:
                 raise Busy(record.taint)
-            if record.bound:  # claimed: its group is in use
+            if record.bound:  # by bind_hotplugged: its group is in use
                 slot.driver = slot.vfio_driver
             else:
                 self._give(slot, slot.spec.driver if driver is None else driver)
@@ -311,7 +315,7 @@ class Machine:
         if self._platform is None:
             from uvfio.machine.platform import PlatformBus
 
-            self._platform = PlatformBus(self._claim)
+            self._platform = PlatformBus(self._bind_hotplugged)
         return self._platform
 
     def _on_bus(self, address: str) -> list[Slot]:
@@ -508,7 +512,7 @@ class Machine:
         self.binding.mention(slot.device.bus, driver)
         slot.driver = driver
 
-    def _claim(self, dev: BusDevice) -> None:
+    def _bind_hotplugged(self, dev: BusDevice) -> None:
         """The group of a device just plugged in is in use: only VFIO may have it."""
         self.framework.bind_device(dev, self._probe(dev))
 

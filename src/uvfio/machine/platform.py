@@ -21,8 +21,8 @@ from uvfio.machine.device_tree import platform_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from uvfio.core.bus import BusDevice
     from uvfio.core.seams import Clock, Store
-    from uvfio.core.structure.device import BusDevice
     from uvfio.core.translation.unit import IommuUnit
     from uvfio.drivers.platform.device import VfioPlatformDevice
     from uvfio.machine.spec import DeviceSpec
@@ -33,10 +33,10 @@ FIRST_INTERRUPT = 32  # the first that is shared by all processors, on a GIC
 
 
 class PlatformBus:
-    """The bus and its VFIO driver, which asks ``on_claim`` to bind a device plugged into a group in use."""
+    """The bus and its VFIO driver, which asks ``on_hotplug`` to bind a device plugged into a group in use."""
 
-    def __init__(self, on_claim: Callable[[BusDevice], None]) -> None:
-        self.driver = VfioPlatformDriver(on_claim=on_claim)
+    def __init__(self, on_hotplug: Callable[[BusDevice], None]) -> None:
+        self.driver = VfioPlatformDriver(on_hotplug=on_hotplug)
 
     def make(
         self,

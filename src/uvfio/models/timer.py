@@ -42,13 +42,8 @@ from typing import TYPE_CHECKING
 
 from uvfio.errors import DmaFault
 from uvfio.kit.option import Option
-from uvfio.kit.platform.model import (
-    EdgeLine,
-    LevelLine,
-    MemoryRegion,
-    PlatformModel,
-    RegisterRegion,
-)
+from uvfio.kit.platform.model import PlatformModel
+from uvfio.kit.platform.region import EdgeLine, LevelLine, MemoryRegion, RegisterRegion
 from uvfio.kit.register import Register, RegisterMap
 
 if TYPE_CHECKING:

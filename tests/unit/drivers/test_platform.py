@@ -8,7 +8,7 @@ import pytest
 
 from support.pci_function import FakeEvent
 from support.platform_device import CHILD, NODE, FakePlatform, line, region
-from uvfio.core.structure.device import DeviceKind, DeviceTree, DtProperty, IrqInfo, ResourceKind
+from uvfio.core.bus import DeviceKind, DeviceTree, DtProperty, IrqInfo, ResourceKind
 from uvfio.drivers.platform.device import VfioPlatformDevice
 from uvfio.drivers.platform.driver import VfioPlatformDriver
 from uvfio.errors import Busy, Gone, InvalidArgument, NoSuchDevice, Unsupported, VfioError
@@ -16,7 +16,7 @@ from uvfio.errors import Busy, Gone, InvalidArgument, NoSuchDevice, Unsupported,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.structure.device import BoundDevice, BusDevice, VfioDriver
+    from uvfio.core.bus import BoundDevice, BusDevice, VfioDriver
     from uvfio.drivers.platform.hardware import PlatformHardware
 
 LEVEL, EDGE, LEVEL2 = range(3)
@@ -75,13 +75,13 @@ def test_match_by_name_or_path(name: str, same: bool) -> None:
     assert VfioPlatformDriver().match(FakePlatform(), name) is same
 
 
-def test_claim() -> None:
-    claimed: list[BusDevice] = []
+def test_bind_hotplugged() -> None:
+    hotplugged: list[BusDevice] = []
     hardware = FakePlatform()
-    VfioPlatformDriver(claimed.append).claim(hardware)
-    assert claimed == [hardware]
+    VfioPlatformDriver(hotplugged.append).bind_hotplugged(hardware)
+    assert hotplugged == [hardware]
     with pytest.raises(Unsupported, match=r"vfio-platform cannot take 1000\.block"):
-        VfioPlatformDriver().claim(hardware)
+        VfioPlatformDriver().bind_hotplugged(hardware)
 
 
 # -- facts ---------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_read_only_regions(device: VfioPlatformDevice, hardware: FakePlatform) -
 
 def test_read_only_memory_that_is_written_as_memory() -> None:
     """The rule is the window's, whatever is behind it."""
-    from uvfio.core.structure.device import Region
+    from uvfio.core.bus import Region
     from uvfio.drivers.window import MemoryWindow
 
     memory = memoryview(bytearray(4096))

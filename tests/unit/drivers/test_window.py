@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from uvfio.core.structure.device import Region
+from uvfio.core.bus import Region
 from uvfio.drivers.window import MemoryWindow, PolledWindow, RegisterWindow, Window, width_at
 from uvfio.errors import InvalidArgument
 

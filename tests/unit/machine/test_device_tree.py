@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from uvfio.cli.machinefile import load, parse
-from uvfio.core.structure.device import DtProperty
+from uvfio.core.bus import DtProperty
 from uvfio.doors.local import Process
 from uvfio.drivers.platform.hardware import Origin, PlatformRegion, Resources
 from uvfio.errors import Busy, ConfigError, Gone, InvalidArgument, NoSuchDevice, VfioError

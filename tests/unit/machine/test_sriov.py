@@ -439,6 +439,6 @@ def test_a_program_that_shares_a_bus_reset_with_them() -> None:
     desk = Desk()
     desk.machine.plug("exerciser@0000:05:00.0,vfs=1,numvfs=1,group=9")
     record = desk.machine.record("0000:05:00.0")
-    modern = record.data
-    scope = desk.framework.bus_reset_scope(modern, record)  # type: ignore[arg-type]
+    mainline = record.data
+    scope = desk.framework.bus_reset_scope(mainline, record)  # type: ignore[arg-type]
     assert sorted(found.dev.name for found in scope) == ["0000:05:00.0", "0000:05:10.0"]

@@ -66,8 +66,8 @@ def test_a_request_has_a_name_for_messages_only_on_its_file() -> None:
 
 
 def test_two_requests_have_the_value_of_a_request_of_2011() -> None:
-    modern = {request for _, request in vfio.IOCTLS}
-    assert modern & set(rfc.IOCTLS) == {0x3B67, 0x3B74}
+    mainline = {request for _, request in vfio.IOCTLS}
+    assert mainline & set(rfc.IOCTLS) == {0x3B67, 0x3B74}
 
 
 @pytest.mark.parametrize("key", vfio.IOCTLS, ids=lambda key: f"{key[0]}-{key[1]:#x}")

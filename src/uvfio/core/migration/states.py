@@ -173,7 +173,7 @@ class MigrationDevice(Movable, Protocol):
 
 @runtime_checkable
 class Migratable(Protocol):
-    """What a ``core.bus.ModernDevice`` has besides if it may be able to migrate. None: not this one, or not open."""
+    """What a ``core.bus.MainlineDevice`` has besides if it may be able to migrate. None: not this one, or not open."""
 
     migration: Migration | None
     dma_logger: DmaLogger | None

@@ -1,17 +1,17 @@
 """``Claim``: a group whose DMA belongs to an iommufd, or that joined one as it would join a container.
 
-One group and one context make one claim. It has two reasons to be, and ends with the last of them::
+One group and one iommufd make one claim. It exists for two reasons, and ends with the last of them::
 
     joined   the group's file was set on the iommufd (SET_CONTAINER); until it is unset or closed
-    bound    devices of the group are bound to the context, by their own files or through the group's
+    bound    devices of the group are bound to the iommufd, by their own files or through the group's
 
-DMA is owned while a device is bound, not by joining: drivers of the host and other contexts are kept out from then on.
+DMA is owned while a device is bound, not by joining: drivers of the host and other iommufds are kept out from then on.
 
 All devices of a group use one page table: the first that is attached chooses it, the others must choose the same
 one, and replacing it for one replaces it for all. The whole group moves to the domain behind it, also devices that
 are not bound; it leaves when the last attached one is detached.
 
-A claim does not own its domain: that is the address space's. Changes happen under the framework's lock; a refused one
+A claim does not own its domain: the address space does. Changes happen under the framework's lock; a refused one
 changes nothing. Behaviour: drivers/iommu/iommufd/device.c.
 """
 
@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING
 
 from uvfio.core.structure.iommu import Iommu, Lifetime
 from uvfio.core.structure.iommufd import Assigned
+from uvfio.core.structure.lifetime import LIFE_CLAIM, Event, State
 from uvfio.core.translation.ioas import Hwpt
 from uvfio.errors import InvalidArgument, NotOwner, NotViable
 
 if TYPE_CHECKING:
     from uvfio.core.structure.device import Device
     from uvfio.core.structure.group import Group
-    from uvfio.core.structure.iommufd import Context
+    from uvfio.core.structure.iommufd import Iommufd
     from uvfio.core.translation.domain import Domain
     from uvfio.core.translation.ioas import Ioas
 
@@ -37,32 +38,33 @@ __all__ = ["Claim", "claim_for"]
 class Claim(Iommu):
     """See the module's head. ``attached`` are the bound devices that use ``hwpt``."""
 
-    __slots__ = ("_joined", "attached", "bound", "context", "group", "hwpt")
+    LIFE = LIFE_CLAIM
 
-    def __init__(self, context: Context, group: Group, *, allow_unsafe: bool) -> None:
+    __slots__ = ("attached", "bound", "group", "hwpt", "iommufd")
+
+    def __init__(self, iommufd: Iommufd, group: Group, *, allow_unsafe: bool) -> None:
         super().__init__(
-            context.new_domain, allow_unsafe=allow_unsafe, lifetime=Lifetime.WITH_HANDLE
+            iommufd.new_domain, allow_unsafe=allow_unsafe, lifetime=Lifetime.WITH_HANDLE
         )
-        self.context = context
+        self.iommufd = iommufd
         self.group = group
-        self._joined = False
         self.hwpt: Hwpt | None = None
         self.bound: dict[Device, Assigned] = {}
         self.attached: list[Device] = []
 
-    # -- what the framework asks -----------------------------------------------------------------
+    # -- overrides of the context -----------------------------------------------------------------
 
     @property
     def joined(self) -> bool:
-        return self._joined
+        return self.state in (State.JOINED, State.JOINED_BOUND)
 
     @property
     def owns_dma(self) -> bool:
-        return bool(self.bound)
+        return self.state in (State.BOUND, State.JOINED_BOUND)
 
     def join(self) -> None:
-        """The group's file was set on the context."""
-        self._joined = True
+        """The group's file was set on the iommufd."""
+        self.life.step(Event.JOIN, self._names())
 
     def admit(self, device: Device) -> None:
         """Bind the device and attach it to the address space of the container's ABI, if it is the first open.
@@ -73,23 +75,23 @@ class Claim(Iommu):
             return
         self.bind(device)
         try:
-            self.attach(device, self.context.compat_ioas())
+            self.attach(device, self.iommufd.compat_ioas())
         except BaseException:
             self.unbind(device)
             raise
 
     def depart(self, group: Group) -> bool:
-        self._joined = False
-        return not self.bound
+        self.life.step(Event.UNJOIN, self._names())
+        return not self.owns_dma
 
     def forget_closed(self) -> None:
         for device in [device for device in self.bound if not device.in_use]:
             self.unbind(device)
 
     def close(self) -> None:
-        """The group left: the context may end."""
-        self.context.claims.remove(self)
-        self.context.settle()
+        """The group left: the iommufd may end."""
+        self.iommufd.claims.remove(self)
+        self.iommufd.settle()
 
     # -- binding ---------------------------------------------------------------------------------
 
@@ -108,17 +110,19 @@ class Claim(Iommu):
             )
 
     def bind(self, device: Device) -> int:
-        """Make the device an object of the context; returns its number (iommufd_device_bind). As ``check_bind``."""
+        """Make the device an object of the iommufd; returns its number (iommufd_device_bind). As ``check_bind``."""
         self.check_bind(device)
+        self.life.step(Event.BIND, self._names())
         unit = device.dev.unit
         assert unit is not None
         thing = self.bound[device] = Assigned(device, unit, self)
-        return self.context.add(thing)
+        return self.iommufd.add(thing)
 
     def unbind(self, device: Device) -> None:
         """Detach the device; its object goes."""
         self.detach(device)
-        self.context.remove(self.bound.pop(device))
+        self.iommufd.remove(self.bound.pop(device))
+        self.life.step(Event.UNBIND if self.bound else Event.UNBIND_LAST, self._names())
 
     # -- page tables -----------------------------------------------------------------------------
 
@@ -139,16 +143,16 @@ class Claim(Iommu):
         if hwpt is not None:
             self._use(device, hwpt)
             return hwpt
-        hwpt = self.context.new_hwpt(target, unit, auto=True)
+        hwpt = self.iommufd.new_hwpt(target, unit, auto=True)
         try:
             self._use(device, hwpt)
         except BaseException:
-            self.context.remove(hwpt)
+            self.iommufd.remove(hwpt)
             raise
         return hwpt
 
     def detach(self, device: Device) -> None:
-        """Use none; nothing if it uses none."""
+        """Use no page table any more; nothing if it uses none."""
         hwpt = self.hwpt
         if device not in self.attached or hwpt is None:
             return
@@ -211,17 +215,17 @@ class Claim(Iommu):
     def _release(self, hwpt: Hwpt, users: int) -> None:
         hwpt.users -= users
         if hwpt.auto and not hwpt.users:
-            self.context.remove(hwpt)
+            self.iommufd.remove(hwpt)
 
 
-def claim_for(context: Context, group: Group, *, allow_unsafe: bool) -> Claim:
-    """The claim of ``context`` on ``group``; a new one if nobody has the group. NotOwner if somebody else does."""
+def claim_for(iommufd: Iommufd, group: Group, *, allow_unsafe: bool) -> Claim:
+    """The claim of ``iommufd`` on ``group``; a new one if it is in no context. NotOwner if it is in another one."""
     found = group.iommu
-    if isinstance(found, Claim) and found.context is context:
+    if isinstance(found, Claim) and found.iommufd is iommufd:
         return found
     if found is not None:
         raise NotOwner(f"group {group} belongs to somebody else", "its devices have to be closed")
-    claim = Claim(context, group, allow_unsafe=allow_unsafe)
+    claim = Claim(iommufd, group, allow_unsafe=allow_unsafe)
     claim.attach_group(group)
-    context.claims.append(claim)
+    iommufd.claims.append(claim)
     return claim

@@ -1,6 +1,6 @@
-"""Containers: the context of today's group ABI, and the part of the framework that deals with it.
+"""Containers: the context of the mainline group interface, and the part of the framework that deals with it.
 
-A container is an ``Iommu`` of the other lifetime: it is made empty by whoever opens /dev/vfio/vfio, groups join
+A container is an ``Iommu`` of the other lifetime: an open of /dev/vfio/vfio makes it empty, groups join
 and leave it, and its mappings do not depend on open devices::
 
     made --join--> has groups --enable(version)--> has a domain and mappings
@@ -8,7 +8,7 @@ and leave it, and its mappings do not depend on open devices::
                      |  +------- last group left -----+    (domain and mappings go)
                      +--leave--> empty again
 
-Who keeps whom alive: an open device keeps its group in the container, whether or not the group's file is
+Lifetimes: an open device keeps its group in the container, whether or not the group's file is
 open; a group keeps the container, whether or not the container's file is open. Rules that differ from 2011:
 
     a group's file        opens once; Busy also while a device of the group is open without it
@@ -21,8 +21,8 @@ open; a group keeps the container, whether or not the container's file is open. 
 Groups of devices without an IOMMU (``Group.unprotected``) have containers of their own: such a container is enabled
 without a domain, nothing can be mapped, and all DMA faults. Both kinds do not mix.
 
-A group that loses its last VFIO device is over as far as VFIO goes: a file that is still open is an *orphan*.
-It leaves the container and answers NoSuchDevice for ever; if the group comes back it is another one.
+A group that loses its last VFIO device is gone for VFIO: a file that is still open is an *orphan*. It leaves
+the container and answers NoSuchDevice for ever; a group of that number that comes later is another one.
 
 A refused call changes nothing. Behaviour: drivers/vfio/group.c and drivers/vfio/container.c.
 """
@@ -30,29 +30,30 @@ A refused call changes nothing. Behaviour: drivers/vfio/group.c and drivers/vfio
 from __future__ import annotations
 
 from contextlib import ExitStack
-from threading import Condition, RLock
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from uvfio.core.bus import ModernDevice
+from uvfio.core.bus import MainlineDevice
+from uvfio.core.structure.base import Structure
 from uvfio.core.structure.device import OpenDevice
 from uvfio.core.structure.iommu import Iommu, Lifetime
+from uvfio.core.structure.lifetime import LIFE_CONTAINER, Event, State
 from uvfio.core.translation.rules_type1 import RulesType1
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice, NotOwner, NotViable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.bus import Dependent
-    from uvfio.core.structure.device import BoundDevice, BusDevice, Device
+    from uvfio.core.bus import BoundDevice, BusDevice, Dependent
+    from uvfio.core.structure.device import Device
     from uvfio.core.structure.group import Group, OpenGroup
     from uvfio.core.translation.domain import Domain
 
-__all__ = ["Container", "ContainerMixin", "TakesOptions"]
+__all__ = ["Container", "Containers", "TakesOptions"]
 
 
 @runtime_checkable
 class TakesOptions(Protocol):
-    """A VFIO driver that finds options behind a device's name in GET_DEVICE_FD."""
+    """A VFIO driver that accepts options after a device's name in GET_DEVICE_FD."""
 
     def match_with_options(self, dev: BusDevice, text: str, data: BoundDevice) -> bool:
         """Whether ``text`` means ``dev``, which is bound as ``data``.
@@ -62,18 +63,21 @@ class TakesOptions(Protocol):
 
 
 class Container(Iommu):
-    """See the module's head. ``type1`` is there while a domain is; ``open`` while somebody has its file.
+    """See the module's head. ``type1`` is there while a domain is; ``file_open`` while its file is open."""
 
-    ``enabled``: it has its IOMMU, or was told to do without.
-    """
+    LIFE = LIFE_CONTAINER
 
-    __slots__ = ("enabled", "file_open", "type1")
+    __slots__ = ("file_open", "type1")
 
     def __init__(self, new_domain: Callable[[], Domain], *, allow_unsafe: bool = False) -> None:
         super().__init__(new_domain, allow_unsafe=allow_unsafe, lifetime=Lifetime.WITH_HANDLE)
         self.file_open = True
         self.type1: RulesType1 | None = None
-        self.enabled = False
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it has its IOMMU, or was set up to do without."""
+        return self.state in (State.ENABLED, State.UNPROTECTED)
 
     @property
     def unprotected(self) -> bool:
@@ -82,10 +86,7 @@ class Container(Iommu):
 
     def check_enable(self) -> None:
         """InvalidArgument if the container has no groups, or has its IOMMU."""
-        if not self.groups:
-            raise InvalidArgument("the container has no group", "set it on a group first")
-        if self.enabled:
-            raise InvalidArgument(f"{self._names()}: the container has an IOMMU already")
+        self.life.check(Event.ENABLE, self._names())
 
     def enable(self, version: int) -> None:
         """Choose the mapping rules and make the domain.
@@ -101,14 +102,14 @@ class Container(Iommu):
         self._make_domain()
         assert self.domain is not None
         self.type1 = RulesType1(self.domain, version)
-        self.enabled = True
+        self.life.step(Event.ENABLE, self._names())
 
     def enable_without(self) -> None:
         """Do without an IOMMU. As ``check_enable``, then NoSuchDevice if there is one."""
         self.check_enable()
         if not self.unprotected:
             raise NoSuchDevice(f"{self._names()}: the devices are behind an IOMMU", "choose type1")
-        self.enabled = True
+        self.life.step(Event.ENABLE_UNPROTECTED, self._names())
 
     def admit(self, device: Device) -> None:
         if not self.enabled:
@@ -129,28 +130,16 @@ class Container(Iommu):
             raise
 
     def close(self) -> None:
+        """The last group has left: domain and mappings go."""
         self.type1 = None
-        self.enabled = False
-        super().close()
+        self._drop_domain()
+
+    def _leaving(self) -> Event:
+        return Event.LEAVE if len(self.groups) > 1 else Event.LEAVE_LAST
 
 
-class ContainerMixin:
-    """The part of the framework that serves today's group ABI. Its state and lock are the framework's."""
-
-    lock: RLock
-    released: Condition
-    allow_unsafe_interrupts: bool
-    noiommu: bool
-
-    if TYPE_CHECKING:
-
-        def _new_domain(self) -> Domain: ...
-        def _new_iommu(self) -> Iommu: ...
-        def _start(self, opened: OpenDevice) -> None: ...
-        def _forget_nodes(self, group: Group) -> None: ...
-        def lookup(self, dev: BusDevice) -> Device | None: ...
-        @property
-        def groups(self) -> tuple[Group, ...]: ...
+class Containers(Structure):
+    """The part of the framework that serves the mainline group interface."""
 
     # -- containers ------------------------------------------------------------------------------
 
@@ -168,7 +157,8 @@ class ContainerMixin:
             container.enable(version)
 
     def enable_unprotected(self, container: Container) -> None:
-        """Let the container do without one. See ``Container.enable_without``; NoSuchDevice if nobody may."""
+        """Let the container do without one. See ``Container.enable_without``; NoSuchDevice if the
+        machine does not allow it."""
         with self.lock:
             container.check_enable()
             if not self.noiommu:
@@ -177,8 +167,8 @@ class ContainerMixin:
 
     # -- groups ----------------------------------------------------------------------------------
 
-    def claim_group(self, held: OpenGroup) -> None:
-        """Make an ordinary open exclusive: its file turned out to speak today's ABI.
+    def make_exclusive(self, held: OpenGroup) -> None:
+        """Make an ordinary open exclusive: its file turned out to be used by the mainline interface.
 
         Busy if the group is open elsewhere or its 2011 context is used. Nothing if it is exclusive already.
         """
@@ -193,7 +183,7 @@ class ContainerMixin:
             iommu.detach_group(group)
             held.exclusive = True
 
-    def share_group(self, held: OpenGroup) -> None:
+    def make_shared(self, held: OpenGroup) -> None:
         """Make an exclusive open an ordinary one, with a context of 2011. Busy inside a container."""
         with self.lock:
             group = held.group
@@ -272,33 +262,6 @@ class ContainerMixin:
             names = ", ".join(d.name for d in group.devices if d.in_use)
             raise Busy(f"group {group} is in use: {names} is open", "close its device files")
 
-    def _orphan(self, group: Group) -> None:
-        """A device was unbound: if it was the last of its group, today's ABI sees the group go."""
-        self._forget_nodes(group)
-        if any(device.bound for device in group.devices):
-            return
-        for held in [held for held in group.opens if held.exclusive]:
-            held.orphan = True
-            group.opens.remove(held)
-        iommu = group.iommu
-        if iommu is not None and iommu.lifetime is Lifetime.WITH_HANDLE:
-            self._depart(iommu, group)
-
-    def _depart(self, container: Iommu, group: Group) -> None:
-        """A group leaves its container; the last one takes the mappings with it."""
-        container.detach_group(group)
-        if not container.groups:
-            container.close()
-        self.released.notify_all()
-
-    def _settle_container(self, container: Iommu) -> None:
-        """Groups that nobody holds any more, by file or by device, leave."""
-        container.forget_closed()
-        for group in list(container.groups):
-            held = group.is_open and container.joined
-            if not held and not group.devices_in_use:
-                self._depart(container, group)
-
     # -- devices ---------------------------------------------------------------------------------
 
     def open_member(self, held: OpenGroup, text: str) -> OpenDevice:
@@ -319,11 +282,11 @@ class ContainerMixin:
 
     # -- resets of a whole bus -------------------------------------------------------------------
 
-    def bus_reset_scope(self, modern: ModernDevice, device: Device) -> list[Dependent]:
-        """Who is reset with ``device`` when its bus is. NoSuchDevice if its bus cannot be reset."""
+    def bus_reset_scope(self, mainline: MainlineDevice, device: Device) -> list[Dependent]:
+        """The devices that a reset of the device's bus resets. NoSuchDevice if its bus cannot be reset."""
         with self.lock:
             everybody = [member.dev for group in self.groups for member in group.devices]
-        scope = modern.reset_scope(everybody)
+        scope = mainline.reset_scope(everybody)
         if scope is None:
             raise NoSuchDevice(f"the bus of {device.name} cannot be reset", "no bridge is above it")
         return scope
@@ -335,13 +298,13 @@ class ContainerMixin:
         vfio_pci_dev_set_hot_reset.
         """
         with ExitStack() as locks:
-            found: list[ModernDevice] = []
+            found: list[MainlineDevice] = []
             for dependent in sorted(scope, key=lambda d: (d.segment, d.bus, d.devfn)):
                 device = self.lookup(dependent.dev)
                 if device is not None:
                     locks.enter_context(device.lock)
                 data = device.data if device else None
-                if device is None or not isinstance(data, ModernDevice):
+                if device is None or not isinstance(data, MainlineDevice):
                     raise InvalidArgument(
                         f"{dependent.dev.name} would be reset too, and VFIO does not have it"
                     )
@@ -350,8 +313,8 @@ class ContainerMixin:
                         f"{device.name} would be reset too, and is somebody else's"
                     )
                 found.append(data)
-            for modern in found:
-                modern.bus_reset()
+            for mainline in found:
+                mainline.bus_reset()
 
     @staticmethod
     def _find_member(group: Group, text: str) -> Device:

@@ -1,130 +1,40 @@
-"""The framework: registry of groups, the driver API, and every structural operation on them.
+"""The framework: the driver API and the operations of 2011, on top of everything else about structure.
 
-Theory of operation
--------------------
-One lock covers structure: which groups and devices exist, who holds which open, who owns which context.
-Whole operations run under it (a check and the step that relies on it are never apart). Driver callbacks
-that may take long (``get``, ``put``, ``reset``) run under the device's own lock instead; the device is
-already counted as open then, so nothing can take it away meanwhile. Lock order: device, framework,
-domain.
+The operations of the mainline interfaces are inherited, each part from the one below it::
 
-Opens are objects (``OpenGroup``, ``OpenIommu``, ``OpenDevice``) that the file operations hold; closing one
-is always followed by ``_settle``, the only place where contexts end:
+    Framework       the driver API; group, iommu and device files of 2011                        (this module)
+    Releases        a device is taken back from its users                                        (release.py)
+    Nodes           iommufds, and devices that are opened by their own nodes                     (nodes.py)
+    Containers      containers, their groups, resets of a whole bus                              (container.py)
+    Structure       registry, lock, open devices, and the end of contexts                        (base.py)
 
-    1. a group of a set leaves it when its owner holds it open no longer and none of its devices is open
-       (otherwise somebody with access to one member could reach the others later)
-    2. when no iommu or device file is open, the domain and all mappings go; a single group is unowned
-    3. a single group whose file is closed has no context at all
-    4. an empty group whose file is closed goes
-    5. whoever waits for a device looks again
+Driver API: ``add_device``, ``bind_device``, ``unbind_device`` (in ``release.py``), ``del_device``. A device added to a
+group in use is attached, reserved for the owner, and offered to its driver.
 
-That is the life of 2011. Contexts that die with their handle are settled in ``core/structure/container.py``, which has
-the operations of today's group ABI; those of iommufd are in ``core/structure/nodes.py``.
-
-Driver API: ``add_device``, ``bind_device``, ``unbind_device`` (in ``uvfio.core.structure.release``), ``del_device``. A
-device added to a group in use is attached, reserved for the owner, and offered to its driver.
-
-Groups are keyed by (bus, number): the same number on two buses is two groups. A refused call changes
-nothing. The framework knows no ABI, no descriptor and no thread.
+A refused call changes nothing. The framework knows no ABI, no descriptor and no thread.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
-from threading import Condition, RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from uvfio.core.structure.container import ContainerMixin
 from uvfio.core.structure.device import Device, OpenDevice
 from uvfio.core.structure.group import Group, OpenGroup
-from uvfio.core.structure.iommu import Iommu, Lifetime, OpenIommu
-from uvfio.core.structure.nodes import CdevMixin
-from uvfio.core.structure.release import ReleaseMixin
-from uvfio.core.translation.domain import DmaCounters, Domain, Fault
-from uvfio.errors import Busy, Gone, InvalidArgument, NoSpace, NoSuchDevice, NoSuchGroup
+from uvfio.core.structure.iommu import Iommu, OpenIommu
+from uvfio.core.structure.release import Releases
+from uvfio.errors import Busy, Gone, InvalidArgument, NoSuchDevice, NoSuchGroup
 
 if TYPE_CHECKING:
+    from uvfio.core.bus import BoundDevice, BusDevice, VfioDriver
     from uvfio.core.seams import Mm
-    from uvfio.core.structure.device import BoundDevice, BusDevice, VfioDriver
 
-__all__ = ["MINORMASK", "Framework"]
-
-MINORMASK = (1 << 20) - 1
-
-Observer = Callable[[str, dict[str, Any]], None]
+__all__ = ["Framework"]
 
 
-class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
-    """See the module's head.
-
-    ``observer(kind, facts)`` is told of "group-added", "group-removed" (it may raise: the operation is
-    undone), "fault", "irq", "request", "revoke", "taint". ``minors`` bounds the number of groups. ``noiommu``:
-    today's ABI takes devices without an IOMMU (enable_unsafe_noiommu_mode).
-    ``generation`` grows whenever a group or a device's own node comes or goes.
-    """
-
-    def __init__(
-        self,
-        *,
-        allow_unsafe_interrupts: bool = False,
-        dma_entry_limit: int = 65535,
-        noiommu: bool = False,
-        minors: int = MINORMASK + 1,
-        observer: Observer | None = None,
-    ) -> None:
-        self.lock = RLock()
-        self.released = Condition(self.lock)
-        self.allow_unsafe_interrupts = allow_unsafe_interrupts
-        self.dma_entry_limit = dma_entry_limit
-        self.noiommu = noiommu
-        self.observer = observer
-        self.dma_counters = DmaCounters()
-        self._groups: dict[tuple[str, int], Group] = {}
-        self._minors: dict[int, Group] = {}
-        self._free_minors: list[int] = []
-        self._next_minor = 0
-        self.generation = 0
-        self._minor_limit = minors
-        self.nodes = {}
+class Framework(Releases):
+    """See the module's head. The options are those of ``Structure``."""
 
     # -- registry --------------------------------------------------------------------------------
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """All groups, oldest first."""
-        with self.lock:
-            return tuple(self._groups.values())
-
-    def group(self, bus: str, number: int) -> Group:
-        """The group ``number`` of ``bus``, or NoSuchGroup."""
-        with self.lock:
-            found = self._groups.get((bus, number))
-        if found is None:
-            raise NoSuchGroup(f"no group {bus}:{number}")
-        return found
-
-    def group_by_minor(self, minor: int) -> Group:
-        """The group behind a device node, or NoSuchGroup."""
-        with self.lock:
-            found = self._minors.get(minor)
-        if found is None:
-            raise NoSuchGroup(f"no group has minor {minor}")
-        return found
-
-    def lookup(self, dev: BusDevice) -> Device | None:
-        """The one lookup of a device's record, by bus, group number and identity (review row 2)."""
-        if dev.group is None:
-            return None
-        with self.lock:
-            group = self._groups.get((dev.bus, dev.group))
-            devices = group.devices if group else []
-            return next((device for device in devices if device.dev is dev), None)
-
-    def notify(self, kind: str, **facts: Any) -> None:
-        """Tell the observer."""
-        if self.observer:
-            self.observer(kind, facts)
 
     # -- driver API ------------------------------------------------------------------------------
 
@@ -155,7 +65,7 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
                 self._taint(device, f"{device.name} was plugged in but not attached: {error}")
                 raise
         try:
-            driver.claim(dev)
+            driver.bind_hotplugged(dev)
         except Exception as error:
             with self.lock:
                 self._taint(device, f"{driver.name} did not claim {device.name}: {error}")
@@ -218,54 +128,6 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
                 device.departing += 1
                 return
             self._remove_device(device)
-
-    def _remove_device(self, device: Device) -> None:
-        group = device.group
-        if group.iommu is not None:
-            group.iommu.detach_device(device)
-        group.devices.remove(device)
-        if group.iommu is not None:
-            self._settle(group.iommu)
-        self._collect(group)
-
-    def _taint(self, device: Device, reason: str) -> None:
-        device.taint = reason
-        self.notify("taint", device=device.name, group=str(device.group), reason=reason)
-
-    def _create_group(self, dev: BusDevice, number: int) -> Group:
-        bus = dev.bus
-        if self._free_minors:
-            minor = heapq.heappop(self._free_minors)
-        elif self._next_minor < self._minor_limit:
-            minor = self._next_minor
-            self._next_minor += 1
-        else:
-            raise NoSpace(f"all {self._minor_limit} group minors are taken")
-        name = f"noiommu-{number}" if dev.unit is None else str(number)
-        taken = any(other.node_name == name for other in self._groups.values())
-        group = Group(bus, number, minor, f"{bus}:{number}" if taken else name)
-        self._groups[bus, number] = self._minors[minor] = group
-        self.generation += 1
-        try:
-            self.notify("group-added", group=str(group), bus=bus, number=number, minor=minor)
-        except Exception:
-            self._forget_group(group)
-            raise
-        return group
-
-    def _forget_group(self, group: Group) -> None:
-        del self._groups[group.bus, group.number], self._minors[group.minor]
-        self.generation += 1
-        heapq.heappush(self._free_minors, group.minor)
-
-    def _collect(self, group: Group) -> None:
-        """Drop a group that has neither devices nor an open file."""
-        if group.devices or group.is_open or self._minors.get(group.minor) is not group:
-            return
-        if group.iommu is not None:
-            group.iommu.detach_group(group)
-        self._forget_group(group)
-        self.notify("group-removed", group=str(group), bus=group.bus, number=group.number)
 
     # -- group files -----------------------------------------------------------------------------
 
@@ -424,40 +286,6 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
         self._start(opened)
         return opened
 
-    def _start(self, opened: OpenDevice) -> None:
-        """Let the driver enable a device that was just counted as open; on any error it is not open."""
-        device = opened.device
-        with device.lock:
-            if opened.data is None:
-                raise Gone(f"{device.name} was taken away while it was being opened")
-            try:
-                opened.data.get()
-            except BaseException:
-                self._drop(opened)
-                raise
-            opened.ready = True
-
-    def close_device(self, opened: OpenDevice) -> None:
-        """Close a device file: the driver quiesces first, then the count drops (D12)."""
-        device = opened.device
-        with device.lock:
-            data, opened.data = opened.data, None
-            if data is None:
-                return
-            try:
-                if opened.ready:
-                    data.put()
-            finally:
-                self._drop(opened)
-
-    def _drop(self, opened: OpenDevice) -> None:
-        with self.lock:
-            opened.data = None
-            opened.device.opens.remove(opened)
-            iommu = opened.device.iommu
-            if iommu is not None:
-                self._settle(iommu)
-
     def _match(self, iommu: Iommu, name: str) -> Device:
         for group in iommu.groups:
             for device in group.devices:
@@ -482,51 +310,3 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
         iommu = held.group.iommu
         assert iommu is not None, "an open group has a context"
         return iommu
-
-    def _new_iommu(self) -> Iommu:
-        return Iommu(self._new_domain, allow_unsafe=self.allow_unsafe_interrupts)
-
-    def _new_domain(self) -> Domain:
-        return Domain(
-            entry_limit=self.dma_entry_limit, on_fault=self._on_fault, counters=self.dma_counters
-        )
-
-    def _on_fault(self, fault: Fault) -> None:
-        self.notify(
-            "fault",
-            device=fault.device,
-            iova=fault.iova,
-            size=fault.size,
-            write=fault.write,
-            reason=fault.reason,
-        )
-
-    def _leave(self, iommu: Iommu, group: Group) -> None:
-        """A member goes its own way; while its file is open it has a fresh, closed context."""
-        iommu.detach_group(group)
-        for held in group.opens:
-            held.joined = False
-        if group.is_open:
-            self._new_iommu().attach_group(group)
-
-    def _settle(self, iommu: Iommu) -> None:
-        """See the module's head."""
-        self.released.notify_all()
-        if iommu.lifetime is Lifetime.WITH_HANDLE:
-            self._settle_container(iommu)
-            return
-        for group in list(iommu.groups):
-            alone = len(iommu.groups) == 1
-            if not alone and not group.devices_in_use and not group.held_by(iommu.owner):
-                self._leave(iommu, group)
-        if not iommu.in_use:
-            iommu.close()
-        if len(iommu.groups) > 1:
-            return
-        for group in list(iommu.groups):
-            for held in group.opens:
-                held.joined = False
-            if iommu.domain is None and not group.is_open:
-                iommu.detach_group(group)
-        if iommu.domain is None:
-            iommu.owner = None

@@ -1,14 +1,14 @@
-"""Groups: the devices that an IOMMU cannot tell apart, and who holds their file open.
+"""Groups: the devices that an IOMMU cannot tell apart, and the open files of a group.
 
 A group comes with its first device and goes with its last one, or with its last open file if that is
 later. It belongs to no iommu context until its file is opened (or another group is merged with it).
 
-Two questions about use have two names (review rows 5 and 6): ``devices_in_use`` asks whether a device
-file is open and blocks closing the context, unbinding, being merged; ``is_open`` asks whether a group
-file is open and only keeps a merged set together. An open group file does not make the devices busy:
+Two predicates about use have two names (review rows 5 and 6): ``devices_in_use`` is true while a device
+file is open, and blocks closing the context, unbinding, being merged; ``is_open`` is true while a group
+file is open, and only keeps a merged set together. An open group file does not make the devices busy:
 a program may close its device, merge the group elsewhere and open the device again.
 
-State and questions only; every change is made by the framework, under its lock.
+This module has state and predicates only; the framework makes every change, under its lock.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Group", "OpenGroup"]
 
-HARMLESS = frozenset(
-    {"", "pci-stub", "pcieport"}
-)  # leave their devices' DMA to whoever asks for it
+# Drivers of the host that use no DMA of their devices, so that VFIO may have it.
+HARMLESS = frozenset({"", "pci-stub", "pcieport"})
 
 
 class OpenGroup:
-    """One open group file: which group, whose address space opened it.
+    """One open group file: its group, and the address space that opened it.
 
     ``joined``: a merge was made through this file, so the group stays in its set while it is open.
-    ``exclusive``: nobody else may open the group; ``orphan``: its group has lost its last VFIO device (both of
-    today's ABI, see ``core/structure/container.py``).
+    ``exclusive``: the group cannot be opened again; ``orphan``: its group has lost its last VFIO device (both of
+    the mainline interface, see ``core/structure/container.py``).
     """
 
     __slots__ = ("exclusive", "group", "joined", "mm", "orphan")
@@ -73,12 +72,12 @@ class Group:
 
     @property
     def departing(self) -> bool:
-        """Whether somebody waits to take a device of the group away."""
+        """Whether an unbind of a device of the group is waiting."""
         return any(device.departing for device in self.devices)
 
     @property
     def tainted(self) -> str:
-        """Why the group cannot be trusted any more, or empty."""
+        """The reason why the group is unusable until the device leaves it, or empty."""
         return next((device.taint for device in self.devices if device.taint), "")
 
     @property
@@ -87,7 +86,7 @@ class Group:
         return bool(self.devices) and all(d.bound and not d.taint for d in self.devices)
 
     def check_viable(self) -> None:
-        """NotViable or NoSuchDevice with the device that is to blame."""
+        """NotViable with the device that is not bound, NoSuchDevice for an empty group."""
         if not self.devices:
             raise NoSuchDevice(f"group {self} has no devices any more")
         for device in self.devices:

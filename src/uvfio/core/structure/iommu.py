@@ -6,23 +6,28 @@ Life of the 2011 kind (``Lifetime.WITH_USERS``)::
     open --last iommu or device file closed--> closed: mappings gone, devices detached
     one group --attach_group--> a set; the owner stays while the set has more than one group
 
-Invariants, kept by the framework (``settle``): a domain exists exactly while an iommu file or a device
+The states and their transitions are in ``core/structure/lifetime.py``; each operation here reports its event there,
+and an illegal one is refused before anything changes. ``attach_group`` and ``detach_group`` are the only functions that
+change ``group.iommu``.
+
+Invariants, kept by the framework (``_settle``): a domain exists exactly while an iommu file or a device
 file is open; a set of several groups has an owner; each group points back to its context.
 
-A container (``Lifetime.WITH_HANDLE``, ``core/structure/container.py``) is made by its handle; groups come and go. A
-claim of an iommufd (``core/structure/claim.py``) is one as well, with one group; where it differs it answers for
-itself: ``joined``, ``owns_dma``, ``admit``, ``depart``, ``forget_closed``.
+A container (``Lifetime.WITH_HANDLE``, ``core/structure/container.py``) is made by its handle; groups enter and leave. A
+claim of an iommufd (``core/structure/claim.py``) is one as well, with one group; it overrides ``joined``, ``owns_dma``,
+``admit``, ``depart`` and ``forget_closed``.
 
 ``attach_group`` and ``detach_group`` are the two structural operations (review rows 9 and 10); MERGE and
-UNMERGE of the 2011 ABI and SET/UNSET_CONTAINER of mainline are faces of them. Changes happen under the
+UNMERGE of the 2011 ABI and SET/UNSET_CONTAINER of mainline are made of them. Changes happen under the
 framework's lock, mappings under the domain's.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from uvfio.core.structure.lifetime import LIFE_2011, Event, Life, State
 from uvfio.errors import Busy, Gone, InvalidArgument, NoMemory, NotOwner, UnsafeInterrupts
 
 if TYPE_CHECKING:
@@ -31,13 +36,14 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Mm
     from uvfio.core.structure.device import Device
     from uvfio.core.structure.group import Group
+    from uvfio.core.structure.lifetime import Table
     from uvfio.core.translation.domain import Domain
 
 __all__ = ["Iommu", "Lifetime", "OpenIommu"]
 
 
 class Lifetime(Enum):
-    """What keeps the mappings alive."""
+    """The kind of file that the mappings live as long as."""
 
     WITH_USERS = "dies with its last device or iommu file"
     WITH_HANDLE = "dies with its handle"
@@ -55,7 +61,18 @@ class OpenIommu:
 class Iommu:
     """A context. ``new_domain`` makes an empty domain; ``allow_unsafe`` accepts missing remapping."""
 
-    __slots__ = ("_new_domain", "allow_unsafe", "domain", "groups", "lifetime", "opens", "owner")
+    LIFE: ClassVar[Table] = LIFE_2011
+
+    __slots__ = (
+        "_new_domain",
+        "allow_unsafe",
+        "domain",
+        "groups",
+        "life",
+        "lifetime",
+        "opens",
+        "owner",
+    )
 
     def __init__(
         self,
@@ -67,12 +84,13 @@ class Iommu:
         self._new_domain = new_domain
         self.allow_unsafe = allow_unsafe
         self.lifetime = lifetime
+        self.life = Life(self.LIFE)
         self.groups: list[Group] = []
         self.domain: Domain | None = None
         self.owner: Mm | None = None
         self.opens: list[OpenIommu] = []
 
-    # -- questions -------------------------------------------------------------------------------
+    # -- predicates ------------------------------------------------------------------------------
 
     @property
     def in_use(self) -> bool:
@@ -80,9 +98,9 @@ class Iommu:
         return bool(self.opens) or any(group.devices_in_use for group in self.groups)
 
     @property
-    def groups_open(self) -> bool:
-        """Whether any member's group file is open."""
-        return any(group.is_open for group in self.groups)
+    def state(self) -> State:
+        """The state of its life (``core/structure/lifetime.py``)."""
+        return self.life.state
 
     @property
     def viable(self) -> bool:
@@ -134,9 +152,9 @@ class Iommu:
         Order: not viable, already open, no IOMMU (NoMemory), attach errors, UnsafeInterrupts.
         """
         self.check_viable()
-        if self.domain is not None:
-            raise InvalidArgument(f"{self._names()}: the iommu is open already")
+        self.life.check(Event.OPEN, self._names())
         self._make_domain()
+        self.life.step(Event.OPEN, self._names())
         self.owner = mm
         assert self.domain is not None
         return self.domain
@@ -151,7 +169,7 @@ class Iommu:
                 self._attach_devices(group)
             self._check_interrupts()
         except Exception:
-            self.close()
+            self._drop_domain()
             raise
 
     def _check_interrupts(self) -> None:
@@ -167,7 +185,11 @@ class Iommu:
             )
 
     def close(self) -> None:
-        """Detach the devices and drop domain and mappings; the owner stays."""
+        """Detach the devices and drop domain and mappings, if there are any; the owner stays."""
+        self.life.step(Event.CLOSE, self._names())
+        self._drop_domain()
+
+    def _drop_domain(self) -> None:
         if self.domain is None:
             return
         self.domain.close()
@@ -180,22 +202,23 @@ class Iommu:
     # -- membership ------------------------------------------------------------------------------
 
     def admit(self, device: Device) -> None:
-        """A device of a member is about to be opened. InvalidArgument as long as there is no domain."""
+        """Check that a device of a member may be opened. InvalidArgument as long as there is no domain."""
         if self.domain is None:
             raise InvalidArgument(f"the container of group {device.group} has no IOMMU yet")
 
     def depart(self, group: Group) -> bool:
-        """A member wants to leave; whether it does at once. Busy while a device of it is open."""
+        """Whether a member may leave at once (vfio_container_detach_group). Busy while a device of it is open."""
         if group.devices_in_use:
             names = ", ".join(d.name for d in group.devices if d.in_use)
             raise Busy(f"group {group} cannot leave: {names} is open", "close its device files")
         return True
 
     def forget_closed(self) -> None:
-        """Devices may have been closed."""
+        """Take note that device files may have been closed."""
 
     def attach_group(self, group: Group) -> None:
         """Add a group that is in no context; if the domain exists its devices are attached to it."""
+        self.life.step(Event.ENTER, self._names())
         self.groups.insert(0, group)
         group.iommu = self
         try:
@@ -206,10 +229,21 @@ class Iommu:
 
     def detach_group(self, group: Group) -> None:
         """Take a member out; its devices lose the domain, the others keep their mappings."""
+        self.life.step(self._leaving(), self._names())
         for device in group.devices:
             self.detach_device(device)
         self.groups.remove(group)
         group.iommu = None
+
+    def _leaving(self) -> Event:
+        """The event that it is for this context when one more of its groups leaves."""
+        match len(self.groups):
+            case 0 | 1:
+                return Event.LEAVE_LAST
+            case 2:
+                return Event.DISSOLVE
+            case _:
+                return Event.LEAVE
 
     def attach_device(self, device: Device) -> None:
         """Attach one device to the domain, if there is one and it is not attached."""

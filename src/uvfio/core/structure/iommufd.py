@@ -1,20 +1,20 @@
-"""``Context``: what one open /dev/iommu is about: numbered objects, and the groups whose DMA it owns.
+"""``Iommufd``: one open /dev/iommu: numbered objects, and the groups whose DMA it owns.
 
 Objects have the lowest free number from 1 on, and three kinds::
 
     Ioas        an address space (core/translation/ioas.py)
     Hwpt        a page table of an address space, for devices behind one IOMMU. ``auto``: made because a device
                 was attached to an address space, and gone with the last one that is
-    Assigned    a device that is bound to this context
+    Assigned    a device that is bound to this iommufd
 
     Assigned --attached to--> Hwpt --translates--> Ioas
 
-An object that another one needs cannot be destroyed, and neither can a device: closing its file unbinds it. All page
+An object that another one uses cannot be destroyed, and neither can a device: closing its file unbinds it. All page
 tables of an address space translate the same, so they share its one ``Domain``; what a page table adds is the reach of
 its IOMMU and that memory is held.
 
-``claims`` are the context's groups (``core/structure/claim.py``). It lives while its file is open or it has one of
-them; with its end everything is unmapped. Changes happen under the framework's lock, mappings under that of their
+``claims`` are its groups (``core/structure/claim.py``). It lives while its file is open or it has one of
+them; at its end everything is unmapped. Changes happen under the framework's lock, mappings under that of their
 domain.
 
 Behaviour: drivers/iommu/iommufd/main.c, hw_pagetable.c, ioas.c (iommufd_ioas_change_process).
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from uvfio.core.translation.domain import Domain
     from uvfio.core.translation.unit import IommuUnit
 
-__all__ = ["Assigned", "Context"]
+__all__ = ["Assigned", "Iommufd"]
 
 
 class Assigned:
@@ -58,7 +58,7 @@ Object = Ioas | Hwpt | Assigned
 ObjectT = TypeVar("ObjectT", bound=Object)
 
 
-class Context:
+class Iommufd:
     """See the module's head. ``compat`` is the address space that requests of the container's ABI mean.
 
     ``per_process``: locked memory is to be counted for each process and not for each user. Here a process is the
@@ -106,7 +106,7 @@ class Context:
             return number
 
     def destroy(self, number: int) -> None:
-        """Do away with an object (iommufd_destroy). NoSuchObject, Busy while something needs it."""
+        """Destroy an object (iommufd_destroy). NoSuchObject, Busy while another object or a device uses it."""
         with self.lock:
             found = self.objects.get(number)
             if found is None:
@@ -116,7 +116,7 @@ class Context:
             self.remove(found)
 
     def remove(self, thing: Object) -> None:
-        """Forget an object that nothing needs."""
+        """Forget an object that nothing uses."""
         del self.objects[self.number_of(thing)]
         if isinstance(thing, Hwpt):
             thing.ioas.remove_hwpt(thing)
@@ -141,7 +141,7 @@ class Context:
         return self.compat
 
     def make_compat(self) -> None:
-        """See to it that there is one (iommufd_vfio_compat_ioas_create)."""
+        """Make the address space of the container's ABI, if there is none (iommufd_vfio_compat_ioas_create)."""
         with self.lock:
             if self.compat is None:
                 self.compat = self.new_ioas()
@@ -155,7 +155,7 @@ class Context:
             self.per_process = on
 
     def change_process(self, mm: Mm, limit: int | None) -> None:
-        """From now on ``mm`` pays for all memory, within ``limit`` (iommufd_ioas_change_process).
+        """Charge all memory to ``mm``, within ``limit`` (iommufd_ioas_change_process).
 
         InvalidArgument if any is not a file's, LimitExceeded.
         """
@@ -212,7 +212,7 @@ class Context:
             return self.number_of(claim.attach(device, target))
 
     def assigned(self, device: Device) -> Assigned:
-        """The object of a bound device. InvalidArgument if it is not bound to this context."""
+        """The object of a bound device. InvalidArgument if it is not bound to this iommufd."""
         for thing in self.objects.values():
             if isinstance(thing, Assigned) and thing.device is device:
                 return thing
@@ -221,7 +221,7 @@ class Context:
     # -- life ------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """End if nobody has it any more."""
+        """End, if its file is closed and it has no claims."""
         with self.lock:
             if self.file_open or self.claims:
                 return

@@ -1,9 +1,9 @@
 """The part of the framework that deals with iommufds and with devices that are opened by their own nodes.
 
-A device that a VFIO driver has has a node, /dev/vfio/devices/vfioN; N is the lowest free number when it is bound to
-the driver. The node can be opened any number of times; one of the files may be bound to an iommufd::
+A device that is bound to a VFIO driver has a node, /dev/vfio/devices/vfioN; N is the lowest free number at that
+moment. The node can be opened any number of times; one of the files may be bound to an iommufd::
 
-    open --bind_cdev(context)--> bound: the device is open, and an object of the context
+    open --bind_cdev(iommufd)--> bound: the device is open, and an object of the iommufd
                                    | attach, detach: which page table its DMA goes through
                                    +--last close--> detached, unbound
 
@@ -19,40 +19,23 @@ A refused call changes nothing. Behaviour: drivers/vfio/device_cdev.c, drivers/v
 from __future__ import annotations
 
 from itertools import count
-from threading import Condition, RLock
 from typing import TYPE_CHECKING
 
 from uvfio.core.bus import TakesToken
+from uvfio.core.structure.container import Containers
 from uvfio.core.structure.device import OpenCdev, OpenDevice
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice
 
 if TYPE_CHECKING:
     from uvfio.core.structure.device import Device
     from uvfio.core.structure.group import Group, OpenGroup
-    from uvfio.core.structure.iommu import Iommu
-    from uvfio.core.structure.iommufd import Context
-    from uvfio.core.translation.domain import Domain
+    from uvfio.core.structure.iommufd import Iommufd
 
-__all__ = ["CdevMixin"]
+__all__ = ["Nodes"]
 
 
-class CdevMixin:
-    """See the module's head. Its state and lock are the framework's; ``nodes`` are devices by the N of their node."""
-
-    lock: RLock
-    released: Condition
-    allow_unsafe_interrupts: bool
-    nodes: dict[int, Device]
-    generation: int
-
-    if TYPE_CHECKING:
-
-        def _new_domain(self) -> Domain: ...
-        def _settle(self, iommu: Iommu) -> None: ...
-        def _start(self, opened: OpenDevice) -> None: ...
-        def _check_orphan(self, held: OpenGroup) -> None: ...
-        def check_no_container(self, held: OpenGroup) -> None: ...
-        def close_device(self, opened: OpenDevice) -> None: ...
+class Nodes(Containers):
+    """See the module's head."""
 
     # -- nodes -----------------------------------------------------------------------------------
 
@@ -62,7 +45,7 @@ class CdevMixin:
         self.generation += 1
 
     def _forget_nodes(self, group: Group) -> None:
-        """Nodes of devices without a VFIO driver go, and who has one open has nothing."""
+        """Remove the nodes of the group's devices without a VFIO driver; their open files are good for closing only."""
         for number, device in list(self.nodes.items()):
             if device.group is group and not device.bound:
                 del self.nodes[number]
@@ -73,19 +56,19 @@ class CdevMixin:
 
     # -- iommufds --------------------------------------------------------------------------------
 
-    def open_iommufd(self) -> Context:
-        """An empty context (iommufd_fops_open)."""
-        from uvfio.core.structure.iommufd import Context
+    def open_iommufd(self) -> Iommufd:
+        """An empty one (iommufd_fops_open)."""
+        from uvfio.core.structure.iommufd import Iommufd
 
-        return Context(self.lock, self._new_domain)
+        return Iommufd(self.lock, self._new_domain)
 
-    def close_iommufd(self, context: Context) -> None:
+    def close_iommufd(self, iommufd: Iommufd) -> None:
         """Its file is closed; it lives on while devices are bound or groups are in it (iommufd_fops_release)."""
         with self.lock:
-            context.file_open = False
-            context.settle()
+            iommufd.file_open = False
+            iommufd.settle()
 
-    def join_iommufd(self, held: OpenGroup, context: Context) -> None:
+    def join_iommufd(self, held: OpenGroup, iommufd: Iommufd) -> None:
         """Put the group into an iommufd as into a container (vfio_group_ioctl_set_container).
 
         Order: InvalidArgument if it is in one, NoSuchDevice for an orphan, NotOwner. Whether a driver of the host is
@@ -96,8 +79,8 @@ class CdevMixin:
         with self.lock:
             self.check_no_container(held)
             self._check_orphan(held)
-            claim = claim_for(context, held.group, allow_unsafe=self.allow_unsafe_interrupts)
-            context.make_compat()
+            claim = claim_for(iommufd, held.group, allow_unsafe=self.allow_unsafe_interrupts)
+            iommufd.make_compat()
             claim.join()
 
     # -- a device's own file ---------------------------------------------------------------------
@@ -117,7 +100,7 @@ class CdevMixin:
         try:
             if held.opened is not None:
                 self.close_device(held.opened)
-        finally:  # also if the model has a bug: or nobody could unbind the device ever again
+        finally:  # even if the model has a bug: else the device could never be unbound again
             with self.lock:
                 if not held.gone:
                     held.device.cdevs.remove(held)
@@ -132,10 +115,10 @@ class CdevMixin:
             if held.opened is not None:
                 raise InvalidArgument(f"this file of {held.device.name} is bound already")
 
-    def bind_cdev(self, held: OpenCdev, context: Context, token: bytes | None) -> int:
-        """Open the device for DMA through ``context``; returns its number there (vfio_df_ioctl_bind_iommufd).
+    def bind_cdev(self, held: OpenCdev, iommufd: Iommufd, token: bytes | None) -> int:
+        """Open the device for DMA through ``iommufd``; returns its number there (vfio_df_ioctl_bind_iommufd).
 
-        Order: as ``check_cdev``, NoSuchDevice if it lost its driver, what the device says to ``token``, InvalidArgument
+        Order: as ``check_cdev``, NoSuchDevice if it lost its driver, what ``check_token`` raises, InvalidArgument
         if it is bound by another file, what ``Claim.check_bind`` raises, NotOwner, what the driver's ``get`` raises.
         """
         from uvfio.core.structure.claim import claim_for
@@ -152,7 +135,7 @@ class CdevMixin:
                 raise InvalidArgument(f"{device.name} takes no token")
             if device.in_use:
                 raise InvalidArgument(f"{device.name} is open through another file")
-            claim = claim_for(context, device.group, allow_unsafe=self.allow_unsafe_interrupts)
+            claim = claim_for(iommufd, device.group, allow_unsafe=self.allow_unsafe_interrupts)
             try:
                 number = claim.bind(device)
             except BaseException:
@@ -161,39 +144,39 @@ class CdevMixin:
             opened = OpenDevice(device, data)
             device.opens.append(opened)
         self._start(opened)
-        held.opened, held.context = opened, context
+        held.opened, held.iommufd = opened, iommufd
         return number
 
     def unbind_cdev(self, held: OpenCdev) -> None:
         """Undo ``bind_cdev``."""
-        opened, held.opened, held.context = held.opened, None, None
+        opened, held.opened, held.iommufd = held.opened, None, None
         if opened is not None:
             self.close_device(opened)
 
     def attach_cdev(self, held: OpenCdev, number: int) -> int:
-        """Let its DMA go through object ``number`` of its context; see ``Context.attach``."""
-        context = self._context_of(held)
-        return context.attach(held.device, number)
+        """Let its DMA go through object ``number`` of its iommufd; see ``Iommufd.attach``."""
+        iommufd = self._iommufd_of(held)
+        return iommufd.attach(held.device, number)
 
     def detach_cdev(self, held: OpenCdev) -> None:
         """Its DMA leads nowhere; nothing if it did before."""
         with self.lock:
-            self._context_of(held).assigned(held.device).claim.detach(held.device)
+            self._iommufd_of(held).assigned(held.device).claim.detach(held.device)
 
-    def number_in(self, context: Context, device: Device | None) -> int | None:
-        """The number of a device in a context; 0 if it has none and its group belongs to the context, None if not.
+    def number_in(self, iommufd: Iommufd, device: Device | None) -> int | None:
+        """The number of a device in an iommufd; 0 if it has none and its group belongs to the iommufd, None if not.
 
         Behaviour: vfio_iommufd_get_dev_id.
         """
         with self.lock:
-            for claim in context.claims:
+            for claim in iommufd.claims:
                 if device is not None and claim.owns_dma and claim.group is device.group:
                     bound = claim.bound.get(device)
-                    return 0 if bound is None else context.number_of(bound)
+                    return 0 if bound is None else iommufd.number_of(bound)
         return None
 
     @staticmethod
-    def _context_of(held: OpenCdev) -> Context:
-        if held.context is None:
+    def _iommufd_of(held: OpenCdev) -> Iommufd:
+        if held.iommufd is None:
             raise InvalidArgument(f"this file of {held.device.name} is not bound to an iommufd")
-        return held.context
+        return held.iommufd

@@ -1,57 +1,45 @@
-"""What happens when an owner must let go: ``unbind_device`` and its policy (review row 15, D23).
+"""``unbind_device`` and its policy: how a device is taken back from its users (review row 15, D23).
 
 A device can be taken from its VFIO driver only while its context is idle. When it is not:
 
     1. at once: the whole set takes no new users (Gone), so the wait cannot starve
-    2. ask: the driver's ``request(n)``, again every ``interval`` seconds with a growing number
+    2. request: the driver's ``request(n)``, again every ``interval`` seconds with a growing number
     3. wait: until the set is idle, the caller's time-out (Busy), or cancellation (Cancelled)
     4. revoke, only if the caller asks for it, after the time-out or at once without one: the device's
        group leaves its set, its open files answer Gone from then on, mappings of the others stay
 
-``begin_unbind`` is the rule as a thing that is polled, for callers that cannot wait (a supervisor that answers
-others meanwhile); ``unbind_device`` polls it and waits in between. A refused unbind changes nothing: the set takes
-users again. Memory that a program has mapped stays mapped
-but leads to a dead device; that is the door's business.
+``begin_unbind`` returns the policy as an object to poll, for callers that cannot wait (a supervisor that answers other
+calls meanwhile); ``unbind_device`` polls it and waits in between. Time is that of the machine's clock (``Clock``). A
+refused unbind changes nothing: the set takes users again.
+
+This module does not touch memory that a program has mapped: it stays mapped, and the door makes its accesses fault.
 """
 
 from __future__ import annotations
 
-from threading import Condition, RLock
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uvfio.core.structure.iommu import Lifetime
+from uvfio.core.structure.nodes import Nodes
 from uvfio.errors import Busy, Cancelled, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.structure.device import BoundDevice, BusDevice, Device, OpenDevice
+    from uvfio.core.bus import BoundDevice, BusDevice
+    from uvfio.core.structure.device import Device
     from uvfio.core.structure.group import Group
-    from uvfio.core.structure.iommu import Iommu
     from uvfio.core.waiting import Wait
 
-__all__ = ["Release", "ReleaseMixin"]
+__all__ = ["Release", "Releases"]
 
 
-class ReleaseMixin:
-    """The part of the framework that ends use. Its state and lock are the framework's."""
-
-    lock: RLock
-    released: Condition
-
-    if TYPE_CHECKING:
-
-        def lookup(self, dev: BusDevice) -> Device | None: ...
-        def notify(self, kind: str, **facts: Any) -> None: ...
-        def _leave(self, iommu: Iommu, group: Group) -> None: ...
-        def _orphan(self, group: Group) -> None: ...
-        def _settle(self, iommu: Iommu) -> None: ...
-        def close_device(self, opened: OpenDevice) -> None: ...
-        def _remove_device(self, device: Device) -> None: ...
+class Releases(Nodes):
+    """The part of the framework that takes devices back from their users."""
 
     def removable(self, device: Device) -> bool:
-        """Whether the device's context is idle (vfio_device_removeable); today: whether it is not open."""
+        """Whether the device's context is idle (vfio_device_removeable); for a context that
+        ends with its handle: whether the device is not open."""
         with self.lock:
             iommu = device.iommu
             if device.cdevs:
@@ -99,7 +87,7 @@ class ReleaseMixin:
         return release.data
 
     def wait_for(self, wait: Wait, cancelled: Callable[[], bool] | None = None) -> None:
-        """Poll until it is done, and sleep in between. What ``poll`` raises, and Cancelled; then it is given up."""
+        """Poll until it is done, and wait in between. Raises as ``poll``, and Cancelled; then the wait is given up."""
         try:
             while not wait.poll():
                 with self.lock:
@@ -107,7 +95,7 @@ class ReleaseMixin:
                         continue
                     if cancelled and cancelled():
                         raise Cancelled(f"{wait.what} was cancelled")
-                    self.released.wait(wait.delay())
+                    self.clock.wait(self.released, wait.delay())
         finally:
             wait.cancel()
 
@@ -137,9 +125,21 @@ class ReleaseMixin:
                 iommu.opens.clear()
             self._settle(iommu)
 
+    def _orphan(self, group: Group) -> None:
+        """A device was unbound: if it was the last of its group, the mainline interface takes the group for gone."""
+        self._forget_nodes(group)
+        if any(device.bound for device in group.devices):
+            return
+        for held in [held for held in group.opens if held.exclusive]:
+            held.orphan = True
+            group.opens.remove(held)
+        iommu = group.iommu
+        if iommu is not None and iommu.lifetime is Lifetime.WITH_HANDLE:
+            self._depart(iommu, group)
+
 
 class Release:
-    """One unbind that is going on. ``poll`` does the next thing, and never waits.
+    """One unbind in progress. ``poll`` does the next step, and never waits.
 
     State: asking (the set takes no new users) -> done (``data`` is the driver's data), or ended by an error of
     ``poll`` or by ``cancel``: the set takes users again. Poll whenever something was closed (``released`` of the
@@ -160,7 +160,7 @@ class Release:
 
     def __init__(
         self,
-        framework: ReleaseMixin,
+        framework: Releases,
         device: Device,
         timeout: float | None,
         revoke: bool,
@@ -172,7 +172,7 @@ class Release:
         self._framework = framework
         self._revoke = revoke
         self._interval = interval
-        self._deadline = None if limit is None else monotonic() + limit
+        self._deadline = None if limit is None else framework.clock.monotonic() + limit
         self._ask_at: float | None = None
         self._open = True
         device.departing += 1
@@ -186,11 +186,11 @@ class Release:
         return self._framework.removable(self.device)
 
     def poll(self) -> bool:
-        """Whether the device is unbound now. Its users are asked when it is time to, without the lock.
-        Busy after the time-out, InvalidArgument if somebody else unbound it."""
+        """Whether the device is unbound now. Requests are made when they are due, without the lock.
+        Busy after the time-out, InvalidArgument if another caller unbound it."""
         try:
             while self._open and not self.ready:
-                now = monotonic()
+                now = self._framework.clock.monotonic()
                 if (
                     self._ask_at is not None
                     and self._deadline is not None
@@ -208,14 +208,14 @@ class Release:
         return True
 
     def delay(self) -> float:
-        """Seconds until there is something to do although nothing was closed."""
+        """Seconds until the next request or the time-out."""
         due = self._ask_at or 0.0
         if self._deadline is not None:
             due = min(due, self._deadline)
-        return max(due - monotonic(), 0.0)
+        return max(due - self._framework.clock.monotonic(), 0.0)
 
     def cancel(self) -> None:
-        """Give up; nothing happens when it is done already."""
+        """Give up; nothing if it is done already."""
         with self._framework.lock:
             if self._open:
                 self._open = False

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.core.structure.device import Region
+from uvfio.core.bus import Region
 from uvfio.drivers.pci.hardware import BarKind
 from uvfio.drivers.window import (
     PAGE_SIZE,

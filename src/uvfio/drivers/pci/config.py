@@ -28,8 +28,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from uvfio.drivers.pci.access import width_at
 from uvfio.drivers.pci.sriov import virtual_header
+from uvfio.drivers.window import width_at
 from uvfio.errors import InvalidArgument
 from uvfio.uapi import pci
 

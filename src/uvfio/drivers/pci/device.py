@@ -27,16 +27,17 @@ from struct import Struct
 from threading import RLock
 from typing import TYPE_CHECKING
 
-from uvfio.core.structure.device import DeviceKind, IrqInfo, Region
-from uvfio.drivers.pci.access import Window, bar_window, rom_window
+from uvfio.core.bus import DeviceKind, IrqInfo, Region
+from uvfio.drivers.pci.access import bar_window, rom_window
 from uvfio.drivers.pci.bars import ROM_INDEX, BarRegisters
 from uvfio.drivers.pci.capabilities import survey
 from uvfio.drivers.pci.config import ConfigSpace
 from uvfio.drivers.pci.interrupts import NUM_IRQS, Interrupts
 from uvfio.drivers.pci.irqset import IrqSets
-from uvfio.drivers.pci.mainline import Ioevents, ModernAccess, ModernPci
+from uvfio.drivers.pci.mainline import AccessRules, Ioevents, MainlinePci
 from uvfio.drivers.pci.sriov import Offspring, TokenRule
 from uvfio.drivers.pci.state import SavedState
+from uvfio.drivers.window import Window
 from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
 from uvfio.uapi import pci
 
@@ -79,8 +80,8 @@ class _ConfigWindow(Window):
         return self.space
 
 
-class VfioPciDevice(ModernPci):
-    """Implements ``core.device.BoundDevice`` for one ``PciFunction``; ``ModernPci`` has what came after 2011.
+class VfioPciDevice(MainlinePci):
+    """Implements ``core.bus.BoundDevice`` for one ``PciFunction``; ``MainlinePci`` has what came after 2011.
 
     ``parent`` is the physical function of a virtual one, if vfio-pci has it too. InvalidArgument if the function's
     BARs or ROM are laid out as no silicon can be.
@@ -95,7 +96,7 @@ class VfioPciDevice(ModernPci):
         self._layout = survey(function)
         self._bars = BarRegisters(function)
         self._interrupts = IrqSets(function, self._layout, self._lock)
-        self._modern = ModernAccess(function, self._layout)
+        self._rules = AccessRules(function, self._layout)
         self._token = TokenRule(function, parent._token.own if parent else None)
         self.offspring = Offspring(function)
         self._ioevents = Ioevents()
@@ -112,7 +113,7 @@ class VfioPciDevice(ModernPci):
             rom_window(function, ROM_INDEX),
             self._config,
         )
-        table = self._modern.table[0]
+        table = self._rules.table[0]
         if table >= 0 and self._windows[table].region.mappable:
             self._windows[table].region = replace(self._windows[table].region, msix_table=True)
         # Up to where a four-byte access may take the short way: BARs that are registers, mapped or not.
@@ -280,7 +281,7 @@ class VfioPciDevice(ModernPci):
             # First of all: a device without a reset goes on with its DMA until this bit is gone.
             self.function.config_write(pci.PCI_COMMAND, command & ~pci.PCI_COMMAND_MASTER, 2)
             self._interrupts.stop()
-            self._end_modern()
+            self._end_mainline()
             self._end_migration()
             self._try_reset()
         finally:

@@ -23,25 +23,25 @@ from uvfio.errors import Busy, Unsupported
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
-    from uvfio.core.structure.device import BoundDevice, BusDevice
+    from uvfio.core.bus import BoundDevice, BusDevice
     from uvfio.drivers.pci.hardware import PciFunction
 
 __all__ = ["VfioPciDriver"]
 
 
 class VfioPciDriver:
-    """Implements ``core.device.VfioDriver``. ``on_claim(dev)`` has to bind ``dev`` before it returns.
+    """Implements ``core.bus.VfioDriver``. ``on_hotplug(dev)`` has to bind ``dev`` before it returns.
 
     ``enable_sriov``: whether it makes virtual functions of a physical one that it has (the module's parameter).
     """
 
     def __init__(
         self,
-        on_claim: Callable[[BusDevice], None] | None = None,
+        on_hotplug: Callable[[BusDevice], None] | None = None,
         *,
         enable_sriov: bool = True,
     ) -> None:
-        self._on_claim = on_claim
+        self._on_hotplug = on_hotplug
         self.enable_sriov = enable_sriov
         self._parents: dict[str, VfioPciDevice] = {}
 
@@ -98,8 +98,8 @@ class VfioPciDriver:
         else:
             self._parents.pop(parent.function.name, None)
 
-    def claim(self, dev: BusDevice) -> None:
+    def bind_hotplugged(self, dev: BusDevice) -> None:
         """Bind to ``dev``, plugged into a group in use. Unsupported if nobody said how to."""
-        if self._on_claim is None:
+        if self._on_hotplug is None:
             raise Unsupported(f"{self.name} cannot take {dev.name} by itself", "bind it by hand")
-        self._on_claim(dev)
+        self._on_hotplug(dev)

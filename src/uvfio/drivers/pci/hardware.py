@@ -3,7 +3,7 @@
 ``PciFunction`` is the seam between ``drivers.pci`` (software of the host) and ``models`` (silicon). A
 model implements it; the driver calls it. Offsets and sizes are in bytes, values are little-endian integers.
 
-The function is also a ``core.device.BusDevice``: the framework attaches it to a domain, and its DMA goes
+The function is also a ``core.bus.BusDevice``: the framework attaches it to a domain, and its DMA goes
 through that domain while its bus master bit is set.
 """
 
@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from uvfio.core.bus import Movable
-from uvfio.core.structure.device import BusDevice
+from uvfio.core.bus import BusDevice, Movable
 
 if TYPE_CHECKING:
     from uvfio.core.translation.dma_log import DmaLog

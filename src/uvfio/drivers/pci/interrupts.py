@@ -32,8 +32,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from uvfio.core.bus import IrqInfo
 from uvfio.core.irq import EdgeVectors, LevelInterrupt
-from uvfio.core.structure.device import IrqInfo
 from uvfio.drivers.pci.config import log2_ceil
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice
 from uvfio.uapi import pci

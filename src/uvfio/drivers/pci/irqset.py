@@ -77,7 +77,7 @@ class IrqSets(Interrupts):
                 event.signal()
 
     def apply(self, index: int, action: IrqAction, start: int, count: int, data: IrqData) -> None:
-        """``ModernDevice.apply_irqs``."""
+        """``MainlineDevice.apply_irqs``."""
         with self._lock:
             if index == INTX:
                 if action is IrqAction.TRIGGER:

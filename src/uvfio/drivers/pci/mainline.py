@@ -1,4 +1,4 @@
-"""What today's ABIs need of a PCI function beyond 2011; implements ``core.modern.ModernDevice`` and
+"""The mainline interfaces of a PCI function beyond 2011; implements ``core.bus.MainlineDevice`` and
 ``TakesToken``.
 
 Accesses differ from ``VfioPciDevice.read`` and ``write`` in four things:
@@ -44,14 +44,14 @@ from uvfio.uapi import pci
 if TYPE_CHECKING:
     from threading import RLock
 
+    from uvfio.core.bus import BusDevice
     from uvfio.core.seams import Event
-    from uvfio.core.structure.device import BusDevice
     from uvfio.drivers.pci.capabilities import CapabilityMap
     from uvfio.drivers.pci.hardware import PciFunction
     from uvfio.drivers.pci.irqset import IrqSets
     from uvfio.drivers.pci.sriov import TokenRule
 
-__all__ = ["Ioevents", "ModernAccess", "ModernPci", "place_of"]
+__all__ = ["AccessRules", "Ioevents", "MainlinePci", "place_of"]
 
 IOEVENTS_MAX = 1000
 _WIDEST = 8
@@ -66,7 +66,7 @@ def place_of(name: str) -> tuple[int, int, int]:
     return int(segment, 16), int(bus, 16), int(device, 16) << 3 | int(function, 16)
 
 
-class ModernAccess:
+class AccessRules:
     """Facts about one function that decide what an access may do."""
 
     __slots__ = ("_function", "_memory", "power", "table", "virtual")
@@ -165,7 +165,7 @@ def _end(found: tuple[Event, Callable[[], None]]) -> None:
     event.close()
 
 
-class ModernPci:
+class MainlinePci:
     """The part of ``VfioPciDevice`` that today's ABIs use. Its state is the device's."""
 
     function: PciFunction
@@ -174,7 +174,7 @@ class ModernPci:
     _bar_write: Callable[[int, int, int, int], None]
     _open_words: dict[int, int]
     _interrupts: IrqSets
-    _modern: ModernAccess
+    _rules: AccessRules
     _ioevents: Ioevents
     _opens: int
     _low_power: bool
@@ -184,7 +184,7 @@ class ModernPci:
     _wakeup: Event | None
 
     if TYPE_CHECKING:
-        from uvfio.drivers.pci.access import Window
+        from uvfio.drivers.window import Window
 
         def _window(self, index: int) -> Window: ...
         def _command(self) -> int: ...
@@ -204,11 +204,11 @@ class ModernPci:
             window = self._window(index)
             if not isinstance(window, RegisterWindow):
                 return window.read(offset, count)
-            if index != self._modern.table[0]:
+            if index != self._rules.table[0]:
                 return window.read(offset, count, _WIDEST)
             return b"".join(
                 b"\xff" * size if hidden else window.read(at, size, _WIDEST)
-                for at, size, hidden in self._modern.pieces(index, offset, count)
+                for at, size, hidden in self._rules.pieces(index, offset, count)
             )
 
     def store(self, index: int, offset: int, data: bytes) -> int:
@@ -230,7 +230,7 @@ class ModernPci:
                 return taken
             if not isinstance(window, RegisterWindow):
                 return window.write(offset, data[:count])
-            for at, size, hidden in self._modern.pieces(index, offset, count):
+            for at, size, hidden in self._rules.pieces(index, offset, count):
                 if not hidden:
                     start = at - offset
                     window.write(at, data[start : start + size], _WIDEST)
@@ -240,8 +240,8 @@ class ModernPci:
         """``check_decoding``, and whether the next one may be left out: memory is decoded, and the function cannot
         sleep. Whatever changes that goes through the configuration space, so ``_settle_mappings`` asks again."""
         command = self._command()
-        self._modern.check_decoding(index, command)
-        self._decodes = not self._modern.power and bool(command & pci.PCI_COMMAND_MEMORY)
+        self._rules.check_decoding(index, command)
+        self._decodes = not self._rules.power and bool(command & pci.PCI_COMMAND_MEMORY)
 
     def _admit(self, index: int, offset: int, count: int) -> int:
         """How many bytes of the access are inside; all of it refused as the module's head says."""
@@ -257,7 +257,7 @@ class ModernPci:
             raise InvalidArgument(
                 f"{self.function.name}: region {index} has {size:#x} bytes, none at {offset:#x}"
             )
-        self._modern.check_decoding(index, self._command())
+        self._rules.check_decoding(index, self._command())
         return min(count, size - offset)
 
     # Interrupts
@@ -284,7 +284,7 @@ class ModernPci:
         with self._lock:
             if offset + width > self._window(index).region.size:
                 raise InvalidArgument(f"{name}: {offset:#x}+{width} is not inside BAR {index}")
-            bar, start, end = self._modern.table
+            bar, start, end = self._rules.table
             if index == bar and offset < end and offset + width > start:
                 raise InvalidArgument(
                     f"{name}: {offset:#x} is in the MSI-X table", "the host writes it"
@@ -356,15 +356,15 @@ class ModernPci:
         """
         self._decodes = False
         if self._opens:
-            on = self._modern.virtual or self._command() & pci.PCI_COMMAND_MEMORY
-            self._show_mappings(bool(on) and not self._low_power and not self._modern.asleep())
+            on = self._rules.virtual or self._command() & pci.PCI_COMMAND_MEMORY
+            self._show_mappings(bool(on) and not self._low_power and not self._rules.asleep())
 
     def _show_mappings(self, visible: bool) -> None:
         if visible != self._shown:
             self.function.show_mappings(visible)
             self._shown = visible
 
-    def _end_modern(self) -> None:
+    def _end_mainline(self) -> None:
         """The last close: what the program left behind goes."""
         self._ioevents.clear()
         self.leave_low_power()

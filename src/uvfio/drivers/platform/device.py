@@ -24,7 +24,7 @@ from __future__ import annotations
 from threading import RLock
 from typing import TYPE_CHECKING
 
-from uvfio.core.structure.device import DeviceKind, DtProperty, IrqInfo, Region, ResourceKind
+from uvfio.core.bus import DeviceKind, DtProperty, IrqInfo, Region, ResourceKind
 from uvfio.drivers.platform.irqset import IrqSets
 from uvfio.drivers.window import PAGE_SIZE, MemoryWindow, PolledWindow, RegisterWindow, Window
 from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
@@ -40,7 +40,7 @@ __all__ = ["VfioPlatformDevice"]
 
 
 class VfioPlatformDevice:
-    """Implements ``core.device.BoundDevice`` and ``DeviceTree`` for one ``PlatformHardware``."""
+    """Implements ``core.bus.BoundDevice`` and ``DeviceTree`` for one ``PlatformHardware``."""
 
     def __init__(self, hardware: PlatformHardware) -> None:
         self.hardware = hardware
@@ -216,7 +216,7 @@ class VfioPlatformDevice:
         """Let ``event`` unmask interrupt ``index``, or end that; see ``Interrupts.set_unmask_event``."""
         self._interrupts.set_unmask_event(index, event)
 
-    # Interrupts as today's programs set them (``core.modern.IrqDevice``)
+    # Interrupts as today's programs set them (``core.bus.IrqDevice``)
 
     def irq_count(self, index: int) -> int:
         """1. InvalidArgument for an interrupt that does not exist."""

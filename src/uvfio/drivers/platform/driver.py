@@ -18,17 +18,17 @@ from uvfio.errors import Unsupported
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvfio.core.structure.device import BusDevice
+    from uvfio.core.bus import BusDevice
     from uvfio.drivers.platform.hardware import PlatformHardware
 
 __all__ = ["VfioPlatformDriver"]
 
 
 class VfioPlatformDriver:
-    """Implements ``core.device.VfioDriver``. ``on_claim(dev)`` has to bind ``dev`` before it returns."""
+    """Implements ``core.bus.VfioDriver``. ``on_hotplug(dev)`` has to bind ``dev`` before it returns."""
 
-    def __init__(self, on_claim: Callable[[BusDevice], None] | None = None) -> None:
-        self._on_claim = on_claim
+    def __init__(self, on_hotplug: Callable[[BusDevice], None] | None = None) -> None:
+        self._on_hotplug = on_hotplug
 
     @property
     def name(self) -> str:
@@ -43,8 +43,8 @@ class VfioPlatformDriver:
         """Take ``hardware``: what the framework binds."""
         return VfioPlatformDevice(hardware)
 
-    def claim(self, dev: BusDevice) -> None:
+    def bind_hotplugged(self, dev: BusDevice) -> None:
         """Bind to ``dev``, plugged into a group in use. Unsupported if nobody said how to."""
-        if self._on_claim is None:
+        if self._on_hotplug is None:
             raise Unsupported(f"{self.name} cannot take {dev.name} by itself", "bind it by hand")
-        self._on_claim(dev)
+        self._on_hotplug(dev)

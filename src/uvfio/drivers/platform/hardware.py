@@ -8,7 +8,7 @@ integers.
 ``Resources`` is what the tree gives a device. Numbers of regions and interrupts are positions in it: tree order,
 the device's own node first, then the nodes below it.
 
-The device is also a ``core.device.BusDevice``: the framework attaches it to a domain, and its DMA goes
+The device is also a ``core.bus.BusDevice``: the framework attaches it to a domain, and its DMA goes
 through that domain.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from uvfio.core.structure.device import BusDevice, DtProperty
+from uvfio.core.bus import BusDevice, DtProperty
 
 __all__ = [
     "InterruptSink",

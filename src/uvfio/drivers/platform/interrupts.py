@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from uvfio.core.bus import IrqInfo
 from uvfio.core.irq import EdgeVectors, LevelInterrupt
-from uvfio.core.structure.device import IrqInfo
 from uvfio.errors import Busy, InvalidArgument, NoSuchDevice
 
 if TYPE_CHECKING:

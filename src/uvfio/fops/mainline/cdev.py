@@ -103,7 +103,7 @@ class CdevFile(DeviceFile):
         """VFIO_DEVICE_ATTACH_IOMMUFD_PT: answer the number of the page table (vfio_df_ioctl_attach_pt).
 
         EINVAL for ``argsz`` below 12 or unknown flags, EOPNOTSUPP for a PASID, EFAULT before anything is attached,
-        then as ``Context.attach`` raises.
+        then as ``Iommufd.attach`` raises.
         """
         memory = task.memory
         argsz, flags, number = ATTACH.unpack(read_struct(memory, arg, ATTACH.size))
@@ -126,7 +126,7 @@ class CdevFile(DeviceFile):
     # -- hot resets --------------------------------------------------------------------------------
 
     def _number_of(self, device: Device | None) -> int | None:
-        context = self.held.context
+        context = self.held.iommufd
         return None if context is None else self.framework.number_in(context, device)
 
     def dependent_id(self, found: Dependent) -> int:

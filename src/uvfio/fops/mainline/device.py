@@ -20,8 +20,7 @@ import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from uvfio.core.bus import IrqAction, IrqData, IrqDevice, ModernDevice, TakesToken
-from uvfio.core.structure.device import DeviceKind
+from uvfio.core.bus import DeviceKind, IrqAction, IrqData, IrqDevice, MainlineDevice, TakesToken
 from uvfio.errors import Gone, InvalidArgument, NoSpace, UnknownCommand
 from uvfio.fops.file import MAINLINE, find_file, report_signals
 from uvfio.fops.mainline.feature import GET, PROBE, SET, FeatureCall
@@ -33,9 +32,9 @@ from uvfio.uapi import vfio
 from uvfio.uapi import vfio_feature as features
 
 if TYPE_CHECKING:
-    from uvfio.core.bus import Dependent
+    from uvfio.core.bus import BoundDevice, Dependent, Region
     from uvfio.core.seams import Event, Task
-    from uvfio.core.structure.device import BoundDevice, Device, OpenDevice, Region
+    from uvfio.core.structure.device import Device, OpenDevice
     from uvfio.core.structure.framework import Framework
 
 __all__ = ["DeviceFile"]
@@ -86,7 +85,7 @@ class DeviceFile(MainlineFile):
         self.framework = framework
         self.device = device
         self.opened: OpenDevice | None = None
-        self.mainline: ModernDevice | None = None
+        self.mainline: MainlineDevice | None = None
         self.region_memory = device.name
         if opened is not None:
             self.use(opened)
@@ -94,7 +93,7 @@ class DeviceFile(MainlineFile):
     def use(self, opened: OpenDevice) -> None:
         """Serve calls from now on."""
         self.opened = opened
-        if isinstance(opened.data, ModernDevice):
+        if isinstance(opened.data, MainlineDevice):
             self.mainline = opened.data
 
     def _release(self) -> None:
@@ -424,7 +423,7 @@ class DeviceFile(MainlineFile):
             raise UnknownCommand(f"{self.device.name} has no VFIO_DEVICE_SET_IRQS")
         return data
 
-    def _need(self, what: str) -> ModernDevice:
+    def _need(self, what: str) -> MainlineDevice:
         """The driver's interface for PCI devices. Raises UnknownCommand for devices of other buses."""
         if self.mainline is None:
             raise UnknownCommand(f"{self.device.name} has no {what}")

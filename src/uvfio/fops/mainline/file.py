@@ -29,7 +29,7 @@ from uvfio.uapi import vfio
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from uvfio.core.structure.iommufd import Context
+    from uvfio.core.structure.iommufd import Iommufd
     from uvfio.fops.file import File
 
 __all__ = ["ERRNO", "MainlineFile", "context_of"]
@@ -54,7 +54,7 @@ class MainlineFile(RequestFile):
         return vfio.ioctl_name(self.kind, cmd)
 
 
-def context_of(file: File | None, fd: int) -> Context:
+def context_of(file: File | None, fd: int) -> Iommufd:
     """The iommufd context of the file behind ``fd``. Raises InvalidArgument as EBADFD if it is no iommufd."""
     context = None if file is None else file.context
     if context is None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.seams import Mm
-from uvfio.core.structure.iommufd import Assigned, Context
+from uvfio.core.structure.iommufd import Assigned, Iommufd
 from uvfio.core.translation.area import Backing
 from uvfio.core.translation.ioas import Hwpt, Ioas
 from uvfio.core.translation.vtd import capabilities, extended_capabilities
@@ -87,14 +87,14 @@ class IommufdFile(MainlineFile):
 
     __slots__ = ("compat", "context", "framework")
 
-    context: Context
+    context: Iommufd
     framework: Framework
 
     kind = "iommufd"
     structural = True
     ERRNO: ClassVar[Mapping[type[VfioError], int]] = {**ERRNO, Unsupported: errno.EOPNOTSUPP}
 
-    def __init__(self, framework: Framework, context: Context) -> None:
+    def __init__(self, framework: Framework, context: Iommufd) -> None:
         super().__init__(IOMMU_NODE)
         self.framework = framework
         self.context = context
@@ -334,7 +334,7 @@ class IommufdFile(MainlineFile):
         """IOMMU_HWPT_ALLOC: make a page table of an address space (hw_pagetable.c, iommufd_hwpt_alloc).
 
         EOPNOTSUPP for reserved fields, EINVAL for a type that does not suit the length of the data, ENOENT for the
-        device, EINVAL for the parent, EOPNOTSUPP for flags and data, then as ``Context.alloc_hwpt`` raises.
+        device, EINVAL for the parent, EOPNOTSUPP for flags and data, then as ``Iommufd.alloc_hwpt`` raises.
         """
         _check_zero(reserved=args.reserved, reserved2=args.reserved2)
         if (args.data_type == uapi.IOMMU_HWPT_DATA_NONE) != (args.data_len == 0):

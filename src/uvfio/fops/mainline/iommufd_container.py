@@ -1,6 +1,6 @@
 """The container's ABI on /dev/iommu: for programs that were written for /dev/vfio/vfio.
 
-The requests act on one address space of the iommufd (``Context.compat``), which SET_CONTAINER makes or
+The requests act on one address space of the iommufd (``Iommufd.compat``), which SET_CONTAINER makes or
 IOMMU_VFIO_IOAS chooses; before that they are ENODEV. It has the rules of iommufd, which differ from type1's:
 
     request              /dev/vfio/vfio                     here
@@ -36,7 +36,7 @@ from uvfio.uapi import vfio
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Task
-    from uvfio.core.structure.iommufd import Context
+    from uvfio.core.structure.iommufd import Iommufd
 
 __all__ = ["PARTLY_UNMAPPED", "ContainerRequests"]
 
@@ -58,7 +58,7 @@ class ContainerRequests(Dispatcher):
 
     kind = "container"
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Iommufd) -> None:
         self.context = context
 
     def check_extension(self, task: Task, arg: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from uvfio.core.structure.device import DeviceKind, DeviceTree
+from uvfio.core.bus import DeviceKind, DeviceTree
 from uvfio.errors import Gone, InvalidArgument, UnknownCommand
 from uvfio.fops.file import report_signals
 from uvfio.fops.request import Request
@@ -19,8 +19,9 @@ from uvfio.fops.wire import REGION_SHIFT as SHIFT
 from uvfio.uapi import rfc
 
 if TYPE_CHECKING:
+    from uvfio.core.bus import BoundDevice
     from uvfio.core.seams import Event, Task
-    from uvfio.core.structure.device import BoundDevice, OpenDevice
+    from uvfio.core.structure.device import OpenDevice
     from uvfio.core.structure.framework import Framework
 
 __all__ = ["DeviceFile"]

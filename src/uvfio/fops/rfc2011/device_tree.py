@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from uvfio.core.structure.device import DtProperty, ResourceKind
+from uvfio.core.bus import DtProperty, ResourceKind
 from uvfio.errors import BadAddress, InvalidArgument, NoSpace
 from uvfio.fops.wire import PAGE_SIZE, read_u32
 from uvfio.uapi import rfc
@@ -31,8 +31,8 @@ from uvfio.uapi import rfc
 if TYPE_CHECKING:
     from struct import Struct
 
+    from uvfio.core.bus import DeviceTree
     from uvfio.core.seams import Memory
-    from uvfio.core.structure.device import DeviceTree
 
 __all__ = ["get_dtindex", "get_dtpath"]
 

@@ -35,7 +35,7 @@ from dataclasses import replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from uvfio.core.structure.device import DtProperty
+from uvfio.core.bus import DtProperty
 from uvfio.drivers.platform.hardware import Origin, PlatformInterrupt, PlatformRegion, Resources
 from uvfio.errors import ConfigError, DmaFault
 from uvfio.kit.dma import PlainDma

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from uvfio.core.structure.device import DtProperty
+from uvfio.core.bus import DtProperty
 from uvfio.kit.polled import kind_of_mapping
 from uvfio.machine.sysfs.tree import Directory, Link, Text, text_line
 

@@ -9,7 +9,7 @@ import pytest
 from support.iommufd import describe
 from support.world import PAGE, UNIT, World
 from uvfio.core.structure.claim import Claim, claim_for
-from uvfio.core.structure.iommufd import Context
+from uvfio.core.structure.iommufd import Iommufd
 from uvfio.core.translation.area import Backing
 from uvfio.core.translation.ioas import Hwpt, Ioas
 from uvfio.core.translation.unit import IommuUnit
@@ -27,7 +27,7 @@ RESERVED = UNIT.reserved[0][0]
 
 
 class Bench:
-    """An iommufd that has claimed group 1, whose devices are ``names``, behind ``unit``."""
+    """An iommufd that has the DMA of group 1, whose devices are ``names``, behind ``unit``."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Bench:
         self.context = self.world.framework.open_iommufd()
         self.claim = self.claim_of(self.context, allow_unsafe=allow_unsafe)
 
-    def claim_of(self, context: Context, *, allow_unsafe: bool = False) -> Claim:
+    def claim_of(self, context: Iommufd, *, allow_unsafe: bool = False) -> Claim:
         return claim_for(context, self.world.group(1), allow_unsafe=allow_unsafe)
 
     def bind(self, *names: str) -> None:
@@ -99,6 +99,7 @@ def test_dma_is_owned_while_a_device_is_bound_and_not_by_joining() -> None:
     assert not bench.claim.joined
     bench.claim.unbind(bench.world.record("a"))
     assert not bench.claim.owns_dma
+    bench.claim.join()
     assert bench.claim.depart(bench.world.group(1))
 
 

@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from support.world import PAGE, World, refused, same_state
+from uvfio.core.bus import BoundDevice, BusDevice
 from uvfio.core.structure.container import Container
-from uvfio.core.structure.device import BoundDevice, BusDevice, OpenDevice
+from uvfio.core.structure.device import OpenDevice
 from uvfio.core.structure.group import OpenGroup
 from uvfio.core.structure.iommu import Lifetime
 from uvfio.core.translation.unit import IommuUnit
@@ -114,11 +115,11 @@ def test_a_group_that_went_cannot_be_taken(room: Room) -> None:
 
 def test_an_ordinary_open_may_become_exclusive(room: Room) -> None:
     held = room.hold(1, room.me)
-    room.framework.claim_group(held)
+    room.framework.make_exclusive(held)
     assert held.exclusive
     assert room.group(1).iommu is None
     with same_state(room):
-        room.framework.claim_group(held)
+        room.framework.make_exclusive(held)
     room.framework.join(held, room.container)
 
 
@@ -126,13 +127,13 @@ def test_only_a_lonely_idle_open_may_become_exclusive(room: Room) -> None:
     held = room.hold(1, room.me)
     second = room.hold(1, room.me)
     with refused(room, Busy):
-        room.framework.claim_group(held)
+        room.framework.make_exclusive(held)
     room.framework.close_group(second)
     opened = room.framework.open_iommu(held, room.me)
     with refused(room, Busy):
-        room.framework.claim_group(held)
+        room.framework.make_exclusive(held)
     room.framework.close_iommu(opened)
-    room.framework.claim_group(held)
+    room.framework.make_exclusive(held)
 
 
 def test_a_member_of_a_merged_set_cannot_become_exclusive() -> None:
@@ -141,22 +142,22 @@ def test_a_member_of_a_merged_set_cannot_become_exclusive() -> None:
     one, two = room.hold(1, room.me), room.hold(2, room.me)
     room.framework.merge(one, two, room.me)
     with refused(room, Busy):
-        room.framework.claim_group(one)
+        room.framework.make_exclusive(one)
 
 
 def test_an_exclusive_open_may_become_ordinary(room: Room) -> None:
     held = room.take(1)
-    room.framework.share_group(held)
+    room.framework.make_shared(held)
     assert room.framework.group_state(held) == (True, False)
     room.hold(1, room.mm())
     with same_state(room):
-        room.framework.share_group(held)
+        room.framework.make_shared(held)
 
 
 def test_inside_a_container_there_is_no_way_back(room: Room) -> None:
     held = room.joined()
     with refused(room, Busy):
-        room.framework.share_group(held)
+        room.framework.make_shared(held)
 
 
 # -- status and viability ------------------------------------------------------------------------
@@ -383,7 +384,7 @@ def test_options_are_the_drivers_business(room: Room) -> None:
                 raise InvalidArgument("bad option")
             return text == "good"
 
-        def claim(self, dev: BusDevice) -> None:
+        def bind_hotplugged(self, dev: BusDevice) -> None:
             raise AssertionError("not asked")
 
     held = room.take(1)
@@ -435,7 +436,7 @@ def test_a_group_without_vfio_devices_is_over(room: Room) -> None:
         lambda: room.framework.group_status(held),
         lambda: room.framework.join(held, room.container),
         lambda: room.open(held),
-        lambda: room.framework.share_group(held),
+        lambda: room.framework.make_shared(held),
     ):
         with refused(room, NoSuchDevice):
             call()

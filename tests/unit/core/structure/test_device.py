@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from support.world import FakeBound, FakeBusDevice, FakeDriver, World
-from uvfio.core.structure.device import Device, DeviceKind, OpenDevice, Region
+from uvfio.core.bus import DeviceKind, Region
+from uvfio.core.structure.device import Device, OpenDevice
 from uvfio.core.structure.group import Group
 
 

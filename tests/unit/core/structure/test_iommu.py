@@ -251,7 +251,7 @@ def test_review_06_in_use_means_an_iommu_file_or_a_device_file() -> None:
     mm = world.mm()
     held = world.hold(1, mm)
     assert not world.iommu(1).in_use
-    assert world.iommu(1).groups_open
+    assert world.group(1).is_open
     opened = world.framework.open_iommu(held, mm)
     assert world.iommu(1).in_use
     device = world.framework.open_device(held, "edu", mm)

@@ -1,4 +1,4 @@
-"""``Context``: numbered objects, what needs what, who pays, and when it ends."""
+"""``Iommufd``: numbered objects, what needs what, who pays, and when it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.iommufd import describe
 from support.world import PAGE, SparseMemory, World
 from uvfio.core.seams import Mm
 from uvfio.core.structure.claim import claim_for
-from uvfio.core.structure.iommufd import Assigned, Context
+from uvfio.core.structure.iommufd import Assigned, Iommufd
 from uvfio.core.translation.area import Backing
 from uvfio.core.translation.domain import Domain
 from uvfio.core.translation.ioas import Hwpt, Ioas
@@ -30,16 +30,16 @@ from uvfio.errors import (
 UNIT = IommuUnit(reserved=())
 
 
-def new_context() -> Context:
-    return Context(RLock(), Domain)
+def new_context() -> Iommufd:
+    return Iommufd(RLock(), Domain)
 
 
-def new_ioas(context: Context) -> tuple[int, Ioas]:
+def new_ioas(context: Iommufd) -> tuple[int, Ioas]:
     ioas = context.new_ioas()
     return context.add(ioas), ioas
 
 
-def refused(context: Context, condition: type[VfioError], call: Callable[[], object]) -> str:
+def refused(context: Iommufd, condition: type[VfioError], call: Callable[[], object]) -> str:
     before = describe(context)
     with pytest.raises(VfioError) as caught:
         call()

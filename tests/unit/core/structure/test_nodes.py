@@ -10,7 +10,7 @@ import pytest
 from support.iommufd import describe
 from support.world import World, refused
 from uvfio.core.structure.device import OpenCdev
-from uvfio.core.structure.iommufd import Assigned, Context
+from uvfio.core.structure.iommufd import Assigned, Iommufd
 from uvfio.errors import (
     Busy,
     Gone,
@@ -36,7 +36,7 @@ class Bench:
         number = next(n for n, device in self.framework.nodes.items() if device.name == name)
         return self.framework.open_cdev(number)
 
-    def bound(self, name: str, context: Context | None = None) -> OpenCdev:
+    def bound(self, name: str, context: Iommufd | None = None) -> OpenCdev:
         held = self.open(name)
         self.framework.bind_cdev(held, context or self.context, None)
         return held
@@ -53,7 +53,7 @@ class Bench:
 
     def see(self) -> object:
         nodes = {
-            number: (device, [(held, held.opened, held.context) for held in device.cdevs])
+            number: (device, [(held, held.opened, held.iommufd) for held in device.cdevs])
             for number, device in self.framework.nodes.items()
         }
         return describe(self.context), nodes
@@ -231,7 +231,7 @@ def test_a_group_joins_an_iommufd_as_it_would_a_container(bench: Bench) -> None:
     held = bench.world.hold(1, mm)
     with bench.refused(InvalidArgument):
         bench.framework.join_iommufd(held, bench.context)
-    bench.framework.claim_group(held)
+    bench.framework.make_exclusive(held)
     bench.framework.join_iommufd(held, bench.context)
     (claim,) = bench.context.claims
     assert claim.joined

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from support.world import FakeBusDevice, World, refused, same_state
-from uvfio.core.seams import Mm
-from uvfio.core.structure import release
+from uvfio.core.seams import Mm, Timer
 from uvfio.core.structure.group import OpenGroup
 from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.errors import (
@@ -22,6 +21,7 @@ from uvfio.errors import (
     NotViable,
     VfioError,
 )
+from uvfio.machine.local_seams import ManualClock
 
 PATIENCE = 20.0  # a test that needs this long has failed
 
@@ -29,8 +29,8 @@ PATIENCE = 20.0  # a test that needs this long has failed
 class Used(World):
     """Device a of group 1, device b of group 2; ``owner`` holds both groups open."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.plug("a", 1)
         self.plug("b", 2)
         self.owner: Mm = self.mm("owner")
@@ -247,7 +247,7 @@ def test_requests_are_numbered_from_one_again_after_the_device_was_unbound(world
 
 
 class FakeTime:
-    """Stands in for the clock and for the condition variable; waiting moves the clock.
+    """A clock that waiting moves.
 
     ``early`` are times at which something else wakes the waiter; ``limit`` ends the test.
     """
@@ -263,16 +263,16 @@ class FakeTime:
     def monotonic(self) -> float:
         return self.now
 
-    def wait(self, timeout: float) -> None:
-        assert timeout > 0
-        end = self.now + timeout
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        raise AssertionError("the framework has no timers")
+
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        assert seconds > 0
+        end = self.now + seconds
         if self._early and self._early[0] < end:
             end = self._early.pop(0)
         self.now = end
         assert self.now <= self._limit, "unbind waits too long"
-
-    def notify_all(self) -> None:
-        """Nobody else waits."""
 
 
 @pytest.fixture
@@ -282,8 +282,7 @@ def timed(world: Used, monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeTim
 
     def make(*early: float) -> FakeTime:
         time = FakeTime(world, *early)
-        monkeypatch.setattr(release, "monotonic", time.monotonic)
-        monkeypatch.setattr(world.framework, "released", time)
+        monkeypatch.setattr(world.framework, "clock", time)
         return time
 
     return make
@@ -572,3 +571,88 @@ def test_a_polled_unbind_revokes_at_its_end(world: Used) -> None:
     release = world.framework.begin_unbind(world.devices["a"], revoke=True)
     assert release.poll()
     assert opened.data is None
+
+
+# -- by the clock of the machine -----------------------------------------------------------------
+
+
+class Polled:
+    """Device a is open, and is being taken back by polls; time is what the test moves."""
+
+    def __init__(self, **how: Any) -> None:
+        self.clock = ManualClock(1000.0)
+        self.world = Used(clock=self.clock)
+        self.opened = self.world.framework.open_device(self.world.a, "a", self.world.owner)
+        self.release = self.world.framework.begin_unbind(self.world.devices["a"], **how)
+        assert not self.release.poll()
+
+    @property
+    def requests(self) -> list[int]:
+        return self.world.bounds["a"].requests
+
+    def after(self, seconds: float) -> bool:
+        self.clock.advance(seconds)
+        return self.release.poll()
+
+
+def test_requests_have_a_growing_number_and_are_an_interval_apart() -> None:
+    polled = Polled(interval=10.0)
+    for number in range(1, 5):
+        assert polled.requests == list(range(1, number + 1))
+        assert polled.release.delay() == 10.0
+        assert not polled.after(9.75)
+        assert polled.requests == list(range(1, number + 1))
+        assert polled.release.delay() == 0.25
+        assert not polled.after(0.25)
+    polled.world.framework.close_device(polled.opened)
+    assert polled.release.poll()
+    assert polled.requests == [1, 2, 3, 4, 5]
+
+
+def test_the_time_out_comes_exactly_at_the_deadline() -> None:
+    polled = Polled(timeout=25.0, interval=10.0)
+    assert not polled.after(10.0)
+    assert not polled.after(10.0)
+    assert polled.release.delay() == 5.0
+    assert not polled.after(4.75)
+    with pytest.raises(Busy, match="was not released within 25.0 s"):
+        polled.after(0.25)
+    assert polled.requests == [1, 2, 3]
+    assert polled.world.record("a").departing == 0
+    assert polled.opened.data is not None
+
+
+def test_revocation_comes_at_the_deadline_and_not_before() -> None:
+    polled = Polled(timeout=5.0, revoke=True)
+    assert not polled.after(4.75)
+    assert polled.opened.data is not None
+    assert polled.after(0.25)
+    assert polled.opened.data is None
+    assert polled.release.data is polled.world.bounds["a"]
+    assert [kind for kind, _ in polled.world.told][-1] == "revoke"
+
+
+def test_time_changes_nothing_after_it_was_cancelled() -> None:
+    polled = Polled(timeout=5.0, revoke=True)
+    polled.release.cancel()
+    assert polled.after(100.0)
+    assert (polled.requests, polled.release.data) == ([1], None)
+    assert polled.opened.data is not None
+    polled.world.framework.open_device(polled.world.a, "a", polled.world.owner)
+
+
+def test_a_close_is_noticed_at_whatever_time_it_comes() -> None:
+    polled = Polled(timeout=25.0)
+    polled.clock.advance(24.0)
+    polled.world.framework.close_device(polled.opened)
+    assert polled.after(100.0)
+    assert polled.release.data is polled.world.bounds["a"]
+
+
+def test_a_machine_with_a_clock_that_is_moved_by_hand_times_out_too() -> None:
+    clock = ManualClock()
+    world = Used(clock=clock)
+    world.framework.open_device(world.a, "a", world.owner)
+    with refused(world, Busy):
+        world.unbind("a", timeout=0.01)
+    assert clock.monotonic() == 0.01

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from support.pci_function import FakeFunction
-from uvfio.drivers.pci.access import bar_window, rom_window, width_at
+from uvfio.drivers.pci.access import bar_window, rom_window
 from uvfio.drivers.pci.hardware import Bar, BarKind
+from uvfio.drivers.window import width_at
 from uvfio.errors import InvalidArgument
 
 

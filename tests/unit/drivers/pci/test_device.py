@@ -7,7 +7,7 @@ from threading import Barrier, Thread
 import pytest
 
 from support.pci_function import PM, FakeEvent, FakeFunction, express, msi, msix
-from uvfio.core.structure.device import DeviceKind, Region
+from uvfio.core.bus import DeviceKind, Region
 from uvfio.drivers.pci.device import CONFIG_INDEX, VfioPciDevice
 from uvfio.drivers.pci.hardware import Bar, BarKind
 from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError

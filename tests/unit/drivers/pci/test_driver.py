@@ -1,4 +1,4 @@
-"""drivers.pci.driver: recognising, taking and claiming functions."""
+"""drivers.pci.driver: recognising, taking and hot-plugged functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uvfio.drivers.pci.driver import VfioPciDriver
 from uvfio.errors import Unsupported
 
 if TYPE_CHECKING:
-    from uvfio.core.structure.device import BoundDevice, BusDevice, VfioDriver
+    from uvfio.core.bus import BoundDevice, BusDevice, VfioDriver
     from uvfio.drivers.pci.hardware import PciFunction
 
 
@@ -49,13 +49,13 @@ def test_d31_bridges_do_not_pass_probe(header_type: int) -> None:
         VfioPciDriver().probe(FakeFunction(header_type=header_type))
 
 
-def test_claim_is_passed_on() -> None:
-    claimed: list[BusDevice] = []
+def test_a_hotplugged_function_is_passed_on() -> None:
+    hotplugged: list[BusDevice] = []
     function = FakeFunction()
-    VfioPciDriver(claimed.append).claim(function)
-    assert claimed == [function]
+    VfioPciDriver(hotplugged.append).bind_hotplugged(function)
+    assert hotplugged == [function]
 
 
-def test_claim_without_a_way_is_unsupported() -> None:
+def test_a_hotplugged_function_without_a_way_is_unsupported() -> None:
     with pytest.raises(Unsupported, match=r"0000:06:0d\.0"):
-        VfioPciDriver().claim(FakeFunction())
+        VfioPciDriver().bind_hotplugged(FakeFunction())

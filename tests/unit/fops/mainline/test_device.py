@@ -18,7 +18,7 @@ from support.mainline import (
     Desk,
     refused,
 )
-from uvfio.core.structure.device import Region
+from uvfio.core.bus import Region
 from uvfio.doors.local import LocalEvent
 from uvfio.drivers.pci.interrupts import Mode
 from uvfio.fops.mainline.device import DeviceFile

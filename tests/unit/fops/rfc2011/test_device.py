@@ -28,7 +28,7 @@ from support.world import (
     device_fd,
     refused,
 )
-from uvfio.core.structure.device import DeviceKind
+from uvfio.core.bus import DeviceKind
 from uvfio.doors.local import LocalEvent
 from uvfio.errors import Busy, InvalidArgument
 from uvfio.fops.file import File

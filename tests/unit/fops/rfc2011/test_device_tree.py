@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from support.world import PAGE, FakeBound, World, device_fd, group_fd, refused, same_state
-from uvfio.core.structure.device import DeviceKind, DtProperty, ResourceKind
+from uvfio.core.bus import DeviceKind, DtProperty, ResourceKind
 from uvfio.errors import InvalidArgument
 from uvfio.uapi import rfc
 

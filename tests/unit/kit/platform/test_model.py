@@ -9,17 +9,12 @@ import pytest
 
 from support.model_world import FakeClock, FakeStore
 from support.platform_world import NAME, PATH, World, power_on
-from uvfio.core.structure.device import DtProperty
+from uvfio.core.bus import DtProperty
 from uvfio.drivers.platform.hardware import Origin, PlatformInterrupt, PlatformRegion, Resources
 from uvfio.errors import ConfigError, DmaFault
 from uvfio.kit.option import Option
-from uvfio.kit.platform.model import (
-    EdgeLine,
-    LevelLine,
-    MemoryRegion,
-    PlatformModel,
-    RegisterRegion,
-)
+from uvfio.kit.platform.model import PlatformModel
+from uvfio.kit.platform.region import EdgeLine, LevelLine, MemoryRegion, RegisterRegion
 from uvfio.kit.register import Register, RegisterMap
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TextIO
 
-from uvfio.doors.run.observe import trace_mainline as trace_modern
+from uvfio.doors.run.observe import trace_mainline
 from uvfio.uapi import rfc
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
@@ -103,7 +103,7 @@ class Summary:
         except OSError:
             file = None
         if file is not None and file.abi_of(command) == "mainline":
-            return trace_modern.name_of(file.kind, command)
+            return trace_mainline.name_of(file.kind, command)
         return rfc.ioctl_name(command)
 
     def released(self, file: File) -> None:

@@ -6,7 +6,7 @@
     0000:06:0d.0 fault: write iova 0x9000+0x4: not mapped
 
 Arguments are decoded by the tables that decode the calls: those of 2011 here, by ``uvfio.uapi.rfc``, today's in
-``trace_modern``; the file says which of the two its requests are. With ``as_json`` every line is a
+``trace_mainline``; the file says which of the two its requests are. With ``as_json`` every line is a
 JSON object with the same facts. Tracing wraps the handlers of a supervisor; without it they are not touched.
 """
 
@@ -18,7 +18,7 @@ import struct
 from typing import TYPE_CHECKING, Any, TextIO
 
 from uvfio.doors.run.handlers.paths import ARG, Request
-from uvfio.doors.run.observe import trace_mainline as trace_modern
+from uvfio.doors.run.observe import trace_mainline
 from uvfio.doors.run.observe.text import SHOWN, Read, flags_text, string_text
 from uvfio.errors import VfioError
 from uvfio.fops.file import Deferred
@@ -192,13 +192,13 @@ class Trace:
         process, file = found
         command = request[7] & INT
         read, at = process.memory.read, request[8]
-        modern = file.abi_of(command) == "mainline"
-        known = trace_modern.find(file.kind, command) if modern else rfc.IOCTLS.get(command)
+        mainline = file.abi_of(command) == "mainline"
+        known = trace_mainline.find(file.kind, command) if mainline else rfc.IOCTLS.get(command)
         if value is not None and (known is None or not known.output):
             return {}
-        if modern:
-            call = trace_modern.name_of(file.kind, command)
-            argument = trace_modern.decode(file, command, read, at)
+        if mainline:
+            call = trace_mainline.name_of(file.kind, command)
+            argument = trace_mainline.decode(file, command, read, at)
         else:
             call = rfc.ioctl_name(command)
             argument = decode_argument(command, read, at)

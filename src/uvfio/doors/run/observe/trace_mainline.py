@@ -19,7 +19,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from uvfio.core.structure.device import DeviceKind
+from uvfio.core.bus import DeviceKind
 from uvfio.doors.run.observe.text import SHOWN, Read, flags_text, string_text
 from uvfio.fops.mainline.device import DeviceFile
 from uvfio.uapi import iommufd, vfio

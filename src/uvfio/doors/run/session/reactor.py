@@ -16,6 +16,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+from threading import Condition
 from time import monotonic
 
 from uvfio.errors import InvalidArgument
@@ -68,6 +69,9 @@ class Reactor:
         timer = RunTimer(self, monotonic() + delay, callback)
         heapq.heappush(self._timers, (timer.due, next(self._order), timer))
         return timer
+
+    def wait(self, condition: Condition, seconds: float) -> None:
+        condition.wait(seconds)
 
     def forget_cancelled(self) -> None:
         """One more timer is cancelled: as soon as they are half of all, none of them is kept."""

@@ -17,7 +17,7 @@ from uvfio.uapi import rfc, vfio
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
 
-class Modern(File):
+class Mainline(File):
     kind = "container"
 
     def abi_of(self, cmd: int) -> str:
@@ -45,7 +45,7 @@ class Run:
     def lookup(self, pid: int, fd: int) -> File:
         if fd not in (3, 4):
             raise BadDescriptor(f"{fd}")
-        return File("2011") if fd == 3 else Modern("today's")
+        return File("2011") if fd == 3 else Mainline("today's")
 
     def call(self, name: str, *arguments: int, arch: int = AUDIT_ARCH_X86_64) -> int | None:
         numbers = X86_64 if arch == AUDIT_ARCH_X86_64 else I386

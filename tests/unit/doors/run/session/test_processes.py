@@ -21,7 +21,8 @@ from support.puppet import (
     Stage,
     open_descriptors,
 )
-from uvfio.doors.run.session.processes import Process, Unreadable
+from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.doors.run.session.processes import Process
 from uvfio.errors import BadAddress, BadDescriptor, InvalidArgument
 from uvfio.uapi import rfc
 
