@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Condition, Thread
+
 import pytest
 
 from uvfio.errors import Busy, InvalidArgument
@@ -96,3 +98,29 @@ def test_real_clock_waits_for_its_server() -> None:
     assert 900 < remaining <= 1000
     later.cancel()
     assert clock.timeout() is None
+
+
+def test_a_wait_that_nothing_ends_moves_a_manual_clock_but_makes_no_calls() -> None:
+    clock, called = ManualClock(), []
+    clock.call_later(0.005, lambda: called.append(clock.monotonic()))
+    condition = Condition()
+    with condition:
+        clock.wait(condition, 0.01)
+    assert (clock.monotonic(), called) == (0.01, [])
+    clock.advance(0)
+    assert called == [0.01]
+
+
+def test_a_wait_that_is_notified_leaves_a_manual_clock_alone() -> None:
+    clock, condition = ManualClock(), Condition()
+
+    def notify() -> None:
+        with condition:
+            condition.notify_all()
+
+    with condition:
+        thread = Thread(target=notify)
+        thread.start()
+        clock.wait(condition, 20.0)
+    thread.join()
+    assert clock.monotonic() == 0.0
