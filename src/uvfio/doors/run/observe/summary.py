@@ -12,15 +12,17 @@ on top. Only calls that VFIO answered are counted. Wraps the handlers of a super
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from uvfio.core.events import Interrupt
 from uvfio.doors.run.observe import trace_mainline as trace_modern
+from uvfio.doors.run.session.events import FileReleased
 from uvfio.uapi import rfc
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
 if TYPE_CHECKING:
+    from uvfio.doors.run.session.events import RunEvent
     from uvfio.doors.run.supervisor import Handler, Supervisor
-    from uvfio.fops.file import File
 
 __all__ = ["Summary"]
 
@@ -106,14 +108,12 @@ class Summary:
             return trace_modern.name_of(file.kind, command)
         return rfc.ioctl_name(command)
 
-    def released(self, file: File) -> None:
-        """A file's last reference went: counted as a close."""
-        self.counts.setdefault("close", Count()).calls += 1
-
-    def event(self, kind: str, facts: dict[str, Any]) -> None:
-        """Something happened to a device."""
-        if kind == "irq":
+    def observe(self, event: RunEvent) -> None:
+        """Count an interrupt, and a released file as a close."""
+        if isinstance(event, Interrupt):
             self.interrupts += 1
+        elif isinstance(event, FileReleased):
+            self.counts.setdefault("close", Count()).calls += 1
 
     def write(self) -> None:
         """Print the table, or one JSON object."""

@@ -13,13 +13,14 @@ JSON object with the same facts. Tracing wraps the handlers of a supervisor; wit
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from typing import TYPE_CHECKING, Any, TextIO
 
+from uvfio.core.events import Fault, Interrupt
 from uvfio.doors.run.handlers.paths import ARG, Request
 from uvfio.doors.run.observe import trace_mainline as trace_modern
 from uvfio.doors.run.observe.text import SHOWN, Read, flags_text, string_text
+from uvfio.doors.run.session.events import FileReleased, RunEnded, RunStarted
 from uvfio.errors import VfioError
 from uvfio.fops.file import Deferred
 from uvfio.uapi import rfc
@@ -28,6 +29,7 @@ from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uvfio.doors.run.session.events import RunEvent
     from uvfio.doors.run.session.processes import Process
     from uvfio.doors.run.supervisor import Handler, Supervisor
     from uvfio.fops.file import File
@@ -311,26 +313,27 @@ class Trace:
             return None
         return {"call": name, "path": path, "text": f'{name}("{path}")'}
 
-    # -- news --------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
-    def released(self, file: File) -> None:
-        """The last reference to ``file`` went."""
-        if self.as_json:
-            self._json({"event": "released", "file": file.name})
+    def observe(self, event: RunEvent) -> None:
+        """Write a line for an event of the framework or a released file."""
+        if isinstance(event, RunStarted | RunEnded):
+            return
+        if isinstance(event, FileReleased):
+            kind, facts = "released", {"file": event.file}
         else:
-            self._line(f"released {file.name}")
-
-    def event(self, kind: str, facts: dict[str, Any]) -> None:
-        """Something happened to a device or a group."""
+            kind, facts = event.kind, event.facts()
         if self.as_json:
             self._json({"event": kind, **facts})
             return
-        if kind == "fault":
-            way = "write" if facts["write"] else "read"
-            text = f"dma {facts['device']} fault iova {facts['iova']:#x} {way}: {facts['reason']}"
-        elif kind == "irq":
-            vector = "" if facts["irq"] == "INTx" else f" {facts['vector']}"
-            text = f"irq {facts['device']} {facts['irq']}{vector}"
+        if isinstance(event, FileReleased):
+            text = f"released {event.file}"
+        elif isinstance(event, Fault):
+            way = "write" if event.write else "read"
+            text = f"dma {event.device} fault iova {event.iova:#x} {way}: {event.reason}"
+        elif isinstance(event, Interrupt):
+            vector = "" if event.irq == "INTx" else f" {event.vector}"
+            text = f"irq {event.device} {event.irq}{vector}"
         else:
             text = f"{kind} " + " ".join(f"{key}={value}" for key, value in facts.items())
         self._line(text)
@@ -354,9 +357,3 @@ def _data_text(raw: bytes) -> str:
     if len(raw) in (1, 2, 4, 8):
         return f"{int.from_bytes(raw, 'little'):#x}"
     return raw.hex(" ")
-
-
-def open_output(path: str) -> TextIO:
-    """A line-buffered trace file; OSError as open gives it."""
-    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    return open(fd, "w", buffering=1)

@@ -9,14 +9,15 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.puppet import MAP_SHARED, PAGE, PROT_READ, Stage, open_descriptors
+from uvfio.core.events import DeviceRevoked, Fault, GroupAdded, Interrupt
 from uvfio.doors.run.observe.text import flags_text
-from uvfio.doors.run.observe.trace import Trace, decode_argument, open_output
+from uvfio.doors.run.observe.trace import Trace, decode_argument
+from uvfio.doors.run.session.events import FileReleased, RunEnded, RunStarted
 from uvfio.errors import BadAddress
 from uvfio.uapi import rfc
 
@@ -168,7 +169,7 @@ class Traced:
         self.stage = Stage("exerciser@0000:07:00.0,group=7", bits=bits)
         self.puppet = self.stage.puppet
         self.out = io.StringIO()
-        self.stage.supervisor.watch(Trace(self.stage.supervisor, self.out, as_json=as_json))
+        self.stage.supervisor.watch(Trace(self.stage.supervisor, self.out, as_json=as_json).observe)
 
     def taken(self) -> list[str]:
         """Lines since the last time."""
@@ -357,28 +358,29 @@ def test_events() -> None:
     with Stage() as stage:
         out = io.StringIO()
         trace = Trace(stage.supervisor, out)
-        fault = {"device": "a", "iova": 0x9000, "write": True, "reason": "not mapped"}
-        trace.event("fault", fault)
-        trace.event("irq", {"device": "a", "irq": "INTx", "vector": 0})
-        trace.event("irq", {"device": "a", "irq": "MSI", "vector": 3})
-        trace.event("plug", {"device": "a", "group": 7})
+        fault = Fault("a", 0x9000, 4, True, "not mapped")
+        for event in (
+            fault,
+            Interrupt("a", "INTx", 0),
+            Interrupt("a", "MSI", 3),
+            DeviceRevoked("a", "7"),
+            GroupAdded("7", "pci", 7, 1),
+            FileReleased("/dev/vfio/7"),
+            RunStarted(5),
+            RunEnded(0),
+        ):
+            trace.observe(event)
         assert out.getvalue().splitlines() == [
             "dma a fault iova 0x9000 write: not mapped",
             "irq a INTx",
             "irq a MSI 3",
-            "plug device=a group=7",
+            "revoke device=a group=7",
+            "group-added group=7 bus=pci number=7 minor=1",
+            "released /dev/vfio/7",
         ]
         out = io.StringIO()
-        Trace(stage.supervisor, out, as_json=True).event("fault", fault)
-        assert json.loads(out.getvalue()) == {"event": "fault", **fault}
-
-
-def test_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "trace"
-    path.write_text("old")
-    with open_output(str(path)) as out:
-        out.write("a line\n")
-        assert path.read_text() == "a line\n"
-        assert not os.get_inheritable(out.fileno())
-    with pytest.raises(FileNotFoundError):
-        open_output(str(tmp_path / "missing" / "trace"))
+        Trace(stage.supervisor, out, as_json=True).observe(fault)
+        assert out.getvalue() == (
+            '{"event": "fault", "device": "a", "iova": 36864, "size": 4, "write": true, '
+            '"reason": "not mapped"}\n'
+        )
