@@ -503,6 +503,10 @@ def run(
 
             counted = Summary(supervisor, summary, as_json=trace_json)
             supervisor.watch(counted.observe)
+        if trace is not None or summary is not None:
+            from uvfio.doors.run.observe.calls import tap
+
+            tap(supervisor)
         if status_fd is not None:
             from uvfio.doors.run.observe.status import StatusLines
 
