@@ -2,7 +2,7 @@
 
 Three kinds of names are checked:
 
-- paths of Python files (``core/irq.py``): relative to the package, to the file's own folder, or to the repository;
+- paths of Python files (``core/irq.py``): relative to the package, or to the file's own folder or one above it;
 - dotted names below ``uvfio``: a module, or a name in one;
 - names in double backticks (in documents: in backticks) that can only be ours: ``Class.attribute`` of a class in src,
   ``_private`` names, and words in CamelCase or with an underscore.
@@ -115,7 +115,7 @@ def members() -> dict[str, set[str]]:
 
 
 def path_exists(path: str, folder: Path) -> bool:
-    places = (folder, PACKAGE, ROOT, ROOT / "tests")
+    places = (folder, *folder.parents, ROOT / "tests", PACKAGE)
     return any((place / path).is_file() for place in places)
 
 

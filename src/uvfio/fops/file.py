@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from uvfio.core.events import Interrupt
 from uvfio.core.irq import ReportedEvent
 from uvfio.errors import InvalidArgument, UnknownCommand
 
@@ -162,6 +163,4 @@ def report_signals(framework: Framework, event: Event, device: str, irq: str, ve
     """``event``, wrapped so that the framework's observer learns of each signal if there is an observer."""
     if framework.observer is None:
         return event
-    return ReportedEvent(
-        event, lambda: framework.notify("irq", device=device, irq=irq, vector=vector)
-    )
+    return ReportedEvent(event, framework, Interrupt(device, irq, vector))

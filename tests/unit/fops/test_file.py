@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import pytest
 
+from uvfio.core.events import Interrupt
 from uvfio.doors.local import LocalEvent
 from uvfio.errors import InvalidArgument, UnknownCommand, VfioError
 from uvfio.fops.file import ABI_2011, MAINLINE, Deferred, File, find_file, report_signals
@@ -74,16 +75,13 @@ def test_only_files_of_the_same_machine_are_found() -> None:
 def test_signals_are_reported_only_to_an_observer() -> None:
     class Watched:
         observer: object = None
-        said: ClassVar[list[dict[str, object]]] = []
 
-        def notify(self, kind: str, **facts: object) -> None:
-            self.said.append({"kind": kind, **facts})
-
+    seen: list[object] = []
     watched, event = Watched(), LocalEvent()
     assert report_signals(cast("Any", watched), event, "d", "MSI", 1) is event
-    watched.observer = print
+    watched.observer = seen.append
     report_signals(cast("Any", watched), event, "d", "MSI", 1).signal()
-    assert watched.said == [{"kind": "irq", "device": "d", "irq": "MSI", "vector": 1}]
+    assert seen == [Interrupt("d", "MSI", 1)]
 
 
 def test_an_answer_that_comes_later_knows_its_value_and_who_wants_it() -> None:

@@ -25,25 +25,24 @@ interface; those are in the classes above it: ``container``, ``nodes``, ``releas
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from threading import Condition, RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from uvfio.core.events import DeviceTainted, GroupAdded, GroupRemoved
 from uvfio.core.structure.group import Group
 from uvfio.core.structure.iommu import Iommu, Lifetime
-from uvfio.core.translation.domain import DmaCounters, Domain, Fault
+from uvfio.core.translation.domain import DmaCounters, Domain
 from uvfio.errors import Gone, NoSpace, NoSuchGroup
 
 if TYPE_CHECKING:
     from uvfio.core.bus import BusDevice
+    from uvfio.core.events import Fault, Observer
     from uvfio.core.seams import Clock
     from uvfio.core.structure.device import Device, OpenDevice
 
-__all__ = ["MINORMASK", "Observer", "Structure"]
+__all__ = ["MINORMASK", "Structure"]
 
 MINORMASK = (1 << 20) - 1
-
-Observer = Callable[[str, dict[str, Any]], None]
 
 
 class Structure:
@@ -53,8 +52,7 @@ class Structure:
     interfaces take devices without an IOMMU (enable_unsafe_noiommu_mode). ``nodes`` are the devices with a node of
     their own, by the N of vfioN. ``generation`` grows whenever a group or a device's own node comes or goes.
 
-    ``observer(kind, facts)`` is called for "group-added", "group-removed" (it may raise: the operation is
-    undone), "fault", "irq", "request", "revoke", "taint".
+    ``observer(event)`` takes the events of ``core/events.py``.
     """
 
     def __init__(
@@ -108,11 +106,6 @@ class Structure:
             devices = group.devices if group else []
             return next((device for device in devices if device.dev is dev), None)
 
-    def notify(self, kind: str, **facts: Any) -> None:
-        """Call the observer, if there is one."""
-        if self.observer:
-            self.observer(kind, facts)
-
     def _remove_device(self, device: Device) -> None:
         group = device.group
         if group.iommu is not None:
@@ -124,7 +117,8 @@ class Structure:
 
     def _taint(self, device: Device, reason: str) -> None:
         device.taint = reason
-        self.notify("taint", device=device.name, group=str(device.group), reason=reason)
+        if self.observer:
+            self.observer(DeviceTainted(device.name, str(device.group), reason))
 
     def _create_group(self, dev: BusDevice, number: int) -> Group:
         bus = dev.bus
@@ -141,7 +135,8 @@ class Structure:
         self._groups[bus, number] = self._minors[minor] = group
         self.generation += 1
         try:
-            self.notify("group-added", group=str(group), bus=bus, number=number, minor=minor)
+            if self.observer:
+                self.observer(GroupAdded(str(group), bus, number, minor))
         except Exception:
             self._forget_group(group)
             raise
@@ -159,7 +154,8 @@ class Structure:
         if group.iommu is not None:
             group.iommu.detach_group(group)
         self._forget_group(group)
-        self.notify("group-removed", group=str(group), bus=group.bus, number=group.number)
+        if self.observer:
+            self.observer(GroupRemoved(str(group), group.bus, group.number))
 
     # -- open devices ---------------------------------------------------------------------------------
 
@@ -208,14 +204,8 @@ class Structure:
         )
 
     def _on_fault(self, fault: Fault) -> None:
-        self.notify(
-            "fault",
-            device=fault.device,
-            iova=fault.iova,
-            size=fault.size,
-            write=fault.write,
-            reason=fault.reason,
-        )
+        if self.observer:
+            self.observer(fault)
 
     def _leave(self, iommu: Iommu, group: Group) -> None:
         """Take a member out of its set. While its file is open it has a new, closed context."""

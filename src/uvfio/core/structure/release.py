@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from uvfio.core.events import DeviceRequested, DeviceRevoked
 from uvfio.core.structure.iommu import Lifetime
 from uvfio.core.structure.nodes import Nodes
 from uvfio.errors import Busy, Cancelled, InvalidArgument
@@ -107,7 +108,8 @@ class Releases(Nodes):
         """
         with self.lock:
             group = device.group
-            self.notify("revoke", device=device.name, group=str(group))
+            if self.observer:
+                self.observer(DeviceRevoked(device.name, str(group)))
             alone = group.iommu is not None and group.iommu.lifetime is Lifetime.WITH_HANDLE
             members = [device] if alone else group.devices
             opens = [opened for member in members for opened in member.opens]
@@ -228,7 +230,8 @@ class Release:
             self._ask_at = now + self._interval
             device.requests += 1
             data, count = device.data, device.requests
-        self._framework.notify("request", device=device.name, count=count)
+        if self._framework.observer:
+            self._framework.observer(DeviceRequested(device.name, count))
         if data is not None:
             data.request(count)
 

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
+from uvfio.core.events import Fault
 from uvfio.core.translation.address import ADDRESS_MAX, PAGE_SHIFT, PAGE_SIZE, check_reserved
 from uvfio.core.translation.iova import IovaMap, Mapping
 from uvfio.errors import BadAddress, DmaFault, Gone, InvalidArgument, Overlap, TooManyMappings
@@ -39,25 +39,10 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Mm
     from uvfio.core.translation.unit import IommuUnit
 
-__all__ = ["Change", "DmaCounters", "DmaSource", "Domain", "Fault"]
+__all__ = ["Change", "DmaCounters", "DmaSource", "Domain"]
 
 TLB_ENTRIES: Final = 4096
 FAULTS_KEPT: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """An access that was refused: the device, the I/O addresses, the direction, the reason."""
-
-    device: str
-    iova: int
-    size: int
-    write: bool
-    reason: str
-
-    def __str__(self) -> str:
-        way = "write" if self.write else "read"
-        return f"{self.device} {way} iova {self.iova:#x}+{self.size:#x}: {self.reason}"
 
 
 class DmaCounters:

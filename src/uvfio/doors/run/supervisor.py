@@ -29,7 +29,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from uvfio.doors.run.filter.bpf import build_filter, reserved_range
 from uvfio.doors.run.handlers.calls import Calls
@@ -37,6 +37,7 @@ from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.doors.run.session.events import FileReleased, RunEnded, RunStarted
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
@@ -62,27 +63,18 @@ from uvfio.uapi.seccomp import (
 if TYPE_CHECKING:
     from uvfio.doors.run.handlers.copies import Copies
     from uvfio.doors.run.observe.control import Control
+    from uvfio.doors.run.session.events import RunEvent, RunObserver
     from uvfio.doors.run.session.processes import Process
     from uvfio.fops.file import File
     from uvfio.machine.spec import MachineSpec
 
-__all__ = ["Supervisor", "Watcher", "run"]
+__all__ = ["Supervisor", "run"]
 
 Handler = Callable[[tuple[int, ...]], int | None]
 
 EMPTY = bytes(seccomp_notif.size)
 SEND_ERRORS = (errno.ENOENT, errno.EINPROGRESS)
 INCOMPLETE = -1  # the generation of a tree that lacks files
-
-
-class Watcher(Protocol):
-    """Somebody who is told what happens besides calls: a trace, a summary."""
-
-    def released(self, file: File) -> None:
-        """The last reference to ``file`` went."""
-
-    def event(self, kind: str, facts: dict[str, Any]) -> None:
-        """The framework's news: see ``core.framework.Framework``."""
 
 
 class Supervisor:
@@ -93,7 +85,7 @@ class Supervisor:
     ) -> None:
         self.abi = abi
         self.memlock: int | None = None
-        self.watchers: list[Watcher] = []
+        self.observers: list[RunObserver] = []
         self.control: Control | None = None
         self.prefixes = tuple(prefix.decode() for prefix in PREFIXES)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -197,10 +189,12 @@ class Supervisor:
 
         self.control = Control(self, path)
 
-    def watch(self, watcher: Watcher) -> None:
-        """Tell ``watcher`` from now on. Without watchers nobody pays for news."""
-        self.watchers.append(watcher)
-        self.machine.framework.observer = self._observe
+    def watch(self, observer: RunObserver, *, framework: bool = True) -> None:
+        """Call ``observer`` for each event from now on. ``framework=False``: it needs none of the framework's events,
+        which are not made before an observer needs them."""
+        self.observers.append(observer)
+        if framework:
+            self.machine.framework.observer = self.emit
 
     def settle(self) -> None:
         """Release what the programs have let go of; before anything that depends on what is open."""
@@ -324,17 +318,18 @@ class Supervisor:
                 raise NoSpace("the program was killed during the call") from error
             raise
 
-    # -- news --------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
+
+    def emit(self, event: RunEvent) -> None:
+        """Call each observer, in the order in which they were added."""
+        for observer in self.observers:
+            observer(event)
 
     def _released(self, token: Token) -> None:
         for file in token.files:
             self.processes.forget_file(file)
-            for watcher in self.watchers:
-                watcher.released(file)
-
-    def _observe(self, kind: str, facts: dict[str, object]) -> None:
-        for watcher in self.watchers:
-            watcher.event(kind, facts)
+            if self.observers:
+                self.emit(FileReleased(file.name))
 
     def _report_unreadable(self, request: tuple[int, ...], failure: Unreadable) -> None:
         """The program sees EPERM everywhere, so somebody should say why; once for each process."""
@@ -502,17 +497,25 @@ def run(
         if trace is not None:
             from uvfio.doors.run.observe.trace import Trace
 
-            supervisor.watch(Trace(supervisor, trace, as_json=trace_json))
+            supervisor.watch(Trace(supervisor, trace, as_json=trace_json).observe)
         if summary is not None:
             from uvfio.doors.run.observe.summary import Summary
 
             counted = Summary(supervisor, summary, as_json=trace_json)
-            supervisor.watch(counted)
+            supervisor.watch(counted.observe)
+        if trace is not None or summary is not None:
+            from uvfio.doors.run.observe.calls import tap
+
+            tap(supervisor)
+        if status_fd is not None:
+            from uvfio.doors.run.observe.status import StatusLines
+
+            supervisor.watch(StatusLines(status_fd).observe, framework=False)
         if control is not None:
             supervisor.listen(control)
         supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
         assert supervisor.launched is not None
-        _tell(status_fd, event="started", pid=supervisor.launched.pid)
+        supervisor.emit(RunStarted(supervisor.launched.pid))
         gc.freeze()  # what is there now stays to the end; collections need not look at it
         gc.callbacks.append(_keep_survivors)
         try:
@@ -521,7 +524,7 @@ def run(
             supervisor.launched.kill()
             supervisor.launched.wait()
             raise
-        _tell(status_fd, event="ended", status=status)
+        supervisor.emit(RunEnded(status))
         return status
     finally:
         if _keep_survivors in gc.callbacks:
@@ -536,10 +539,3 @@ def _keep_survivors(phase: str, info: dict[str, int]) -> None:
     keep a program waiting for a fifth of a second. What is frozen still goes with its last reference."""
     if phase == "stop" and info["generation"] == 2:
         gc.freeze()
-
-
-def _tell(fd: int | None, **facts: object) -> None:
-    if fd is not None:
-        import json
-
-        os.write(fd, json.dumps(facts).encode() + b"\n")

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from support.world import FakeBusDevice, SparseMemory, see_mappings
+from uvfio.core.events import Fault
 from uvfio.core.seams import Mm
-from uvfio.core.translation.domain import FAULTS_KEPT, Domain, Fault
+from uvfio.core.translation.domain import FAULTS_KEPT, Domain
 from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (

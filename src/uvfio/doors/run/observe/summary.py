@@ -1,52 +1,34 @@
-"""``--trace-summary``: at the end of a run, what its VFIO calls were and what they cost, like ``strace -c``.
+"""``--trace-summary``: at the end of a run, how often each VFIO call was made and its time, like ``strace -c``.
 
     % time      seconds   us/call     calls    errors  call
      71.20     0.004310         9       480         0  pread
       ...
     DMA: 8192 bytes read, 4096 written; 3 interrupts, 1 fault
 
-The time is the supervisor's from the receipt of a call to its answer; the round trip of the notification comes
-on top. Only calls that VFIO answered are counted. Wraps the handlers of a supervisor, as a trace does.
+The time is that in the handler of the call; the round trip of the notification comes on top. Only calls that VFIO
+answers at once are counted: neither those that the kernel executes nor those whose answer had to wait.
+
+``Summary.observe`` consumes the events of a run (``session/events.py``); calls become events by ``calls.tap``. The
+bytes that devices moved and their faults are counted by the framework itself and read at the end.
 """
 
 from __future__ import annotations
 
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from uvfio.doors.run.observe import trace_mainline
-from uvfio.uapi import rfc
-from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
+from uvfio.core.events import Interrupt
+from uvfio.doors.run.observe.calls import CALLS, decoder
+from uvfio.doors.run.session.events import CallExit, FileReleased
 
 if TYPE_CHECKING:
-    from uvfio.doors.run.supervisor import Handler, Supervisor
-    from uvfio.fops.file import File
+    from uvfio.doors.run.session.events import CallEntry, RunEvent
+    from uvfio.doors.run.supervisor import Supervisor
 
 __all__ = ["Summary"]
 
-COUNTED = {
-    "ioctl": "ioctl",
-    "pread64": "pread",
-    "pwrite64": "pwrite",
-    "preadv": "preadv",
-    "pwritev": "pwritev",
-    "readv": "readv",
-    "writev": "writev",
-    "preadv2": "preadv",
-    "pwritev2": "pwritev",
-    "read": "read",
-    "write": "write",
-    "mmap": "mmap",
-    "mmap2": "mmap",
-    "open": "open",
-    "openat": "open",
-    "openat2": "open",
-}
-INT = 0xFFFFFFFF
-
 
 class Count:
-    """One line."""
+    """One line: number of calls, number of those that failed, seconds of all."""
 
     __slots__ = ("calls", "errors", "seconds")
 
@@ -57,7 +39,7 @@ class Count:
 
 
 class Summary:
-    """Counts until ``write``; put between a supervisor and its handlers on creation."""
+    """Counts until ``write``. Calls are seen if ``calls.tap`` was called for the supervisor."""
 
     def __init__(self, supervisor: Supervisor, out: TextIO, *, as_json: bool = False) -> None:
         self.out = out
@@ -66,54 +48,35 @@ class Summary:
         self.interrupts = 0
         self.dma = supervisor.machine.framework.dma_counters
         self.processes = supervisor.processes
-        for arch, numbers in ((AUDIT_ARCH_X86_64, X86_64), (AUDIT_ARCH_I386, I386)):
-            for name, shown in COUNTED.items():
-                key = (numbers.get(name, -1), arch)
-                handler = supervisor.handlers.get(key)
-                if handler is not None:
-                    supervisor.handlers[key] = self._wrap(shown, handler)
 
-    def _wrap(self, shown: str, handler: Handler) -> Handler:
-        def counted(request: tuple[int, ...]) -> int | None:
-            begun = perf_counter()
-            failed = False
-            value = None
-            try:
-                value = handler(request)
-            except OSError:
-                failed = True
-                raise
-            finally:
-                if failed or value is not None or shown == "mmap":
-                    seconds = perf_counter() - begun
-                    name = self._request_name(request) if shown == "ioctl" else shown
-                    count = self.counts.setdefault(name, Count())
-                    count.calls += 1
-                    count.errors += failed
-                    count.seconds += seconds
-            return value
+    def observe(self, event: RunEvent) -> None:
+        """Count an answered call, an interrupt, and a released file as a close."""
+        if isinstance(event, CallExit):
+            self._count(event)
+        elif isinstance(event, Interrupt):
+            self.interrupts += 1
+        elif isinstance(event, FileReleased):
+            self.counts.setdefault("close", Count()).calls += 1
 
-        return counted
+    def _count(self, event: CallExit) -> None:
+        failed, shown = isinstance(event.error, OSError), CALLS[event.entry.name].shown
+        if event.seconds is None or not (failed or event.value is not None or shown == "mmap"):
+            return
+        name = self._request_name(event.entry) if shown == "ioctl" else shown
+        count = self.counts.setdefault(name, Count())
+        count.calls += 1
+        count.errors += failed
+        count.seconds += event.seconds
 
-    def _request_name(self, request: tuple[int, ...]) -> str:
-        """The name that the file has for it; one that is closed by now is taken for a file of 2011."""
-        command = request[7] & INT
+    def _request_name(self, entry: CallEntry) -> str:
+        """The name of the request for its file; a file that is closed by now counts as one of 2011."""
+        request = entry.request
+        command = request[7] & 0xFFFFFFFF
         try:
-            file = self.processes.get(request[1]).lookup(request[1], request[6] & INT)
+            file = self.processes.get(request[1]).lookup(request[1], CALLS["ioctl"].fd(request))
         except OSError:
             file = None
-        if file is not None and file.abi_of(command) == "mainline":
-            return trace_mainline.name_of(file.kind, command)
-        return rfc.ioctl_name(command)
-
-    def released(self, file: File) -> None:
-        """A file's last reference went: counted as a close."""
-        self.counts.setdefault("close", Count()).calls += 1
-
-    def event(self, kind: str, facts: dict[str, Any]) -> None:
-        """Something happened to a device."""
-        if kind == "irq":
-            self.interrupts += 1
+        return decoder(file, command).name_of(file.kind if file else "", command)
 
     def write(self) -> None:
         """Print the table, or one JSON object."""

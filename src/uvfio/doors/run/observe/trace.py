@@ -1,164 +1,104 @@
-"""``--trace``: one line per VFIO call, as strace writes it, and what strace cannot know.
+"""``--trace``: one line per VFIO call, as strace writes it, and one per event of the framework.
 
     1234 openat("/dev/vfio/240") = 768
     1234 ioctl(768</dev/vfio/240>, VFIO_GROUP_GET_FLAGS, [VIABLE]) = 0
     1234 ioctl(769<anon_inode:[vfio-iommu]>, VFIO_IOMMU_MAP_DMA, {...}) = -1 EBUSY (iova 0x1000+0x1000 overlaps ...)
-    0000:06:0d.0 fault: write iova 0x9000+0x4: not mapped
+    dma 0000:06:0d.0 fault iova 0x9000 write: not mapped
 
-Arguments are decoded by the tables that decode the calls: those of 2011 here, by ``uvfio.uapi.rfc``, today's in
-``trace_mainline``; the file says which of the two its requests are. With ``as_json`` every line is a
-JSON object with the same facts. Tracing wraps the handlers of a supervisor; without it they are not touched.
+``Trace.observe`` consumes the events of a run (``session/events.py``) and nothing else; calls become events by
+``calls.tap``. Arguments of an ioctl are decoded by ``trace_2011`` or ``trace_mainline``, according to the ABI of the
+file. They are decoded before the call, since the call may overwrite them or close the file, and again after it where
+the call writes an answer. With ``as_json`` each line is a JSON object with the same facts.
+
+A trace never makes a call fail: an argument that cannot be read is shown as its address, and an output that cannot be
+written to is ignored.
 """
 
 from __future__ import annotations
 
 import errno
-import os
-import struct
 from typing import TYPE_CHECKING, Any, TextIO
+from weakref import WeakKeyDictionary
 
+from uvfio.core.events import Fault, Interrupt
 from uvfio.doors.run.handlers.paths import ARG, Request
-from uvfio.doors.run.observe import trace_mainline
-from uvfio.doors.run.observe.text import SHOWN, Read, flags_text, string_text
+from uvfio.doors.run.observe.calls import CALLS, decoder
+from uvfio.doors.run.observe.text import SHOWN
+from uvfio.doors.run.session.events import (
+    CallEntry,
+    CallExit,
+    FileReleased,
+    RunEnded,
+    RunStarted,
+)
 from uvfio.errors import VfioError
-from uvfio.fops.file import Deferred
-from uvfio.uapi import rfc
-from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
+from uvfio.uapi.seccomp import AUDIT_ARCH_I386
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uvfio.core.events import FrameworkEvent
+    from uvfio.doors.run.session.events import RunEvent
     from uvfio.doors.run.session.processes import Process
-    from uvfio.doors.run.supervisor import Handler, Supervisor
+    from uvfio.doors.run.supervisor import Supervisor
     from uvfio.fops.file import File
-    from uvfio.uapi.structs import Struct
 
-__all__ = ["Trace", "decode_argument"]
+__all__ = ["Trace"]
 
 INT = 0xFFFFFFFF
 NODES = ("/dev/vfio", "/dev/iommu")
-VECTORS = ("readv", "writev", "preadv", "pwritev", "preadv2", "pwritev2")
 
-
-def decode_argument(request: int, read: Read, address: int) -> str:
-    """The argument of an ioctl of 2011 as text; ``read(address, size)`` gives the program's memory."""
-    known = rfc.IOCTLS.get(request)
-    if known is None:
-        return f"{address:#x}"
-    kind = known.argument
-    try:
-        if isinstance(kind, type):
-            return _decode_struct(kind, read(address, struct_size(kind)))
-        if kind == "none":
-            return ""
-        if kind == "char*":
-            return string_text(read, address)
-        if kind == "u64*":
-            value = rfc.U64.unpack(read(address, 8))[0]
-            return f"[{flags_text(value, rfc.FLAG_NAMES.get(known.name, {}))}]"
-        if kind == "int[2]":
-            return str(list(struct.unpack("<2i", read(address, 8))))
-        if kind == "int[]":
-            head = struct.unpack("<2i", read(address, 8))
-            count = max(0, min(head[1], SHOWN))
-            return str([*head, *struct.unpack(f"<{count}i", read(address + 8, 4 * count))])
-        return str([rfc.S32.unpack(read(address, 4))[0]])
-    except (OSError, struct.error, ValueError):
-        return f"{address:#x}"
-
-
-def struct_size(kind: type[Struct]) -> int:
-    import ctypes
-
-    return ctypes.sizeof(kind)
-
-
-def _decode_struct(kind: type[Struct], raw: bytes) -> str:
-    parts = []
-    names = rfc.FLAG_NAMES.get(kind.__name__, {})
-    for field, value in kind.from_bytes(raw).as_dict().items():
-        if field == "flags":
-            parts.append(f"flags={flags_text(value, names)}")
-        elif kind is rfc.vfio_dma_map and field == "len":
-            continue  # junk in real programs
-        else:
-            parts.append(f"{field}={value:#x}" if value > 9 else f"{field}={value}")
-    return "{" + ", ".join(parts) + "}"
+Facts = dict[str, Any]
 
 
 class Trace:
-    """Writes to ``out``; put between a supervisor and its handlers on creation."""
+    """Write a line to ``out`` for each call that VFIO answers and for each event.
+
+    Calls are seen if ``calls.tap`` was called for the supervisor.
+    """
 
     def __init__(self, supervisor: Supervisor, out: TextIO, *, as_json: bool = False) -> None:
         self.supervisor = supervisor
         self.out = out
         self.as_json = as_json
-        describe = {
+        self._forms: dict[str, Callable[[str, Request, int | None], Facts | None]] = {
             "ioctl": self._ioctl,
-            "pread64": self._access,
-            "pwrite64": self._access,
-            "read": self._access,
-            "write": self._access,
+            "access": self._access,
+            "vector": self._vector,
             "mmap": self._mmap,
-            "mmap2": self._mmap,
-            "openat": self._open,
             "open": self._open,
-            "openat2": self._open,
-            **dict.fromkeys(VECTORS, self._vector),
         }
-        for arch, numbers in ((AUDIT_ARCH_X86_64, X86_64), (AUDIT_ARCH_I386, I386)):
-            for name, method in describe.items():
-                key = (numbers.get(name, -1), arch)
-                if key in supervisor.handlers:
-                    handler = supervisor.handlers[key]
-                    supervisor.handlers[key] = self._wrap(name, handler, method)
+        self._before: WeakKeyDictionary[CallEntry, Facts] = WeakKeyDictionary()
+
+    def observe(self, event: RunEvent) -> None:
+        """Write a line for an answered call, an event of the framework or a released file."""
+        if isinstance(event, CallEntry):
+            before = self._describe(event, None)
+            if before is not None:
+                self._before[event] = before
+        elif isinstance(event, CallExit):
+            facts = self._before.pop(event.entry, None)
+            if facts is not None:
+                self._exit(event, facts)
+        elif not isinstance(event, RunStarted | RunEnded):
+            self._happened(event)
 
     # -- calls -------------------------------------------------------------------------------------
 
-    def _wrap(
-        self, name: str, handler: Handler, describe: Callable[..., dict[str, Any] | None]
-    ) -> Handler:
-        def answered(before: dict[str, Any], request: Request, answer: int | OSError) -> None:
-            if isinstance(answer, OSError):
-                self._finish(before, request, describe, name, error=answer)
-            else:
-                self._finish(before, request, describe, name, value=answer)
+    def _describe(self, entry: CallEntry, value: int | None) -> Facts | None:
+        """The call as facts, before it and (with its ``value``) after it; None if it is not VFIO's."""
+        return self._forms[CALLS[entry.name].form](entry.name, entry.request, value)
 
-        def traced(request: Request) -> int | None:
-            before = describe(name, request, None)
-            try:
-                value = handler(request)
-            except OSError as error:
-                if before is not None:
-                    self._finish(before, request, describe, name, error=error)
-                raise
-            except Deferred as later:
-                if before is not None:
-                    later.answered.append(lambda answer: answered(before, request, answer))
-                raise
-            except Exception as bug:
-                if before is not None:
-                    seen = OSError(errno.EIO, f"{type(bug).__name__}: {bug}")
-                    self._finish(before, request, describe, name, error=seen)
-                raise
-            if before is not None and (value is not None or name in ("mmap", "mmap2")):
-                self._finish(before, request, describe, name, value=value)
-            return value
-
-        return traced
-
-    def _finish(
-        self,
-        facts: dict[str, Any],
-        request: Request,
-        describe: Callable[..., dict[str, Any] | None],
-        name: str,
-        *,
-        value: int | None = None,
-        error: OSError | None = None,
-    ) -> None:
+    def _exit(self, event: CallExit, facts: Facts) -> None:
+        name, request = event.entry.name, event.entry.request
+        value, error = event.value, event.error
+        mapping = CALLS[name].form == "mmap"
         if error is None:
-            facts |= describe(name, request, value) or {}
+            if value is None and not mapping:
+                return  # the kernel executes it: no call of VFIO
+            facts |= self._describe(event.entry, value) or {}
+        elif not isinstance(error, OSError):
+            error = OSError(errno.EIO, f"{type(error).__name__}: {error}")
         facts["pid"] = request[1]
         facts["result"] = value if error is None else -1
         if error is not None:
@@ -173,35 +113,30 @@ class Trace:
         elif value is None:
             text += "mapped"
         else:
-            text += f"{value:#x}" if name.startswith("mmap") else str(value)
+            text += f"{value:#x}" if mapping else str(value)
         self._line(text)
 
-    def _find(self, request: Request) -> tuple[Process, File] | None:
+    def _find(self, name: str, request: Request) -> tuple[Process, File] | None:
         try:
             process = self.supervisor.processes.get(request[1])
-            at = ARG + 4 if request[3] in (9, 192) else ARG
-            file = process.lookup(request[1], request[at] & INT)
+            file = process.lookup(request[1], CALLS[name].fd(request))
         except OSError:
             return None
         return None if file is None else (process, file)
 
-    def _ioctl(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
-        found = self._find(request)
+    def _ioctl(self, name: str, request: Request, value: int | None) -> Facts | None:
+        found = self._find(name, request)
         if found is None:
             return None
         process, file = found
         command = request[7] & INT
         read, at = process.memory.read, request[8]
-        mainline = file.abi_of(command) == "mainline"
-        known = trace_mainline.find(file.kind, command) if mainline else rfc.IOCTLS.get(command)
+        abi = decoder(file, command)
+        known = abi.find(file.kind, command)
         if value is not None and (known is None or not known.output):
             return {}
-        if mainline:
-            call = trace_mainline.name_of(file.kind, command)
-            argument = trace_mainline.decode(file, command, read, at)
-        else:
-            call = rfc.ioctl_name(command)
-            argument = decode_argument(command, read, at)
+        call = abi.name_of(file.kind, command)
+        argument = abi.decode(file, command, read, at)
         inner = f"{request[6] & INT}<{file.name}>, {call}" + (f", {argument}" if argument else "")
         return {
             "call": "ioctl",
@@ -212,8 +147,8 @@ class Trace:
             "text": f"ioctl({inner})",
         }
 
-    def _access(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
-        found = self._find(request)
+    def _access(self, name: str, request: Request, value: int | None) -> Facts | None:
+        found = self._find(name, request)
         if found is None:
             return None
         process, _ = found
@@ -231,9 +166,9 @@ class Trace:
         data = "" if raw is None else _data_text(raw) + "..." * more
         return self._access_facts(request, found, name, data, request[8], offset)
 
-    def _vector(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
-        """An access with several parts: shown as one, with what all of them hold."""
-        found = self._find(request)
+    def _vector(self, name: str, request: Request, value: int | None) -> Facts | None:
+        """An access with several parts is shown as one, with the data of all of them."""
+        found = self._find(name, request)
         if found is None:
             return None
         process, _ = found
@@ -284,8 +219,8 @@ class Trace:
             "text": f"{name}({fd}<{file.name}>, {data or hex(request[7])}, {count}, {where})",
         }
 
-    def _mmap(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
-        found = self._find(request)
+    def _mmap(self, name: str, request: Request, value: int | None) -> Facts | None:
+        found = self._find(name, request)
         if found is None:
             return None
         _, file = found
@@ -300,7 +235,7 @@ class Trace:
             "text": f"mmap({request[7]:#x}, {request[10] & INT}<{file.name}>, {where})",
         }
 
-    def _open(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
+    def _open(self, name: str, request: Request, value: int | None) -> Facts | None:
         at = ARG if name == "open" else ARG + 1
         dirfd = None if name == "open" else request[ARG] & INT
         try:
@@ -311,26 +246,24 @@ class Trace:
             return None
         return {"call": name, "path": path, "text": f'{name}("{path}")'}
 
-    # -- news --------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
-    def released(self, file: File) -> None:
-        """The last reference to ``file`` went."""
-        if self.as_json:
-            self._json({"event": "released", "file": file.name})
+    def _happened(self, event: FrameworkEvent | FileReleased) -> None:
+        if isinstance(event, FileReleased):
+            kind, facts = "released", {"file": event.file}
         else:
-            self._line(f"released {file.name}")
-
-    def event(self, kind: str, facts: dict[str, Any]) -> None:
-        """Something happened to a device or a group."""
+            kind, facts = event.kind, event.facts()
         if self.as_json:
             self._json({"event": kind, **facts})
             return
-        if kind == "fault":
-            way = "write" if facts["write"] else "read"
-            text = f"dma {facts['device']} fault iova {facts['iova']:#x} {way}: {facts['reason']}"
-        elif kind == "irq":
-            vector = "" if facts["irq"] == "INTx" else f" {facts['vector']}"
-            text = f"irq {facts['device']} {facts['irq']}{vector}"
+        if isinstance(event, FileReleased):
+            text = f"released {event.file}"
+        elif isinstance(event, Fault):
+            way = "write" if event.write else "read"
+            text = f"dma {event.device} fault iova {event.iova:#x} {way}: {event.reason}"
+        elif isinstance(event, Interrupt):
+            vector = "" if event.irq == "INTx" else f" {event.vector}"
+            text = f"irq {event.device} {event.irq}{vector}"
         else:
             text = f"{kind} " + " ".join(f"{key}={value}" for key, value in facts.items())
         self._line(text)
@@ -341,22 +274,16 @@ class Trace:
         self._line(json.dumps(facts))
 
     def _line(self, text: str) -> None:
-        """One line, whatever a program put into a path. What it sees does not depend on who reads this."""
+        """Write one line. Characters that are not printable are escaped: a path may hold anything."""
         if not text.isprintable():
             text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         try:
             self.out.write(text + "\n")
         except OSError:
-            return  # nobody reads it any more, or the disk is full
+            return  # the reader is gone, or the disk is full
 
 
 def _data_text(raw: bytes) -> str:
     if len(raw) in (1, 2, 4, 8):
         return f"{int.from_bytes(raw, 'little'):#x}"
     return raw.hex(" ")
-
-
-def open_output(path: str) -> TextIO:
-    """A line-buffered trace file; OSError as open gives it."""
-    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    return open(fd, "w", buffering=1)

@@ -9,8 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from uvfio.core.events import DeviceRequested, Interrupt
 from uvfio.core.translation.domain import DmaCounters
+from uvfio.doors.run.observe.calls import tap
 from uvfio.doors.run.observe.summary import Summary
+from uvfio.doors.run.session.events import FileReleased, RunEvent, RunObserver
 from uvfio.errors import BadDescriptor, InvalidArgument
 from uvfio.fops.file import File
 from uvfio.uapi import rfc, vfio
@@ -25,7 +28,7 @@ class Mainline(File):
 
 
 class Run:
-    """What is needed of a supervisor: handlers that answer ``answer``, and descriptors 3 (2011) and 4 (today's)."""
+    """What is needed of a supervisor: handlers that answer ``answer``, and descriptors 3 (2011) and 4 (mainline)."""
 
     def __init__(self) -> None:
         self.answer: int | Exception | None = 0
@@ -36,6 +39,17 @@ class Run:
         counters.read, counters.written, counters.faults = 10, 20, 1
         self.machine = SimpleNamespace(framework=SimpleNamespace(dma_counters=counters))
         self.processes = SimpleNamespace(get=lambda pid: self)
+        self.observers: list[RunObserver] = []
+        tap(cast("Any", self))
+
+    def emit(self, event: RunEvent) -> None:
+        for observer in self.observers:
+            observer(event)
+
+    def summary(self, out: io.StringIO, *, as_json: bool = False) -> Summary:
+        made = Summary(cast("Any", self), out, as_json=as_json)
+        self.observers.append(made.observe)
+        return made
 
     def _handle(self, request: tuple[int, ...]) -> int | None:
         if isinstance(self.answer, Exception):
@@ -45,7 +59,7 @@ class Run:
     def lookup(self, pid: int, fd: int) -> File:
         if fd not in (3, 4):
             raise BadDescriptor(f"{fd}")
-        return File("2011") if fd == 3 else Mainline("today's")
+        return File("2011") if fd == 3 else Mainline("mainline")
 
     def call(self, name: str, *arguments: int, arch: int = AUDIT_ARCH_X86_64) -> int | None:
         numbers = X86_64 if arch == AUDIT_ARCH_X86_64 else I386
@@ -63,7 +77,7 @@ def run() -> Run:
 
 
 def test_ioctls_count_under_the_names_of_their_files(run: Run) -> None:
-    summary = Summary(cast("Any", run), io.StringIO())
+    summary = run.summary(io.StringIO())
     run.call("ioctl", 3, rfc.VFIO_GROUP_GET_FLAGS)
     run.call("ioctl", 4, vfio.VFIO_SET_IOMMU)
     run.call("ioctl", 9, rfc.VFIO_GROUP_GET_FLAGS, arch=AUDIT_ARCH_I386)
@@ -71,7 +85,7 @@ def test_ioctls_count_under_the_names_of_their_files(run: Run) -> None:
 
 
 def test_errors_count_and_reach_the_program(run: Run) -> None:
-    summary = Summary(cast("Any", run), io.StringIO())
+    summary = run.summary(io.StringIO())
     run.answer = InvalidArgument("no")
     with pytest.raises(InvalidArgument):
         run.call("pread64", 3)
@@ -79,7 +93,7 @@ def test_errors_count_and_reach_the_program(run: Run) -> None:
 
 
 def test_calls_that_vfio_did_not_answer_do_not_count(run: Run) -> None:
-    summary = Summary(cast("Any", run), io.StringIO())
+    summary = run.summary(io.StringIO())
     run.answer = None
     assert run.call("openat") is None
     assert counts(summary) == {}
@@ -89,12 +103,12 @@ def test_calls_that_vfio_did_not_answer_do_not_count(run: Run) -> None:
 
 def test_the_table(run: Run) -> None:
     out = io.StringIO()
-    summary = Summary(cast("Any", run), out)
+    summary = run.summary(out)
     run.answer = 5
     assert run.call("pread64", 3) == 5
-    summary.released(File("x"))
-    for kind in ("irq", "irq", "reset"):
-        summary.event(kind, {})
+    irq = Interrupt("a", "MSI", 0)
+    for event in (FileReleased("x"), irq, irq, DeviceRequested("a", 1)):
+        summary.observe(event)
     summary.write()
     head, first, second, dma = out.getvalue().splitlines()
     assert head.split() == ["%", "time", "seconds", "us/call", "calls", "errors", "call"]
@@ -105,7 +119,7 @@ def test_the_table(run: Run) -> None:
 
 def test_json(run: Run) -> None:
     out = io.StringIO()
-    summary = Summary(cast("Any", run), out, as_json=True)
+    summary = run.summary(out, as_json=True)
     run.call("pread64", 3)
     summary.write()
     facts = json.loads(out.getvalue())["summary"]
