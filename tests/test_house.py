@@ -52,6 +52,7 @@ TESTED_ELSEWHERE = {  # modules without a test module of their own name, and wha
     "kit/description": "tests/unit/kit/test_register.py, where its names are to be imported from",
     "models/kit": "an alias; tests/unit/models/test_catalogue.py",
     "models/platform": "an alias; tests/unit/models/test_catalogue.py",
+    "uapi/linux": "tests/abi/test_seccomp_abi.py",
     "uapi/vfio_feature": "tests/unit/uapi/test_vfio.py",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import select
 import signal
@@ -12,9 +13,12 @@ import pytest
 
 from support.puppet import AT_FDCWD, PAGE, Stage, machine_of, open_descriptors
 from uvfio.doors.run import supervisor as module
-from uvfio.doors.run.filter import bpf
+from uvfio.doors.run.filter.rules import BY_KEY
+from uvfio.doors.run.handlers.calls import Calls
+from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import LaunchError
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.session.session import Session
 from uvfio.doors.run.supervisor import Supervisor
 from uvfio.errors import NoMemory, TooManyFiles, VfioError
 from uvfio.uapi import rfc
@@ -43,19 +47,34 @@ def wait_for_end(pidfd: int) -> None:
 # -- the table -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arch", "numbers", "own"),
-    [(AUDIT_ARCH_X86_64, X86_64, bpf._X86_64), (AUDIT_ARCH_I386, I386, bpf._I386)],
-    ids=["x86_64", "i386"],
-)
-def test_what_is_notified_has_a_handler(
-    stage: Stage, arch: int, numbers: dict[str, int], own: dict[str, str]
-) -> None:
-    """And nothing else has one."""
-    names = {number: name for name, number in numbers.items()}
-    notified = {names[number] for number in bpf._targets(numbers, bpf._BOTH, own)}
-    handled = {names[number] for number, which in stage.supervisor.handlers if which == arch}
-    assert notified == handled
+def test_what_is_notified_has_a_handler(stage: Stage) -> None:
+    """The handler that the row names, and nothing else has one."""
+    owners = {"paths": stage.supervisor.paths, "calls": stage.supervisor.calls}
+    handlers = stage.supervisor.handlers
+    assert handlers.keys() == BY_KEY.keys()
+    for key, call in BY_KEY.items():
+        owner, method = call.handler.split(".")
+        assert handlers[key] == getattr(owners[owner], method)
+
+
+def test_each_method_that_takes_a_notification_is_in_the_table() -> None:
+    named = {call.handler for call in BY_KEY.values()}
+    methods = {
+        f"{kind.__name__.lower()}.{name}"
+        for kind in (Calls, Paths)
+        for name, method in vars(kind).items()
+        if not name.startswith("_")
+        and inspect.isfunction(method)
+        and list(inspect.signature(method).parameters) == ["self", "request"]
+    }
+    assert methods == named
+
+
+@pytest.mark.parametrize("kind", [Calls, Paths])
+def test_each_handler_is_described(kind: type) -> None:
+    named = {call.handler.split(".")[1] for call in BY_KEY.values()}
+    bare = [name for name in named & vars(kind).keys() if not getattr(kind, name).__doc__]
+    assert bare == []
 
 
 def test_arguments_of_32_bits_have_their_own_handlers(stage: Stage) -> None:
@@ -164,7 +183,7 @@ def test_killed_during_a_call(stage: Stage) -> None:
     assert puppet.call("wait4", child.pid, 0, 0, 0) == child.pid
     fd = puppet.open(NODE)
     assert stage.file(fd) is not None
-    assert len(stage.supervisor.tokens) == 1
+    assert len(stage.session.tokens) == 1
 
 
 def test_killed_before_its_descriptor(stage: Stage) -> None:
@@ -183,9 +202,9 @@ def test_killed_before_its_descriptor(stage: Stage) -> None:
     replace(stage, "openat", kill_before)
     child.start("openat", AT_FDCWD, NODE, os.O_RDWR)
     assert puppet.call("wait4", child.pid, 0, 0, 0) == child.pid
-    assert len(stage.supervisor.tokens) == 0
+    assert len(stage.session.tokens) == 0
     assert isinstance(puppet.open(NODE), int)
-    assert len(stage.supervisor.tokens) == 1
+    assert len(stage.session.tokens) == 1
 
 
 def test_the_end_of_all_programs(stage: Stage) -> None:
@@ -193,8 +212,8 @@ def test_the_end_of_all_programs(stage: Stage) -> None:
     assert stage.file(fd) is not None
     stage.puppet.start("exit_group", 3)
     assert os.waitstatus_to_exitcode(stage.supervisor.serve()) == 3
-    stage.supervisor.tokens.drain()
-    assert len(stage.supervisor.tokens) == 0
+    stage.session.tokens.drain()
+    assert len(stage.session.tokens) == 0
 
 
 # -- what happens besides ------------------------------------------------------------------------------------
@@ -235,9 +254,9 @@ def test_watchers_are_told(stage: Stage) -> None:
         def event(self, kind: str, facts: dict[str, object]) -> None:
             told.append(kind)
 
-    stage.supervisor.watch(Listener())
+    stage.session.watch(Listener())
     stage.puppet.must("close", stage.puppet.open(NODE))
-    stage.supervisor.settle()
+    stage.session.settle()
     assert "released <GroupFile /dev/vfio/241>" in told
 
 
@@ -254,10 +273,10 @@ def test_no_file_can_be_made(
         raise OSError(ours, os.strerror(ours))
 
     with monkeypatch.context() as broken:
-        broken.setattr(stage.supervisor.tokens, "create", full)
+        broken.setattr(stage.session.tokens, "create", full)
         assert stage.puppet.open(NODE) == -theirs
     assert stage.puppet.open(NODE) >= 0
-    assert len(stage.supervisor.tokens) == 1
+    assert len(stage.session.tokens) == 1
 
 
 def test_the_programs_limit_is_not_ours(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +290,7 @@ def test_the_programs_limit_is_not_ours(stage: Stage, monkeypatch: pytest.Monkey
         with monkeypatch.context() as patch:
             patch.setattr(sc, "addfd", fail(number))
             with pytest.raises(TooManyFiles):
-                stage.supervisor.addfd(0, None, True)
+                stage.session.addfd(0, None, True)
 
 
 def test_beyond_the_soft_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +304,7 @@ def test_beyond_the_soft_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) ->
         return 5
 
     monkeypatch.setattr(sc, "addfd", addfd)
-    assert stage.supervisor.addfd(0, 800, True) == 5
+    assert stage.session.addfd(0, 800, True) == 5
     assert asked == [800, None]
 
 
@@ -293,13 +312,13 @@ def test_beyond_the_soft_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_supervisor_leaves_nothing(stage: Stage) -> None:
-    folder = stage.supervisor.tree.path
+    folder = stage.session.tree.path
     assert os.path.isdir(folder)
     stage.open_device()
-    other = Supervisor(machine_of(), os.path.dirname(folder))
-    assert os.path.isdir(other.tree.path)
+    other = Supervisor(Session(machine_of(), os.path.dirname(folder)))
+    assert os.path.isdir(other.session.tree.path)
     other.close()
-    assert not os.path.exists(other.tree.path)
+    assert not os.path.exists(other.session.tree.path)
     assert os.path.isdir(folder)
 
 

@@ -24,7 +24,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from uvfio.doors.run.filter.bpf import build_filter, reserved_range
+from uvfio.doors.run.filter.build import build_filter, reserved_range
 from uvfio.doors.run.launch.guard import receive_descriptors
 from uvfio.doors.run.launch.launch import MINIMUM_KERNEL
 from uvfio.doors.run.linux import syscalls

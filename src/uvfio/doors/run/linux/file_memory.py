@@ -14,12 +14,9 @@ from typing import Final
 
 from uvfio.doors.run.linux.memory import as_words
 from uvfio.errors import BadAddress, InvalidArgument
+from uvfio.uapi.linux import HUGETLBFS_MAGIC, TMPFS_MAGIC
 
 __all__ = ["FileMemory"]
-
-TMPFS_MAGIC: Final = 0x01021994
-HUGETLBFS_MAGIC: Final = 0x958458F6
-
 
 STATFS_SIZE: Final = 120  # struct statfs of x86-64; f_type is its first word
 

@@ -6,7 +6,7 @@
     DMA: 8192 bytes read, 4096 written; 3 interrupts, 1 fault
 
 The time is the supervisor's from the receipt of a call to its answer; the round trip of the notification comes
-on top. Only calls that VFIO answered are counted. Wraps the handlers of a supervisor, as a trace does.
+on top. Only calls that VFIO answered are counted. Wraps the table of handlers, as a trace does.
 """
 
 from __future__ import annotations
@@ -14,35 +14,16 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TextIO
 
+from uvfio.doors.run.filter.rules import BY_KEY, INT
 from uvfio.doors.run.observe import trace_mainline as trace_modern
 from uvfio.uapi import rfc
-from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
 if TYPE_CHECKING:
-    from uvfio.doors.run.supervisor import Handler, Supervisor
+    from uvfio.doors.run.filter.rules import Handler, Key
+    from uvfio.doors.run.session.session import Session
     from uvfio.fops.file import File
 
 __all__ = ["Summary"]
-
-COUNTED = {
-    "ioctl": "ioctl",
-    "pread64": "pread",
-    "pwrite64": "pwrite",
-    "preadv": "preadv",
-    "pwritev": "pwritev",
-    "readv": "readv",
-    "writev": "writev",
-    "preadv2": "preadv",
-    "pwritev2": "pwritev",
-    "read": "read",
-    "write": "write",
-    "mmap": "mmap",
-    "mmap2": "mmap",
-    "open": "open",
-    "openat": "open",
-    "openat2": "open",
-}
-INT = 0xFFFFFFFF
 
 
 class Count:
@@ -57,21 +38,20 @@ class Count:
 
 
 class Summary:
-    """Counts until ``write``; put between a supervisor and its handlers on creation."""
+    """Counts until ``write``; wraps the entries of ``handlers`` on creation."""
 
-    def __init__(self, supervisor: Supervisor, out: TextIO, *, as_json: bool = False) -> None:
+    def __init__(
+        self, session: Session, handlers: dict[Key, Handler], out: TextIO, *, as_json: bool = False
+    ) -> None:
         self.out = out
         self.as_json = as_json
         self.counts: dict[str, Count] = {}
         self.interrupts = 0
-        self.dma = supervisor.machine.framework.dma_counters
-        self.processes = supervisor.processes
-        for arch, numbers in ((AUDIT_ARCH_X86_64, X86_64), (AUDIT_ARCH_I386, I386)):
-            for name, shown in COUNTED.items():
-                key = (numbers.get(name, -1), arch)
-                handler = supervisor.handlers.get(key)
-                if handler is not None:
-                    supervisor.handlers[key] = self._wrap(shown, handler)
+        self.dma = session.machine.framework.dma_counters
+        self.processes = session.processes
+        for key, handler in handlers.items():
+            if BY_KEY[key].shown:
+                handlers[key] = self._wrap(BY_KEY[key].family, handler)
 
     def _wrap(self, shown: str, handler: Handler) -> Handler:
         def counted(request: tuple[int, ...]) -> int | None:

@@ -7,37 +7,41 @@
 
 Arguments are decoded by the tables that decode the calls: those of 2011 here, by ``uvfio.uapi.rfc``, today's in
 ``trace_modern``; the file says which of the two its requests are. With ``as_json`` every line is a
-JSON object with the same facts. Tracing wraps the handlers of a supervisor; without it they are not touched.
+JSON object with the same facts. Tracing wraps entries of the table of handlers; without it they are not touched.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from uvfio.doors.run.handlers.paths import ARG, Request
+from uvfio.doors.run.filter.rules import ARG, BY_KEY, INT, Call
+from uvfio.doors.run.handlers.calls import MINUS_ONE, Calls
+from uvfio.doors.run.handlers.lookup import Lookup
 from uvfio.doors.run.observe import trace_mainline as trace_modern
 from uvfio.doors.run.observe.text import SHOWN, Read, flags_text, string_text
 from uvfio.errors import VfioError
 from uvfio.fops.file import Deferred
 from uvfio.uapi import rfc
-from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
+from uvfio.uapi.rfc import VFIO_REGION_SHIFT
+from uvfio.uapi.seccomp import AUDIT_ARCH_I386
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from uvfio.doors.run.filter.rules import Handler, Key, Request
     from uvfio.doors.run.session.processes import Process
-    from uvfio.doors.run.supervisor import Handler, Supervisor
+    from uvfio.doors.run.session.session import Session
     from uvfio.fops.file import File
     from uvfio.uapi.structs import Struct
 
 __all__ = ["Trace", "decode_argument"]
 
-INT = 0xFFFFFFFF
 NODES = ("/dev/vfio", "/dev/iommu")
-VECTORS = ("readv", "writev", "preadv", "pwritev", "preadv2", "pwritev2")
+REGION_MASK = (1 << VFIO_REGION_SHIFT) - 1
+
+Describe = Callable[[Call, "Request", "int | None"], "dict[str, Any] | None"]
+"""``(call, request, value) -> facts``: before the call (value None) and after it; None for a call that is not shown."""
 
 
 def decode_argument(request: int, read: Read, address: int) -> str:
@@ -87,50 +91,48 @@ def _decode_struct(kind: type[Struct], raw: bytes) -> str:
 
 
 class Trace:
-    """Writes to ``out``; put between a supervisor and its handlers on creation."""
+    """Writes to ``out``; wraps the entries of ``handlers`` on creation."""
 
-    def __init__(self, supervisor: Supervisor, out: TextIO, *, as_json: bool = False) -> None:
-        self.supervisor = supervisor
+    def __init__(
+        self,
+        session: Session,
+        handlers: dict[Key, Handler],
+        out: TextIO,
+        *,
+        as_json: bool = False,
+    ) -> None:
+        self.processes = session.processes
+        self.paths = Lookup(session)
         self.out = out
         self.as_json = as_json
-        describe = {
+        describe: dict[str, Describe] = {
             "ioctl": self._ioctl,
-            "pread64": self._access,
-            "pwrite64": self._access,
-            "read": self._access,
-            "write": self._access,
+            "access": self._access,
+            "vector": self._vector,
             "mmap": self._mmap,
-            "mmap2": self._mmap,
-            "openat": self._open,
             "open": self._open,
-            "openat2": self._open,
-            **dict.fromkeys(VECTORS, self._vector),
         }
-        for arch, numbers in ((AUDIT_ARCH_X86_64, X86_64), (AUDIT_ARCH_I386, I386)):
-            for name, method in describe.items():
-                key = (numbers.get(name, -1), arch)
-                if key in supervisor.handlers:
-                    handler = supervisor.handlers[key]
-                    supervisor.handlers[key] = self._wrap(name, handler, method)
+        for key, handler in handlers.items():
+            call = BY_KEY[key]
+            if call.shown:
+                handlers[key] = self._wrap(call, handler, describe[call.shown])
 
     # -- calls -------------------------------------------------------------------------------------
 
-    def _wrap(
-        self, name: str, handler: Handler, describe: Callable[..., dict[str, Any] | None]
-    ) -> Handler:
+    def _wrap(self, call: Call, handler: Handler, describe: Describe) -> Handler:
         def answered(before: dict[str, Any], request: Request, answer: int | OSError) -> None:
             if isinstance(answer, OSError):
-                self._finish(before, request, describe, name, error=answer)
+                self._finish(before, request, describe, call, error=answer)
             else:
-                self._finish(before, request, describe, name, value=answer)
+                self._finish(before, request, describe, call, value=answer)
 
         def traced(request: Request) -> int | None:
-            before = describe(name, request, None)
+            before = describe(call, request, None)
             try:
                 value = handler(request)
             except OSError as error:
                 if before is not None:
-                    self._finish(before, request, describe, name, error=error)
+                    self._finish(before, request, describe, call, error=error)
                 raise
             except Deferred as later:
                 if before is not None:
@@ -139,10 +141,10 @@ class Trace:
             except Exception as bug:
                 if before is not None:
                     seen = OSError(errno.EIO, f"{type(bug).__name__}: {bug}")
-                    self._finish(before, request, describe, name, error=seen)
+                    self._finish(before, request, describe, call, error=seen)
                 raise
-            if before is not None and (value is not None or name in ("mmap", "mmap2")):
-                self._finish(before, request, describe, name, value=value)
+            if before is not None and (value is not None or call.shown == "mmap"):
+                self._finish(before, request, describe, call, value=value)
             return value
 
         return traced
@@ -151,14 +153,14 @@ class Trace:
         self,
         facts: dict[str, Any],
         request: Request,
-        describe: Callable[..., dict[str, Any] | None],
-        name: str,
+        describe: Describe,
+        call: Call,
         *,
         value: int | None = None,
         error: OSError | None = None,
     ) -> None:
         if error is None:
-            facts |= describe(name, request, value) or {}
+            facts |= describe(call, request, value) or {}
         facts["pid"] = request[1]
         facts["result"] = value if error is None else -1
         if error is not None:
@@ -173,20 +175,19 @@ class Trace:
         elif value is None:
             text += "mapped"
         else:
-            text += f"{value:#x}" if name.startswith("mmap") else str(value)
+            text += f"{value:#x}" if call.shown == "mmap" else str(value)
         self._line(text)
 
-    def _find(self, request: Request) -> tuple[Process, File] | None:
+    def _find(self, call: Call, request: Request) -> tuple[Process, File] | None:
         try:
-            process = self.supervisor.processes.get(request[1])
-            at = ARG + 4 if request[3] in (9, 192) else ARG
-            file = process.lookup(request[1], request[at] & INT)
+            process = self.processes.get(request[1])
+            file = process.lookup(request[1], request[ARG + call.descriptors[0]] & INT)
         except OSError:
             return None
         return None if file is None else (process, file)
 
-    def _ioctl(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
-        found = self._find(request)
+    def _ioctl(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
+        found = self._find(call, request)
         if found is None:
             return None
         process, file = found
@@ -197,50 +198,47 @@ class Trace:
         if value is not None and (known is None or not known.output):
             return {}
         if modern:
-            call = trace_modern.name_of(file.kind, command)
+            command_name = trace_modern.name_of(file.kind, command)
             argument = trace_modern.decode(file, command, read, at)
         else:
-            call = rfc.ioctl_name(command)
+            command_name = rfc.ioctl_name(command)
             argument = decode_argument(command, read, at)
-        inner = f"{request[6] & INT}<{file.name}>, {call}" + (f", {argument}" if argument else "")
+        inner = f"{request[6] & INT}<{file.name}>, {command_name}" + (
+            f", {argument}" if argument else ""
+        )
         return {
             "call": "ioctl",
             "fd": request[6] & INT,
             "file": file.name,
-            "command": call,
+            "command": command_name,
             "argument": argument,
             "text": f"ioctl({inner})",
         }
 
-    def _access(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
-        found = self._find(request)
+    def _access(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
+        found = self._find(call, request)
         if found is None:
             return None
         process, _ = found
-        name = name.removesuffix("64")
+        name = call.family
         raw: bytes | None = None
         if name.endswith("write") or value is not None:
             size = request[8] if name.endswith("write") else value or 0
             raw = process.read_some(request[7], min(size, SHOWN))
             more = size > SHOWN
-        offset = None
-        if name.startswith("p"):
-            offset = request[9]
-            if request[4] == AUDIT_ARCH_I386:
-                offset = offset & INT | (request[10] & INT) << 32
+        offset = None if call.offset is None else call.offset.read(request)
         data = "" if raw is None else _data_text(raw) + "..." * more
         return self._access_facts(request, found, name, data, request[8], offset)
 
-    def _vector(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
+    def _vector(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
         """An access with several parts: shown as one, with what all of them hold."""
-        found = self._find(request)
+        found = self._find(call, request)
         if found is None:
             return None
         process, _ = found
-        narrow = request[4] == AUDIT_ARCH_I386
+        name, width = call.name, 4 if request[4] == AUDIT_ARCH_I386 else 8
         try:
-            width = 4 if narrow else 8
-            parts = self.supervisor.calls.parts(process, request[7], request[8], width)
+            parts = Calls.parts(process, request[7], request[8], width)
         except OSError:
             parts = []
         total = sum(size for _, size in parts)
@@ -253,13 +251,9 @@ class Trace:
                 raw += process.read_some(base, taken) if taken else b""
                 left -= taken
             data = _data_text(raw) + "..." * (size > SHOWN)
-        offset = None
-        if name.startswith("p"):
-            offset = request[9]
-            if narrow:
-                offset = offset & INT | (request[10] & INT) << 32
-            if name.endswith("2") and offset == (1 << 64) - 1:
-                offset = None  # the file position
+        offset = None if call.offset is None else call.offset.read(request)
+        if name.endswith("2") and offset == MINUS_ONE:
+            offset = None  # the file position
         return self._access_facts(request, found, name, data, total, offset)
 
     @staticmethod
@@ -274,7 +268,7 @@ class Trace:
         fd, file = request[6] & INT, found[1]
         where = "position"
         if offset is not None:
-            where = f"region {offset >> 40} + {offset & ((1 << 40) - 1):#x}"
+            where = f"region {offset >> VFIO_REGION_SHIFT} + {offset & REGION_MASK:#x}"
         return {
             "call": name,
             "fd": fd,
@@ -284,27 +278,28 @@ class Trace:
             "text": f"{name}({fd}<{file.name}>, {data or hex(request[7])}, {count}, {where})",
         }
 
-    def _mmap(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
-        found = self._find(request)
+    def _mmap(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
+        found = self._find(call, request)
         if found is None:
             return None
         _, file = found
-        offset = request[11] if name == "mmap" else request[11] << 12
-        where = f"region {offset >> 40} + {offset & ((1 << 40) - 1):#x}"
+        assert call.offset is not None
+        fd, offset = request[ARG + call.descriptors[0]] & INT, call.offset.read(request)
+        where = f"region {offset >> VFIO_REGION_SHIFT} + {offset & REGION_MASK:#x}"
         return {
             "call": "mmap",
-            "fd": request[10] & INT,
+            "fd": fd,
             "file": file.name,
             "offset": offset,
             "size": request[7],
-            "text": f"mmap({request[7]:#x}, {request[10] & INT}<{file.name}>, {where})",
+            "text": f"mmap({request[7]:#x}, {fd}<{file.name}>, {where})",
         }
 
-    def _open(self, name: str, request: Request, value: int | None) -> dict[str, Any] | None:
-        at = ARG if name == "open" else ARG + 1
-        dirfd = None if name == "open" else request[ARG] & INT
+    def _open(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
+        name, at = call.name, ARG + len(call.descriptors)
+        dirfd = request[ARG] & INT if call.descriptors else None
         try:
-            path = self.supervisor.paths.interesting(request, dirfd, request[at])
+            path = self.paths.interesting(request, dirfd, request[at])
         except OSError:
             return None
         if path is None or not path.startswith(NODES):
@@ -354,9 +349,3 @@ def _data_text(raw: bytes) -> str:
     if len(raw) in (1, 2, 4, 8):
         return f"{int.from_bytes(raw, 'little'):#x}"
     return raw.hex(" ")
-
-
-def open_output(path: str) -> TextIO:
-    """A line-buffered trace file; OSError as open gives it."""
-    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    return open(fd, "w", buffering=1)

@@ -27,10 +27,11 @@ import os
 from collections.abc import Collection, Mapping
 
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.uapi.linux import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
+from uvfio.uapi.rfc import VFIO_REGION_SHIFT as REGION_SHIFT
 
-__all__ = ["REGION_SHIFT", "DeviceMemory"]
+__all__ = ["DeviceMemory"]
 
-REGION_SHIFT = 40
 PIECE = 1 << 16
 
 
@@ -113,7 +114,7 @@ class DeviceMemory:
         copies = {}
         try:
             for index, mapping in self._maps.items():
-                copies[index] = sc.mmap(0, len(mapping), sc.MAP_PRIVATE | sc.MAP_ANONYMOUS)
+                copies[index] = sc.mmap(0, len(mapping), MAP_PRIVATE | MAP_ANONYMOUS)
         except OSError:
             for index, copy in copies.items():
                 sc.munmap(copy, len(self._maps[index]))
@@ -157,7 +158,7 @@ class DeviceMemory:
             os.ftruncate(self.fd, 0)
             raise
         for index, address in self._addresses.items():
-            flags = sc.MAP_SHARED | sc.MAP_FIXED
+            flags = MAP_SHARED | MAP_FIXED
             sc.mmap(address, len(self._maps[index]), flags, self.fd, index << REGION_SHIFT)
         self._away = False
 

@@ -26,17 +26,16 @@ from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import ProgramMemory, Unreadable, UserMemory
 from uvfio.doors.run.session.reactor import EventFd
 from uvfio.errors import BadAddress, BadDescriptor, VfioError
+from uvfio.uapi.linux import AT_RANDOM, CAP_IPC_LOCK
 
 if TYPE_CHECKING:
     from uvfio.doors.run.linux.file_memory import FileMemory
-    from uvfio.doors.run.session.tokens import Token
-    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.doors.run.session.reactor import Reactor
+    from uvfio.doors.run.session.tokens import Token, Tokens
     from uvfio.fops.file import File
 
 __all__ = ["Process", "Processes", "Unreadable"]
 
-CAP_IPC_LOCK = 14
-AT_RANDOM = 25
 TIDS_KEPT = 1024
 PAGES_KEPT = 4096
 
@@ -56,8 +55,8 @@ class Process:
         "files",
         "parent",
         "pidfd",
+        "processes",
         "stop_watch",
-        "supervisor",
         "tgid",
         "tids",
         "used",
@@ -65,8 +64,8 @@ class Process:
         "writable",
     )
 
-    def __init__(self, supervisor: Supervisor, tgid: int, parent: int) -> None:
-        self.supervisor = supervisor
+    def __init__(self, processes: Processes, tgid: int, parent: int) -> None:
+        self.processes = processes
         self.tgid = tgid
         self.parent = parent
         self.pidfd = -1
@@ -89,7 +88,7 @@ class Process:
     def thread(self) -> int:
         """A thread that stands for the process: who is calling now, else the main thread, which may have ended
         before the others (pthread_exit) and then has no memory and no descriptors."""
-        return self.supervisor.processes.thread_of(self.tgid)
+        return self.processes.thread_of(self.tgid)
 
     # -- memory ----------------------------------------------------------------------------------
 
@@ -99,7 +98,7 @@ class Process:
         space = self._space
         if space is None:
             try:
-                space = self._space = ProgramMemory(self.tgid, self.supervisor.tokens.is_device)
+                space = self._space = ProgramMemory(self.tgid, self.processes.tokens.is_device)
             except PermissionError as error:
                 raise Unreadable.because(self.tgid, "read its memory") from error
             except FileNotFoundError as error:
@@ -110,7 +109,7 @@ class Process:
     def memory(self) -> UserMemory:
         """The memory as the process itself may use it."""
         if self._user is None:
-            tgid, processes = self.tgid, self.supervisor.processes  # no cycle: it must end with us
+            tgid, processes = self.tgid, self.processes  # no cycle: it must end with us
             self._user = UserMemory(tgid, self.space, lambda: processes.thread_of(tgid))
         return self._user
 
@@ -211,7 +210,7 @@ class Process:
             raise Unreadable.because(self.tgid, "see its descriptors") from error
         except OSError:
             return None
-        return self.supervisor.tokens.find(found.st_dev, found.st_ino)
+        return self.processes.tokens.find(found.st_dev, found.st_ino)
 
     def lookup(self, tid: int, fd: int) -> File | None:
         """The VFIO file behind descriptor ``fd`` of thread ``tid``, or None for anything else."""
@@ -223,15 +222,15 @@ class Process:
             return None
         self.used = True
         file = token.file
-        if fd in self.supervisor.reserved and self.cacheable and not self.exec_tid:
+        if fd in self.processes.reserved and self.cacheable and not self.exec_tid:
             self.files[fd] = file
         return file
 
     def install(self, file: object, cloexec: bool) -> int:
-        return self.supervisor.install(self, file, cloexec)  # type: ignore[arg-type]
+        return self.processes.install(self, file, cloexec)  # type: ignore[arg-type]
 
     def event(self, fd: int) -> EventFd:
-        return EventFd(self._take(fd), self.supervisor.reactor)
+        return EventFd(self._take(fd), self.processes.reactor)
 
     def _take(self, fd: int) -> int:
         """``copy_descriptor``, with conditions for errors."""
@@ -272,8 +271,8 @@ class Process:
         return FileMemory(self._take(fd), usable=not ours)
 
     def memlock_limit(self) -> int | None:
-        if self.supervisor.memlock is not None:
-            return self.supervisor.memlock
+        if self.processes.memlock is not None:
+            return self.processes.memlock
         soft, _ = resource.prlimit(self.tgid, resource.RLIMIT_MEMLOCK)
         if soft == resource.RLIM_INFINITY or self._may_lock():
             return None
@@ -287,7 +286,7 @@ class Process:
 
     def free_number(self, least: int = 0) -> int | None:
         """The lowest free descriptor of the reserved range that is not below ``least``, or None."""
-        reserved, thread = self.supervisor.reserved, self.thread
+        reserved, thread = self.processes.reserved, self.thread
         for number in range(max(reserved.start, least), reserved.stop):
             if number not in self.files and not os.path.lexists(f"/proc/{thread}/fd/{number}"):
                 return number
@@ -320,10 +319,28 @@ class Process:
 
 
 class Processes:
-    """All processes of the run, by thread."""
+    """All processes of the run, by thread.
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self.supervisor = supervisor
+    ``reserved`` are the numbers of served files; ``install`` gives the caller of the current call a descriptor
+    (``Session.install``); ``memlock`` replaces the RLIMIT_MEMLOCK of each program unless None. ``caller`` is the thread
+    whose call is being answered.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        tokens: Tokens,
+        reserved: range,
+        *,
+        install: Callable[[Process, File, bool], int],
+        memlock: int | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.tokens = tokens
+        self.reserved = reserved
+        self.install = install
+        self.memlock = memlock
+        self.caller = 0
         self.by_tid: dict[int, Process] = {}
         self.by_tgid: dict[int, Process] = {}
         self._discovered = 0
@@ -335,13 +352,13 @@ class Processes:
 
     def thread_of(self, tgid: int) -> int:
         """A thread of the process ``tgid``: who is calling now, or else its main thread."""
-        caller = self.supervisor.caller
+        caller = self.caller
         process = self.by_tid.get(caller)
         return caller if process is not None and process.tgid == tgid else tgid
 
     def discover(self, tid: int) -> Process:
         """A thread not seen yet, or one whose process is between two images."""
-        self.supervisor.reactor.poll(0)  # who has ended? their numbers may be in use again
+        self.reactor.poll(0)  # who has ended? their numbers may be in use again
         tgid, parent = self._identify(tid)
         process = self.by_tgid.get(tgid)
         if process is None:
@@ -394,12 +411,12 @@ class Processes:
             self.exited(process)
 
     def _enter(self, tgid: int, parent: int) -> Process:
-        process = Process(self.supervisor, tgid, parent)
+        process = Process(self, tgid, parent)
         try:
             process.pidfd = os.pidfd_open(tgid)
         except OSError:
             return process  # nothing it asks for matters any more
-        process.stop_watch = self.supervisor.reactor.watch(
+        process.stop_watch = self.reactor.watch(
             process.pidfd, lambda: self.exited(process), wake=False
         )
         mother = self.by_tgid.get(parent)

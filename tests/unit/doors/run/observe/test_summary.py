@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from uvfio.core.translation.domain import DmaCounters
+from uvfio.doors.run.filter.rules import Handler, Key
 from uvfio.doors.run.observe.summary import Summary
 from uvfio.errors import BadDescriptor, InvalidArgument
 from uvfio.fops.file import File
@@ -30,7 +31,9 @@ class Run:
     def __init__(self) -> None:
         self.answer: int | Exception | None = 0
         names = ("ioctl", "pread64", "openat", "mmap", "close")
-        self.handlers = {(X86_64[name], AUDIT_ARCH_X86_64): self._handle for name in names}
+        self.handlers: dict[Key, Handler] = {
+            (X86_64[name], AUDIT_ARCH_X86_64): self._handle for name in names
+        }
         self.handlers[I386["ioctl"], AUDIT_ARCH_I386] = self._handle
         counters = DmaCounters()
         counters.read, counters.written, counters.faults = 10, 20, 1
@@ -63,7 +66,7 @@ def run() -> Run:
 
 
 def test_ioctls_count_under_the_names_of_their_files(run: Run) -> None:
-    summary = Summary(cast("Any", run), io.StringIO())
+    summary = Summary(cast("Any", run), run.handlers, io.StringIO())
     run.call("ioctl", 3, rfc.VFIO_GROUP_GET_FLAGS)
     run.call("ioctl", 4, vfio.VFIO_SET_IOMMU)
     run.call("ioctl", 9, rfc.VFIO_GROUP_GET_FLAGS, arch=AUDIT_ARCH_I386)
@@ -71,7 +74,7 @@ def test_ioctls_count_under_the_names_of_their_files(run: Run) -> None:
 
 
 def test_errors_count_and_reach_the_program(run: Run) -> None:
-    summary = Summary(cast("Any", run), io.StringIO())
+    summary = Summary(cast("Any", run), run.handlers, io.StringIO())
     run.answer = InvalidArgument("no")
     with pytest.raises(InvalidArgument):
         run.call("pread64", 3)
@@ -79,7 +82,7 @@ def test_errors_count_and_reach_the_program(run: Run) -> None:
 
 
 def test_calls_that_vfio_did_not_answer_do_not_count(run: Run) -> None:
-    summary = Summary(cast("Any", run), io.StringIO())
+    summary = Summary(cast("Any", run), run.handlers, io.StringIO())
     run.answer = None
     assert run.call("openat") is None
     assert counts(summary) == {}
@@ -89,7 +92,7 @@ def test_calls_that_vfio_did_not_answer_do_not_count(run: Run) -> None:
 
 def test_the_table(run: Run) -> None:
     out = io.StringIO()
-    summary = Summary(cast("Any", run), out)
+    summary = Summary(cast("Any", run), run.handlers, out)
     run.answer = 5
     assert run.call("pread64", 3) == 5
     summary.released(File("x"))
@@ -105,7 +108,7 @@ def test_the_table(run: Run) -> None:
 
 def test_json(run: Run) -> None:
     out = io.StringIO()
-    summary = Summary(cast("Any", run), out, as_json=True)
+    summary = Summary(cast("Any", run), run.handlers, out, as_json=True)
     run.call("pread64", 3)
     summary.write()
     facts = json.loads(out.getvalue())["summary"]

@@ -9,14 +9,13 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.puppet import MAP_SHARED, PAGE, PROT_READ, Stage, open_descriptors
 from uvfio.doors.run.observe.text import flags_text
-from uvfio.doors.run.observe.trace import Trace, decode_argument, open_output
+from uvfio.doors.run.observe.trace import Trace, decode_argument
 from uvfio.errors import BadAddress
 from uvfio.uapi import rfc
 
@@ -168,7 +167,9 @@ class Traced:
         self.stage = Stage("exerciser@0000:07:00.0,group=7", bits=bits)
         self.puppet = self.stage.puppet
         self.out = io.StringIO()
-        self.stage.supervisor.watch(Trace(self.stage.supervisor, self.out, as_json=as_json))
+        self.stage.session.watch(
+            Trace(self.stage.session, self.stage.supervisor.handlers, self.out, as_json=as_json)
+        )
 
     def taken(self) -> list[str]:
         """Lines since the last time."""
@@ -236,7 +237,7 @@ def test_lines(text: Traced) -> None:
     puppet.must("close", group)
     for fd in (device, device - 1, device - 2):
         puppet.must("close", fd)
-    text.stage.supervisor.settle()
+    text.stage.session.settle()
     assert sorted(set(text.taken())) == [
         "released /dev/vfio/7",
         "released anon_inode:[vfio-device]",
@@ -267,7 +268,7 @@ def test_what_is_not_vfio_is_not_traced(text: Traced) -> None:
     puppet.must("close", puppet.open(b"/dev/null"))
     puppet.open(b"/nonexistent")
     fd = puppet.must("memfd_create", b"plain", 0)
-    number = text.stage.supervisor.reserved[50]
+    number = text.stage.session.reserved[50]
     puppet.must("dup2", fd, number)
     puppet.must("write", number, puppet.buffer(b"x"), 1)
     puppet.call("ioctl", number, rfc.VFIO_DEVICE_RESET, 0)
@@ -295,7 +296,7 @@ def test_nobody_reads_it(json_lines: bool) -> None:
         reader, writer = os.pipe()
         os.close(reader)
         with contextlib.suppress(BrokenPipeError), open(writer, "w", buffering=1) as out:
-            Trace(stage.supervisor, out, as_json=json_lines)
+            Trace(stage.session, stage.supervisor.handlers, out, as_json=json_lines)
             fd = stage.puppet.open(b"/dev/vfio/241")
             assert fd >= 0
             at = stage.puppet.buffer(8)
@@ -348,7 +349,7 @@ def test_keys_of_an_access(as_json: Traced) -> None:
     assert facts["result"] is None  # the kernel chooses where
     puppet.must("munmap", mapped, PAGE)
     puppet.must("close", device)
-    as_json.stage.supervisor.settle()
+    as_json.stage.session.settle()
     facts = as_json.facts()
     assert facts == {"event": "released", "file": "anon_inode:[vfio-device]"}
 
@@ -356,7 +357,7 @@ def test_keys_of_an_access(as_json: Traced) -> None:
 def test_events() -> None:
     with Stage() as stage:
         out = io.StringIO()
-        trace = Trace(stage.supervisor, out)
+        trace = Trace(stage.session, stage.supervisor.handlers, out)
         fault = {"device": "a", "iova": 0x9000, "write": True, "reason": "not mapped"}
         trace.event("fault", fault)
         trace.event("irq", {"device": "a", "irq": "INTx", "vector": 0})
@@ -369,16 +370,5 @@ def test_events() -> None:
             "plug device=a group=7",
         ]
         out = io.StringIO()
-        Trace(stage.supervisor, out, as_json=True).event("fault", fault)
+        Trace(stage.session, stage.supervisor.handlers, out, as_json=True).event("fault", fault)
         assert json.loads(out.getvalue()) == {"event": "fault", **fault}
-
-
-def test_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "trace"
-    path.write_text("old")
-    with open_output(str(path)) as out:
-        out.write("a line\n")
-        assert path.read_text() == "a line\n"
-        assert not os.get_inheritable(out.fileno())
-    with pytest.raises(FileNotFoundError):
-        open_output(str(tmp_path / "missing" / "trace"))
