@@ -1,13 +1,13 @@
-"""What an open of the machine's own files leads to: device nodes, and iommu_group as each ABI has it.
+"""What an open of the machine's own files returns: device nodes, and iommu_group as each ABI has it.
 
-A machine whose programs may speak either ABI (``--abi auto``) has today's tree, in which iommu_group is a link to
-the group's folder. In 2011 it was a file with the group's number. Who opens it to read gets that file; links,
-listings and paths that go through it are today's::
+A machine whose programs may speak either ABI (``--abi auto``) has the mainline tree, in which iommu_group is a link to
+the group's folder. In 2011 it was a file with the group's number. An open for reading gets that file; links,
+listings and paths that go through it are mainline's::
 
     readlink, lstat, .../iommu_group/devices, open with O_DIRECTORY, O_PATH or O_NOFOLLOW      the link
     open(".../iommu_group", O_RDONLY)                                                          "240\\n"
 
-The modules of today's ABI are loaded where they are needed.
+The modules of the mainline ABI are loaded when a program opens one of its nodes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def open_node(session: Session, node: CharDev, process: Process) -> File:
 
 
 def group_number(session: Session, path: str, found: Found, flags: int) -> BinaryIO | None:
-    """The file of 2011 for who opens a device's iommu_group to read it; None for any other file."""
+    """The file of 2011 if a device's iommu_group is opened for reading; None for any other file."""
     if (
         session.abi != "auto"
         or not path.endswith("/iommu_group")

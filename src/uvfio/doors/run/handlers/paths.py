@@ -1,8 +1,8 @@
 """Path calls: open, stat, access, readlink and the like, answered where the path belongs to the machine.
 
-Which paths these are is in ``lookup.py``. A program that changes into one of the machine's folders stays where it is as
-far as the kernel knows; its relative paths are answered from the folder it believes to be in. Calls that are not notified
-(mkdir, rename) would use the real one: the machine's folders are read-only anyway.
+Which paths these are is in ``lookup.py``. A program that changes into one of the machine's folders stays where it is
+as far as the kernel knows; its relative paths are answered from the folder it believes to be in. Calls that are not
+notified (mkdir, rename) would use the real one: the machine's folders are read-only anyway.
 
 Handlers return a value for the program, None to let the kernel run the call, or raise OSError. Docstrings list what a
 handler answers for a path of the machine; for all other paths it is None, unless the program is in a folder that
@@ -52,10 +52,10 @@ class Paths(Lookup):
         """Open a file of the machine: a descriptor, if there is room in the reserved range.
 
         EEXIST for O_CREAT with O_EXCL, EACCES for O_CREAT of a name that does not exist and for writing to a text file,
-        EISDIR for writing to a folder, ENOTDIR for a device with O_DIRECTORY, ENXIO for /proc/self/fd/N of a served file
-        without a path; EMFILE, ENFILE, ENOMEM when no descriptor
-        can be made. A device node opens as ``fops`` has it (EBUSY, ENODEV, EPERM...): a group or device that another
-        process holds may refuse. An attribute is refused as the machine has it (EACCES).
+        EISDIR for writing to a folder, ENOTDIR for a device with O_DIRECTORY, ENXIO for /proc/self/fd/N of a served
+        file without a path; EMFILE, ENFILE, ENOMEM when no descriptor can be made. A device node opens as ``fops`` has
+        it (EBUSY, ENODEV, EPERM...): a group or device that another process has open may refuse. An attribute is
+        refused as the machine has it (EACCES).
         """
         return self._open(request, None, request[ARG], request[ARG + 1])
 

@@ -1,7 +1,7 @@
-"""The programs of a run: which task is which process, what it holds, what its ``Mm`` is.
+"""The programs of a run: the process of each task, its descriptors, its ``Mm``.
 
 A notification names a thread. ``Processes.get`` finds its ``Process`` (a dictionary on the hot path) and
-notices three things that change under our feet:
+detects three changes that no notification reports:
 
     fork   a process not seen before; it shares the parent's Mm only while it shares its memory (vfork)
     exec   announced by the trapped execve; the next call of that thread shows whether it happened (the 16
@@ -11,6 +11,8 @@ notices three things that change under our feet:
 ``Process`` implements the ``Task`` seam. Its table of descriptors caches numbers of the reserved range
 only: there every change is a trapped call. A process whose descriptor table is shared with another one
 caches nothing.
+
+What this does not do: answer calls, or end a process.
 """
 
 from __future__ import annotations
@@ -86,8 +88,8 @@ class Process:
 
     @property
     def thread(self) -> int:
-        """A thread that stands for the process: who is calling now, else the main thread, which may have ended
-        before the others (pthread_exit) and then has no memory and no descriptors."""
+        """A thread of the process that is alive: the one that is calling now, else the main thread. The main thread may
+        have ended before the others (pthread_exit) and then has no memory and no descriptors."""
         return self.processes.thread_of(self.tgid)
 
     # -- memory ----------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ class Process:
         return self._user
 
     def peek(self, address: int) -> bytes:
-        """What is there of 256 bytes, or nothing if it takes more than one look to find out."""
+        """Up to 256 bytes at ``address``, or nothing if one read does not give them."""
         if self._space is None:
             return b""
         try:
@@ -185,7 +187,7 @@ class Process:
     def remember_writable(self, page: int) -> None:
         """A write to this page (address >> 12) succeeded with the program's own rights.
 
-        A program that protects the page later is believed to have written to it: the price of the fast way.
+        If the program protects the page later, writes to it still succeed: the cost of the fast path.
         """
         if len(self.writable) >= PAGES_KEPT:
             self.writable.clear()
@@ -203,7 +205,7 @@ class Process:
             raise BadDescriptor(f"descriptor {fd} is not open") from error
 
     def token(self, tid: int, fd: int) -> Token | None:
-        """The token behind a descriptor, asked from the kernel."""
+        """The token behind a descriptor, from /proc; None for any other file. Unreadable."""
         try:
             found = os.stat(f"/proc/{tid}/fd/{fd}")
         except PermissionError as error:
@@ -307,7 +309,7 @@ class Process:
         return self._cwd
 
     def forget_cwd(self) -> None:
-        """The program goes elsewhere."""
+        """The program changes its working folder."""
         self._cwd = self.virtual_cwd = ""
 
     def close(self) -> None:
@@ -351,14 +353,14 @@ class Processes:
         return process if process is not None else self.discover(tid)
 
     def thread_of(self, tgid: int) -> int:
-        """A thread of the process ``tgid``: who is calling now, or else its main thread."""
+        """A thread of the process ``tgid``: the one that is calling now, or else its main thread."""
         caller = self.caller
         process = self.by_tid.get(caller)
         return caller if process is not None and process.tgid == tgid else tgid
 
     def discover(self, tid: int) -> Process:
         """A thread not seen yet, or one whose process is between two images."""
-        self.reactor.poll(0)  # who has ended? their numbers may be in use again
+        self.reactor.poll(0)  # processes that have ended: their numbers may be in use again
         tgid, parent = self._identify(tid)
         process = self.by_tgid.get(tgid)
         if process is None:
@@ -366,7 +368,7 @@ class Processes:
         elif process.exec_tid and not self._settle_exec(process, tid):
             return process
         if process.pidfd < 0:
-            return process  # it is dying; somebody else may get its number
+            return process  # it is dying; another process may get its number
         process.tids.add(tid)
         self.by_tid[tid] = process
         self._discovered += 1
@@ -375,7 +377,7 @@ class Processes:
         return process
 
     def exec_begins(self, process: Process, tid: int) -> None:
-        """Thread ``tid`` calls execve: whether it succeeds we learn from the next call."""
+        """Thread ``tid`` calls execve; its next call shows whether that succeeded."""
         process.files.clear()
         if not process.used and process.cacheable:
             process.new_image()
@@ -385,7 +387,7 @@ class Processes:
         self._drop_tids(process)
 
     def _settle_exec(self, process: Process, tid: int) -> bool:
-        """Whether it is clear what became of the exec that the process began."""
+        """Whether the exec that the process began is known to have succeeded or failed."""
         if process.image_mark() != process.exec_mark:
             process.new_image()
         elif tid == process.exec_tid:
@@ -415,7 +417,7 @@ class Processes:
         try:
             process.pidfd = os.pidfd_open(tgid)
         except OSError:
-            return process  # nothing it asks for matters any more
+            return process  # it has ended; no answer will reach it
         process.stop_watch = self.reactor.watch(
             process.pidfd, lambda: self.exited(process), wake=False
         )
@@ -427,7 +429,7 @@ class Processes:
         return process
 
     def _inherit(self, process: Process, mother: Process) -> None:
-        """What a child shares with its parent depends on the clone flags; ask the kernel."""
+        """Find what a child shares with its parent (clone flags) with kcmp(2)."""
         try:
             if mother.used and sc.kcmp(process.tgid, mother.tgid, sc.KCMP_VM) == 0:
                 process.share_mm(mother)
@@ -438,7 +440,7 @@ class Processes:
             return
 
     def unshared(self, process: Process) -> None:
-        """Descriptor tables and processes are no longer the same thing here: cache nothing."""
+        """Cache nothing: the process has several descriptor tables, or shares one with another process."""
         process.cacheable = False
         process.files.clear()
 
