@@ -70,9 +70,9 @@ def says_no(call: Any, *arguments: Any) -> None:
 
 
 # %% The machine: two functions that the IOMMU cannot tell apart (group 240), one alone (group 241)
-events: list[tuple[str, dict[str, Any]]] = []
+events: list[Any] = []
 clock = ManualClock()
-machine = Machine(clock=clock, observer=lambda kind, facts: events.append((kind, facts)))
+machine = Machine(clock=clock, observer=events.append)
 for slot in machine.slots:
     print(f"{slot.address}  group {slot.function.group}  driver {slot.driver}")
 
@@ -180,8 +180,8 @@ print(me.memory.read(vaddr + 0x1000, 22).decode())
 # %% DMA to an address that is not mapped: nothing happens but a fault
 events.clear()
 dma(0x40000, 0x800000, 0x1000, 2)
-for kind, facts in events:
-    print(f"{kind}: {facts}")
+for happened in events:
+    print(f"{happened.kind}: {happened.facts()}")
 
 # %% MSI is a message: no level, no mask, one for each cause. DMA can end with one
 me.ioctl(device, VFIO_DEVICE_SET_IRQ_EVENTFDS, ints(VFIO_PCI_MSI_IRQ_INDEX, 1, event))

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
+from uvfio.core.events import FrameworkEvent
 from uvfio.core.seams import Event, Mm
 from uvfio.core.structure.device import BoundDevice, BusDevice, Device, DeviceKind, IrqInfo, Region
 from uvfio.core.structure.framework import Framework
@@ -247,8 +248,8 @@ class World:
     """A framework, the devices plugged into it and the processes that use it. Options are the framework's."""
 
     def __init__(self, **options: Any) -> None:
-        self.told: list[tuple[str, dict[str, Any]]] = []
-        self.observer_errors: dict[str, Exception] = {}
+        self.events: list[FrameworkEvent] = []
+        self.observer_errors: dict[type[FrameworkEvent], Exception] = {}
         self.framework = Framework(observer=self._observe, **options)
         self.driver = FakeDriver()
         self.machine = FakeMachine(self.framework)
@@ -256,10 +257,10 @@ class World:
         self.bounds: dict[str, FakeBound] = {}
         self.processes: list[Process] = []
 
-    def _observe(self, kind: str, facts: dict[str, Any]) -> None:
-        self.told.append((kind, facts))
-        if kind in self.observer_errors:
-            raise self.observer_errors[kind]
+    def _observe(self, event: FrameworkEvent) -> None:
+        self.events.append(event)
+        if type(event) in self.observer_errors:
+            raise self.observer_errors[type(event)]
 
     # -- the machine's side ----------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ from uvfio.errors import Busy
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from uvfio.core.events import Interrupt, Observed
     from uvfio.core.seams import Event
 
 __all__ = ["EdgeVectors", "LevelInterrupt", "ReportedEvent"]
@@ -201,16 +202,19 @@ class EdgeVectors:
 
 
 class ReportedEvent:
-    """An event that tells somebody before it signals: what a trace puts around a program's events."""
+    """A program's eventfd, each signal of which is reported to the observer of ``source`` as ``interrupt`` first."""
 
-    __slots__ = ("_event", "_report")
+    __slots__ = ("_event", "_interrupt", "_source")
 
-    def __init__(self, event: Event, report: Callable[[], None]) -> None:
+    def __init__(self, event: Event, source: Observed, interrupt: Interrupt) -> None:
         self._event = event
-        self._report = report
+        self._source = source
+        self._interrupt = interrupt
 
     def signal(self) -> None:
-        self._report()
+        observer = self._source.observer
+        if observer:
+            observer(self._interrupt)
         self._event.signal()
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:

@@ -60,6 +60,7 @@ from uvfio.models import catalogue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from uvfio.core.events import Observer
     from uvfio.core.seams import Clock, Store
     from uvfio.core.structure.device import BoundDevice, BusDevice, Device
     from uvfio.core.waiting import Wait
@@ -76,7 +77,7 @@ class Machine:
     devices=[...])`` describes it in place; a device may be a ``DeviceSpec`` or a string as for ``-d``.
     ``iommus`` are further IOMMUs by name, for devices that choose one.
     ``clock`` and ``store`` come from the door; in-process defaults keep memory in bytearrays and stand
-    still until ``machine.clock.advance(seconds)``. ``observer`` is the framework's.
+    still until ``machine.clock.advance(seconds)``. ``observer`` takes the framework's events (``core/events.py``).
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Machine:
         iommus: Mapping[str, IommuSpec] | None = None,
         clock: Clock | None = None,
         store: Store | None = None,
-        observer: Callable[[str, dict[str, Any]], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         in_place = iommu is not None or devices is not None or iommus is not None
         if spec is not None and in_place:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from uvfio.core.events import FrameworkEvent, GroupAdded, GroupRemoved
 from uvfio.doors.local import Process
 from uvfio.errors import Busy, ConfigError, Gone, InvalidArgument, NoSuchDevice, VfioError
 from uvfio.kit.pci.bar import MemoryBar
@@ -272,13 +272,11 @@ def test_unplug_takes_a_device_from_who_uses_it() -> None:
 
 
 def test_observer_hears_of_groups() -> None:
-    heard: list[tuple[str, Any]] = []
-    machine = Machine(
-        devices=[], observer=lambda kind, facts: heard.append((kind, facts["number"]))
-    )
+    heard: list[FrameworkEvent] = []
+    machine = Machine(devices=[], observer=heard.append)
     machine.plug("edu,group=9")
     machine.unplug("0:1.0")
-    assert heard == [("group-added", 9), ("group-removed", 9)]
+    assert heard == [GroupAdded("9", "pci", 9, 0), GroupRemoved("9", "pci", 9)]
 
 
 def test_describe_says_why_a_group_is_not_viable() -> None:

@@ -6,12 +6,12 @@ import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from uuid import UUID
 
 import pytest
 
 from support.mainline import Desk
+from uvfio.core.events import DeviceRequested, FrameworkEvent
 from uvfio.doors.local import Process
 from uvfio.drivers.pci.sriov import find
 from uvfio.errors import (
@@ -339,8 +339,8 @@ def test_a_thread_waits_while_others_work() -> None:
     user = User(machine, VFS[1])
     asked = threading.Event()
 
-    def observe(kind: str, facts: dict[str, Any]) -> None:
-        if kind == "request":
+    def observe(event: FrameworkEvent) -> None:
+        if isinstance(event, DeviceRequested):
             asked.set()
 
     machine.framework.observer = observe

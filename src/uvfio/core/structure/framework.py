@@ -31,20 +31,21 @@ nothing. The framework knows no ABI, no descriptor and no thread.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from threading import Condition, RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from uvfio.core.events import DeviceTainted, GroupAdded, GroupRemoved
 from uvfio.core.structure.container import ContainerMixin
 from uvfio.core.structure.device import Device, OpenDevice
 from uvfio.core.structure.group import Group, OpenGroup
 from uvfio.core.structure.iommu import Iommu, Lifetime, OpenIommu
 from uvfio.core.structure.nodes import CdevMixin
 from uvfio.core.structure.release import ReleaseMixin
-from uvfio.core.translation.domain import DmaCounters, Domain, Fault
+from uvfio.core.translation.domain import DmaCounters, Domain
 from uvfio.errors import Busy, Gone, InvalidArgument, NoSpace, NoSuchDevice, NoSuchGroup
 
 if TYPE_CHECKING:
+    from uvfio.core.events import Fault, Observer
     from uvfio.core.seams import Mm
     from uvfio.core.structure.device import BoundDevice, BusDevice, VfioDriver
 
@@ -52,14 +53,11 @@ __all__ = ["MINORMASK", "Framework"]
 
 MINORMASK = (1 << 20) - 1
 
-Observer = Callable[[str, dict[str, Any]], None]
-
 
 class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
     """See the module's head.
 
-    ``observer(kind, facts)`` is told of "group-added", "group-removed" (it may raise: the operation is
-    undone), "fault", "irq", "request", "revoke", "taint". ``minors`` bounds the number of groups. ``noiommu``:
+    ``observer(event)`` takes the events of ``core/events.py``. ``minors`` bounds the number of groups. ``noiommu``:
     today's ABI takes devices without an IOMMU (enable_unsafe_noiommu_mode).
     ``generation`` grows whenever a group or a device's own node comes or goes.
     """
@@ -120,11 +118,6 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
             group = self._groups.get((dev.bus, dev.group))
             devices = group.devices if group else []
             return next((device for device in devices if device.dev is dev), None)
-
-    def notify(self, kind: str, **facts: Any) -> None:
-        """Tell the observer."""
-        if self.observer:
-            self.observer(kind, facts)
 
     # -- driver API ------------------------------------------------------------------------------
 
@@ -230,7 +223,8 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
 
     def _taint(self, device: Device, reason: str) -> None:
         device.taint = reason
-        self.notify("taint", device=device.name, group=str(device.group), reason=reason)
+        if self.observer:
+            self.observer(DeviceTainted(device.name, str(device.group), reason))
 
     def _create_group(self, dev: BusDevice, number: int) -> Group:
         bus = dev.bus
@@ -247,7 +241,8 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
         self._groups[bus, number] = self._minors[minor] = group
         self.generation += 1
         try:
-            self.notify("group-added", group=str(group), bus=bus, number=number, minor=minor)
+            if self.observer:
+                self.observer(GroupAdded(str(group), bus, number, minor))
         except Exception:
             self._forget_group(group)
             raise
@@ -265,7 +260,8 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
         if group.iommu is not None:
             group.iommu.detach_group(group)
         self._forget_group(group)
-        self.notify("group-removed", group=str(group), bus=group.bus, number=group.number)
+        if self.observer:
+            self.observer(GroupRemoved(str(group), group.bus, group.number))
 
     # -- group files -----------------------------------------------------------------------------
 
@@ -492,14 +488,8 @@ class Framework(ContainerMixin, CdevMixin, ReleaseMixin):
         )
 
     def _on_fault(self, fault: Fault) -> None:
-        self.notify(
-            "fault",
-            device=fault.device,
-            iova=fault.iova,
-            size=fault.size,
-            write=fault.write,
-            reason=fault.reason,
-        )
+        if self.observer:
+            self.observer(fault)
 
     def _leave(self, iommu: Iommu, group: Group) -> None:
         """A member goes its own way; while its file is open it has a fresh, closed context."""

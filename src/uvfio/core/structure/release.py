@@ -18,14 +18,16 @@ from __future__ import annotations
 
 from threading import Condition, RLock
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from uvfio.core.events import DeviceRequested, DeviceRevoked
 from uvfio.core.structure.iommu import Lifetime
 from uvfio.errors import Busy, Cancelled, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uvfio.core.events import Observer
     from uvfio.core.structure.device import BoundDevice, BusDevice, Device, OpenDevice
     from uvfio.core.structure.group import Group
     from uvfio.core.structure.iommu import Iommu
@@ -39,11 +41,11 @@ class ReleaseMixin:
 
     lock: RLock
     released: Condition
+    observer: Observer | None
 
     if TYPE_CHECKING:
 
         def lookup(self, dev: BusDevice) -> Device | None: ...
-        def notify(self, kind: str, **facts: Any) -> None: ...
         def _leave(self, iommu: Iommu, group: Group) -> None: ...
         def _orphan(self, group: Group) -> None: ...
         def _settle(self, iommu: Iommu) -> None: ...
@@ -119,7 +121,8 @@ class ReleaseMixin:
         """
         with self.lock:
             group = device.group
-            self.notify("revoke", device=device.name, group=str(group))
+            if self.observer:
+                self.observer(DeviceRevoked(device.name, str(group)))
             alone = group.iommu is not None and group.iommu.lifetime is Lifetime.WITH_HANDLE
             members = [device] if alone else group.devices
             opens = [opened for member in members for opened in member.opens]
@@ -228,7 +231,8 @@ class Release:
             self._ask_at = now + self._interval
             device.requests += 1
             data, count = device.data, device.requests
-        self._framework.notify("request", device=device.name, count=count)
+        if self._framework.observer:
+            self._framework.observer(DeviceRequested(device.name, count))
         if data is not None:
             data.request(count)
 

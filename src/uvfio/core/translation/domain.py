@@ -1,5 +1,5 @@
 """IOMMU hardware and translation: ``IommuUnit`` (what is built into the machine), ``Domain`` (a page table
-with devices attached to it), ``Fault`` (what happened to a device that went astray).
+with devices attached to it). A refused access is a ``Fault`` (``core/events.py``).
 
 Data flow of an access::
 
@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING
 
+from uvfio.core.events import Fault
 from uvfio.core.translation.iova import IovaMap, Mapping, Span, touched
 from uvfio.errors import (
     BadAddress,
@@ -51,7 +52,6 @@ __all__ = [
     "PAGE_SIZE",
     "DmaCounters",
     "Domain",
-    "Fault",
     "IommuUnit",
     "check_reserved",
     "check_wrap",
@@ -91,21 +91,6 @@ class IommuUnit:
     reserved: tuple[tuple[int, int], ...] = ((0xFEE00000, 0xFEEFFFFF),)
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """An access that was refused: who, where, which way, why."""
-
-    device: str
-    iova: int
-    size: int
-    write: bool
-    reason: str
-
-    def __str__(self) -> str:
-        way = "write" if self.write else "read"
-        return f"{self.device} {way} iova {self.iova:#x}+{self.size:#x}: {self.reason}"
-
-
 class DmaCounters:
     """Bytes that devices have moved, and faults, over the life of a machine."""
 
@@ -120,7 +105,7 @@ class DmaCounters:
 class Domain:
     """One translation, shared by the devices attached to it.
 
-    ``entry_limit`` bounds the number of mappings. ``on_fault`` is told of each fault when it happens.
+    ``entry_limit`` bounds the number of mappings. ``on_fault(fault)`` is called for each fault when it happens.
     ``counters`` are those of the machine, shared by all its domains. ``generation`` grows when something is not
     mapped any more, or elsewhere: who keeps a window looks at it before each use.
 

@@ -40,6 +40,7 @@ from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.doors.run.session.events import RunEnded, RunStarted
 from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.session import SEND_ERRORS, Session, negative_errno
 from uvfio.doors.run.session.tree import remove_folder
@@ -183,17 +184,21 @@ def run(
         if trace is not None:
             from uvfio.doors.run.observe.trace import Trace
 
-            session.watch(Trace(session, supervisor.handlers, trace, as_json=trace_json))
+            session.watch(Trace(session, supervisor.handlers, trace, as_json=trace_json).observe)
         if summary is not None:
             from uvfio.doors.run.observe.summary import Summary
 
             counted = Summary(session, supervisor.handlers, summary, as_json=trace_json)
-            session.watch(counted)
+            session.watch(counted.observe)
+        if status_fd is not None:
+            from uvfio.doors.run.observe.status import StatusLines
+
+            session.watch(StatusLines(status_fd).observe, framework=False)
         if control is not None:
             supervisor.listen(control)
         supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
         assert supervisor.launched is not None
-        _report_status(status_fd, event="started", pid=supervisor.launched.pid)
+        session.emit(RunStarted(supervisor.launched.pid))
         gc.freeze()  # what is there now stays to the end; collections need not look at it
         gc.callbacks.append(_keep_survivors)
         try:
@@ -202,7 +207,7 @@ def run(
             supervisor.launched.kill()
             supervisor.launched.wait()
             raise
-        _report_status(status_fd, event="ended", status=status)
+        session.emit(RunEnded(status))
         return status
     finally:
         if _keep_survivors in gc.callbacks:
@@ -217,10 +222,3 @@ def _keep_survivors(phase: str, info: dict[str, int]) -> None:
     fifth of a second. A frozen object is still freed with its last reference."""
     if phase == "stop" and info["generation"] == 2:
         gc.freeze()
-
-
-def _report_status(fd: int | None, **facts: object) -> None:
-    if fd is not None:
-        import json
-
-        os.write(fd, json.dumps(facts).encode() + b"\n")

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.bus import IrqAction, IrqData, IrqDevice, ModernDevice, TakesToken
+from uvfio.core.events import Interrupt
 from uvfio.core.irq import ReportedEvent
 from uvfio.core.structure.device import DeviceKind
 from uvfio.errors import Gone, InvalidArgument, NoSpace, UnknownCommand
@@ -226,16 +227,14 @@ class DeviceFile(ModernFile):
         return 0
 
     def _event(self, task: Task, fd: int, index: int, vector: int) -> Event | None:
-        """The program's event, which tells the framework's observer of each signal, if there is one."""
+        """The program's eventfd; if the framework has an observer, each signal is reported to it first."""
         if fd < 0:
             return None
         event, framework, name = task.event(fd), self.framework, self.device.name
         if framework.observer is None:
             return event
         irq = IRQ_NAMES[index] if self.modern is not None else self._bound().irq(index).name
-        return ReportedEvent(
-            event, lambda: framework.notify("irq", device=name, irq=irq, vector=vector)
-        )
+        return ReportedEvent(event, framework, Interrupt(name, irq, vector))
 
     def ioeventfd(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_IOEVENTFD: let an eventfd do a store; fd -1 ends that."""

@@ -14,6 +14,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from uvfio.core.events import Interrupt
 from uvfio.core.irq import ReportedEvent
 from uvfio.core.structure.device import DeviceKind, DeviceTree
 from uvfio.errors import (
@@ -326,15 +327,12 @@ class DeviceFile(RfcFile):
         return 0
 
     def _reported(self, event: Event, index: int, vector: int) -> Event:
-        """``event``, which tells the framework's observer of each signal, if there is one."""
+        """``event``; if the framework has an observer, each signal is reported to it first."""
         framework, device = self.framework, self.opened.device
         if framework.observer is None:
             return event
         name = self._device().irq(index).name
-        return ReportedEvent(
-            event,
-            lambda: framework.notify("irq", device=device.name, irq=name, vector=vector),
-        )
+        return ReportedEvent(event, framework, Interrupt(device.name, name, vector))
 
     def unmask_irq(self, task: Task, arg: int) -> int:
         """VFIO_DEVICE_UNMASK_IRQ: the index counts (D32c)."""

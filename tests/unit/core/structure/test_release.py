@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from support.world import FakeBusDevice, World, refused, same_state
+from uvfio.core.events import DeviceRequested, DeviceRevoked
 from uvfio.core.seams import Mm
 from uvfio.core.structure import release
 from uvfio.core.structure.group import OpenGroup
@@ -207,7 +208,7 @@ def test_review_15_the_holder_is_asked_once_even_without_waiting(world: Used) ->
     with refused(world, Busy):
         world.unbind("a")
     assert world.bounds["a"].requests == [1]
-    assert world.told[-1] == ("request", {"device": "a", "count": 1})
+    assert world.events[-1] == DeviceRequested(device="a", count=1)
 
 
 def test_review_15_the_holder_of_an_iommu_file_alone_is_asked_too(world: Used) -> None:
@@ -399,12 +400,12 @@ def test_review_15_revoke_takes_the_device_away_at_once(world: Used) -> None:
     assert world.bounds["a"].enabled == 0
     assert world.devices["a"].domain is None
     assert world.iommu(1).owner is None
-    assert ("revoke", {"device": "a", "group": "1"}) in world.told
+    assert DeviceRevoked(device="a", group="1") in world.events
 
 
 def test_an_idle_device_needs_no_revoke(world: Used) -> None:
     world.unbind("a", revoke=True)
-    assert "revoke" not in [kind for kind, _ in world.told]
+    assert "revoke" not in [event.kind for event in world.events]
 
 
 def test_revoke_after_a_timeout_asks_first(world: Used) -> None:
@@ -507,7 +508,9 @@ def test_d12_a_revoke_waits_for_the_driver_to_finish(world: Used, method: str) -
     """unbind must not give the driver's data away while the driver still works with it."""
     revoking = threading.Event()
     done: list[str] = []
-    world.framework.observer = lambda kind, _: revoking.set() if kind == "revoke" else None
+    world.framework.observer = lambda event: (
+        revoking.set() if isinstance(event, DeviceRevoked) else None
+    )
     bound = world.bounds["a"]
 
     def on_call(called: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from support.world import FakeBusDevice, SparseMemory, see_mappings
+from uvfio.core.events import Fault
 from uvfio.core.seams import Mm
-from uvfio.core.translation.domain import FAULTS_KEPT, Domain, Fault, IommuUnit
+from uvfio.core.translation.domain import FAULTS_KEPT, Domain, IommuUnit
 from uvfio.errors import (
     BadAddress,
     DmaFault,

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from support.puppet import AT_FDCWD, PAGE, Stage, machine_of, open_descriptors
+from uvfio.core.events import GroupAdded
 from uvfio.doors.run import supervisor as module
 from uvfio.doors.run.filter.rules import BY_KEY
 from uvfio.doors.run.handlers.calls import Calls
 from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import LaunchError
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.session.events import FileReleased, RunEvent
 from uvfio.doors.run.session.session import Session
 from uvfio.doors.run.supervisor import Supervisor
 from uvfio.errors import NoMemory, TooManyFiles, VfioError
@@ -244,20 +246,23 @@ def test_release_is_settled_before_what_depends_on_it(stage: Stage) -> None:
         one.must("close", fd)
 
 
-def test_watchers_are_told(stage: Stage) -> None:
-    told: list[str] = []
-
-    class Listener:
-        def released(self, file: object) -> None:
-            told.append(f"released {file}")
-
-        def event(self, kind: str, facts: dict[str, object]) -> None:
-            told.append(kind)
-
-    stage.session.watch(Listener())
+def test_observers_get_the_events_of_the_framework_and_of_files(stage: Stage) -> None:
+    told: list[RunEvent] = []
+    stage.session.watch(told.append)
     stage.puppet.must("close", stage.puppet.open(NODE))
     stage.session.settle()
-    assert "released <GroupFile /dev/vfio/241>" in told
+    assert FileReleased("/dev/vfio/241") in told
+    stage.session.machine.plug("edu,group=9")
+    assert told[-1] == GroupAdded("9", "pci", 9, 2)
+
+
+def test_an_observer_that_needs_no_event_of_the_framework_makes_it_emit_none(stage: Stage) -> None:
+    told: list[RunEvent] = []
+    stage.session.watch(told.append, framework=False)
+    assert stage.session.machine.framework.observer is None
+    stage.puppet.must("close", stage.puppet.open(NODE))
+    stage.session.settle()
+    assert told == [FileReleased("/dev/vfio/241")]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from support.mainline import (
     Desk,
     refused,
 )
+from uvfio.core.events import FrameworkEvent, Interrupt
 from uvfio.core.structure.device import Region
 from uvfio.doors.local import LocalEvent
 from uvfio.drivers.pci.interrupts import Mode
@@ -539,13 +540,13 @@ def test_who_wants_the_device_back_signals_req(bench: Bench) -> None:
 
 
 def test_interrupts_are_told_to_who_watches(bench: Bench) -> None:
-    told: list[tuple[str, object]] = []
-    bench.framework.observer = lambda kind, facts: told.append((kind, facts["irq"]))
+    told: list[FrameworkEvent] = []
+    bench.framework.observer = told.append
     bench.connect(REQ, bench.event()[0])
     bench.connect(MSIX, bench.event()[0])
     bench.irqs(REQ, NONE | TRIGGER)
     bench.write(REGISTERS, RAISE, 0)
-    assert told == [("irq", "REQ"), ("irq", "MSI-X")]
+    assert told == [Interrupt(ALONE, "REQ", 0), Interrupt(ALONE, "MSI-X", 0)]
 
 
 # -- resets --------------------------------------------------------------------------------------

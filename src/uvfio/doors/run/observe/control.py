@@ -24,9 +24,9 @@ import json
 import os
 import socket
 import stat
-import threading
 from typing import TYPE_CHECKING, Any
 
+from uvfio.doors.run.observe.status import run_facts
 from uvfio.errors import ConfigError, InvalidArgument, VfioError
 
 if TYPE_CHECKING:
@@ -44,24 +44,22 @@ ASK_INTERVAL = 1.0  # seconds between two requests to the users of a device that
 class Client:
     """One connection: a buffer of what has come, and whether it is still there."""
 
-    __slots__ = ("buffer", "gone", "lock", "socket", "stop")
+    __slots__ = ("buffer", "gone", "socket", "stop")
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
         self.buffer = b""
         self.gone = False
-        self.lock = threading.Lock()
         self.stop: Callable[[], None] = lambda: None
 
     def send(self, answer: dict[str, Any]) -> None:
         """One line; a client that has gone does not get it."""
         data = json.dumps(answer).encode() + b"\n"
-        with self.lock:
-            try:
-                while data and not self.gone:
-                    data = data[self.socket.send(data) :]
-            except OSError:
-                self.gone = True
+        try:
+            while data and not self.gone:
+                data = data[self.socket.send(data) :]
+        except OSError:
+            self.gone = True
 
 
 class Control:
@@ -173,7 +171,7 @@ class Control:
         self.session.settle()
         verb = request.get("verb")
         if verb == "status":
-            return {"ok": True, "machine": machine.describe(), "run": self._run_facts()}
+            return {"ok": True, "machine": machine.describe(), "run": run_facts(self.session)}
         if verb == "plug":
             slot = machine.plug(_text(request, "device"))
             self.session.refresh_tree()
@@ -216,28 +214,6 @@ class Control:
 
         self.session.waits.add(wait, finish, lambda: not client.gone)
         return None
-
-    def _run_facts(self) -> dict[str, Any]:
-        """What is open, for people and for tests that look for leaks."""
-        session = self.session
-        framework = session.machine.framework
-        return {
-            "pid": os.getpid(),
-            "processes": len(session.processes.by_tgid),
-            "open_files": len(session.tokens),
-            "descriptors": len(os.listdir("/proc/self/fd")),
-            "threads": threading.active_count(),
-            "contexts": [
-                {
-                    "groups": [str(group) for group in iommu.groups],
-                    "owner": iommu.owner.name if iommu.owner else None,
-                    "mappings": len(iommu.domain.mappings) if iommu.domain else 0,
-                    "faults": iommu.domain.fault_count if iommu.domain else 0,
-                }
-                for iommu in {id(g.iommu): g.iommu for g in framework.groups}.values()
-                if iommu is not None
-            ],
-        }
 
 
 def _patience(request: dict[str, Any]) -> dict[str, Any]:

@@ -12,16 +12,18 @@ on top. Only calls that VFIO answered are counted. Wraps the table of handlers, 
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from uvfio.core.events import Interrupt
 from uvfio.doors.run.filter.rules import BY_KEY, INT
 from uvfio.doors.run.observe import trace_mainline as trace_modern
+from uvfio.doors.run.session.events import FileReleased
 from uvfio.uapi import rfc
 
 if TYPE_CHECKING:
     from uvfio.doors.run.filter.rules import Handler, Key
+    from uvfio.doors.run.session.events import RunEvent
     from uvfio.doors.run.session.session import Session
-    from uvfio.fops.file import File
 
 __all__ = ["Summary"]
 
@@ -86,14 +88,12 @@ class Summary:
             return trace_modern.name_of(file.kind, command)
         return rfc.ioctl_name(command)
 
-    def released(self, file: File) -> None:
-        """A file's last reference went: counted as a close."""
-        self.counts.setdefault("close", Count()).calls += 1
-
-    def event(self, kind: str, facts: dict[str, Any]) -> None:
-        """Something happened to a device."""
-        if kind == "irq":
+    def observe(self, event: RunEvent) -> None:
+        """Count an interrupt, and a released file as a close."""
+        if isinstance(event, Interrupt):
             self.interrupts += 1
+        elif isinstance(event, FileReleased):
+            self.counts.setdefault("close", Count()).calls += 1
 
     def write(self) -> None:
         """Print the table, or one JSON object."""

@@ -17,11 +17,13 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from uvfio.core.events import Fault, Interrupt
 from uvfio.doors.run.filter.rules import ARG, BY_KEY, INT, Call
 from uvfio.doors.run.handlers.calls import MINUS_ONE, Calls
 from uvfio.doors.run.handlers.lookup import Lookup
 from uvfio.doors.run.observe import trace_mainline as trace_modern
 from uvfio.doors.run.observe.text import SHOWN, Read, flags_text, string_text
+from uvfio.doors.run.session.events import FileReleased, RunEnded, RunStarted
 from uvfio.errors import VfioError
 from uvfio.fops.file import Deferred
 from uvfio.uapi import rfc
@@ -30,6 +32,7 @@ from uvfio.uapi.seccomp import AUDIT_ARCH_I386
 
 if TYPE_CHECKING:
     from uvfio.doors.run.filter.rules import Handler, Key, Request
+    from uvfio.doors.run.session.events import RunEvent
     from uvfio.doors.run.session.processes import Process
     from uvfio.doors.run.session.session import Session
     from uvfio.fops.file import File
@@ -306,26 +309,27 @@ class Trace:
             return None
         return {"call": name, "path": path, "text": f'{name}("{path}")'}
 
-    # -- news --------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
-    def released(self, file: File) -> None:
-        """The last reference to ``file`` went."""
-        if self.as_json:
-            self._json({"event": "released", "file": file.name})
+    def observe(self, event: RunEvent) -> None:
+        """Write a line for an event of the framework or a released file."""
+        if isinstance(event, RunStarted | RunEnded):
+            return
+        if isinstance(event, FileReleased):
+            kind, facts = "released", {"file": event.file}
         else:
-            self._line(f"released {file.name}")
-
-    def event(self, kind: str, facts: dict[str, Any]) -> None:
-        """Something happened to a device or a group."""
+            kind, facts = event.kind, event.facts()
         if self.as_json:
             self._json({"event": kind, **facts})
             return
-        if kind == "fault":
-            way = "write" if facts["write"] else "read"
-            text = f"dma {facts['device']} fault iova {facts['iova']:#x} {way}: {facts['reason']}"
-        elif kind == "irq":
-            vector = "" if facts["irq"] == "INTx" else f" {facts['vector']}"
-            text = f"irq {facts['device']} {facts['irq']}{vector}"
+        if isinstance(event, FileReleased):
+            text = f"released {event.file}"
+        elif isinstance(event, Fault):
+            way = "write" if event.write else "read"
+            text = f"dma {event.device} fault iova {event.iova:#x} {way}: {event.reason}"
+        elif isinstance(event, Interrupt):
+            vector = "" if event.irq == "INTx" else f" {event.vector}"
+            text = f"irq {event.device} {event.irq}{vector}"
         else:
             text = f"{kind} " + " ".join(f"{key}={value}" for key, value in facts.items())
         self._line(text)

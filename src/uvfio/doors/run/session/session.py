@@ -19,10 +19,11 @@ import fcntl
 import os
 import resource
 import sys
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.filter.build import reserved_range
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.session.events import FileReleased
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
@@ -40,25 +41,16 @@ if TYPE_CHECKING:
 
     from uvfio.doors.run.filter.rules import Request
     from uvfio.doors.run.linux.memory import Unreadable
+    from uvfio.doors.run.session.events import RunEvent, RunObserver
     from uvfio.doors.run.session.processes import Process
     from uvfio.doors.run.session.tokens import Token
     from uvfio.fops.file import Deferred, File
     from uvfio.machine.spec import MachineSpec
 
-__all__ = ["SEND_ERRORS", "Session", "Watcher", "negative_errno"]
+__all__ = ["SEND_ERRORS", "Session", "negative_errno"]
 
 SEND_ERRORS: Final = (errno.ENOENT, errno.EINPROGRESS)
 INCOMPLETE: Final = -1  # the generation of a tree that lacks files
-
-
-class Watcher(Protocol):
-    """An observer of what happens besides calls: a trace, a summary."""
-
-    def released(self, file: File) -> None:
-        """The last reference to ``file`` went."""
-
-    def event(self, kind: str, facts: dict[str, Any]) -> None:
-        """An event of the framework: see ``core.framework.Framework``."""
 
 
 class Session:
@@ -79,7 +71,7 @@ class Session:
         memlock: int | None = None,
     ) -> None:
         self.abi = abi
-        self.watchers: list[Watcher] = []
+        self.observers: list[RunObserver] = []
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.reserved = reserved_range(soft)
         self.reactor = Reactor(
@@ -241,20 +233,23 @@ class Session:
 
     # -- observers and reports -----------------------------------------------------------------------
 
-    def watch(self, watcher: Watcher) -> None:
-        """Tell ``watcher`` what happens from now on. Without watchers the framework's events cost nothing."""
-        self.watchers.append(watcher)
-        self.machine.framework.observer = self._observe
+    def watch(self, observer: RunObserver, *, framework: bool = True) -> None:
+        """Call ``observer`` for each event from now on. ``framework=False``: it needs none of the framework's events,
+        which are not made before an observer needs them."""
+        self.observers.append(observer)
+        if framework:
+            self.machine.framework.observer = self.emit
+
+    def emit(self, event: RunEvent) -> None:
+        """Call each observer, in the order in which they were added."""
+        for observer in self.observers:
+            observer(event)
 
     def _released(self, token: Token) -> None:
         for file in token.files:
             self.processes.forget_file(file)
-            for watcher in self.watchers:
-                watcher.released(file)
-
-    def _observe(self, kind: str, facts: dict[str, object]) -> None:
-        for watcher in self.watchers:
-            watcher.event(kind, facts)
+            if self.observers:
+                self.emit(FileReleased(file.name))
 
     def report_unreadable(self, tid: int, failure: Unreadable) -> None:
         """Report why a program sees EPERM in all its calls; once for each process."""

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from uvfio.core.events import DeviceRequested, Interrupt
 from uvfio.core.translation.domain import DmaCounters
 from uvfio.doors.run.filter.rules import Handler, Key
 from uvfio.doors.run.observe.summary import Summary
+from uvfio.doors.run.session.events import FileReleased
 from uvfio.errors import BadDescriptor, InvalidArgument
 from uvfio.fops.file import File
 from uvfio.uapi import rfc, vfio
@@ -95,9 +97,9 @@ def test_the_table(run: Run) -> None:
     summary = Summary(cast("Any", run), run.handlers, out)
     run.answer = 5
     assert run.call("pread64", 3) == 5
-    summary.released(File("x"))
-    for kind in ("irq", "irq", "reset"):
-        summary.event(kind, {})
+    irq = Interrupt("a", "MSI", 0)
+    for event in (FileReleased("x"), irq, irq, DeviceRequested("a", 1)):
+        summary.observe(event)
     summary.write()
     head, first, second, dma = out.getvalue().splitlines()
     assert head.split() == ["%", "time", "seconds", "us/call", "calls", "errors", "call"]

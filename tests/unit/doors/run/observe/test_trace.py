@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from support.puppet import MAP_SHARED, PAGE, PROT_READ, Stage, open_descriptors
+from uvfio.core.events import DeviceRevoked, Fault, GroupAdded, Interrupt
 from uvfio.doors.run.observe.text import flags_text
 from uvfio.doors.run.observe.trace import Trace, decode_argument
+from uvfio.doors.run.session.events import FileReleased, RunEnded, RunStarted
 from uvfio.errors import BadAddress
 from uvfio.uapi import rfc
 
@@ -168,7 +170,9 @@ class Traced:
         self.puppet = self.stage.puppet
         self.out = io.StringIO()
         self.stage.session.watch(
-            Trace(self.stage.session, self.stage.supervisor.handlers, self.out, as_json=as_json)
+            Trace(
+                self.stage.session, self.stage.supervisor.handlers, self.out, as_json=as_json
+            ).observe
         )
 
     def taken(self) -> list[str]:
@@ -358,17 +362,29 @@ def test_events() -> None:
     with Stage() as stage:
         out = io.StringIO()
         trace = Trace(stage.session, stage.supervisor.handlers, out)
-        fault = {"device": "a", "iova": 0x9000, "write": True, "reason": "not mapped"}
-        trace.event("fault", fault)
-        trace.event("irq", {"device": "a", "irq": "INTx", "vector": 0})
-        trace.event("irq", {"device": "a", "irq": "MSI", "vector": 3})
-        trace.event("plug", {"device": "a", "group": 7})
+        fault = Fault("a", 0x9000, 4, True, "not mapped")
+        for event in (
+            fault,
+            Interrupt("a", "INTx", 0),
+            Interrupt("a", "MSI", 3),
+            DeviceRevoked("a", "7"),
+            GroupAdded("7", "pci", 7, 1),
+            FileReleased("/dev/vfio/7"),
+            RunStarted(5),
+            RunEnded(0),
+        ):
+            trace.observe(event)
         assert out.getvalue().splitlines() == [
             "dma a fault iova 0x9000 write: not mapped",
             "irq a INTx",
             "irq a MSI 3",
-            "plug device=a group=7",
+            "revoke device=a group=7",
+            "group-added group=7 bus=pci number=7 minor=1",
+            "released /dev/vfio/7",
         ]
         out = io.StringIO()
-        Trace(stage.session, stage.supervisor.handlers, out, as_json=True).event("fault", fault)
-        assert json.loads(out.getvalue()) == {"event": "fault", **fault}
+        Trace(stage.session, stage.supervisor.handlers, out, as_json=True).observe(fault)
+        assert out.getvalue() == (
+            '{"event": "fault", "device": "a", "iova": 36864, "size": 4, "write": true, '
+            '"reason": "not mapped"}\n'
+        )

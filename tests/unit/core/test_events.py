@@ -1,0 +1,236 @@
+"""Each event of the framework is emitted once, with the right fields, by the operation that its docstring names."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import FrozenInstanceError, fields
+from typing import Any, get_args
+
+import pytest
+
+from support.world import World
+from uvfio.core.events import (
+    DeviceRequested,
+    DeviceRevoked,
+    DeviceTainted,
+    Fault,
+    FrameworkEvent,
+    GroupAdded,
+    GroupRemoved,
+    Interrupt,
+    Observer,
+)
+from uvfio.core.irq import ReportedEvent
+from uvfio.errors import Busy, DmaFault
+
+KINDS: tuple[Any, ...] = get_args(FrameworkEvent)
+EXAMPLES: tuple[FrameworkEvent, ...] = (
+    GroupAdded("7", "pci", 7, 0),
+    GroupRemoved("7", "pci", 7),
+    DeviceTainted("a", "7", "broken"),
+    DeviceRequested("a", 1),
+    DeviceRevoked("a", "7"),
+    Fault("a", 0x9000, 4, True, "not mapped"),
+    Interrupt("a", "MSI", 3),
+)
+
+
+class Eventfd:
+    """Counts its signals."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def signal(self) -> None:
+        self.count += 1
+
+    def watch(self, callback: Any) -> Any:
+        return callback
+
+    def close(self) -> None:
+        self.count = -1
+
+
+class Source:
+    """What a framework is for ``ReportedEvent``."""
+
+    def __init__(self, observer: Observer | None) -> None:
+        self.observer = observer
+
+
+@pytest.fixture
+def world() -> World:
+    """Group 1 with the bound device ``a``; the events so far are dropped."""
+    made = World()
+    made.plug("a", 1)
+    made.events.clear()
+    return made
+
+
+def locked(world: World) -> list[bool]:
+    """A list that grows by whether the framework's lock is held at each event, if the observer is called on."""
+    held: list[bool] = []
+    append = world.framework.observer
+
+    def observe(event: FrameworkEvent) -> None:
+        free: list[bool] = []
+
+        def try_it() -> None:
+            free.append(world.framework.lock.acquire(blocking=False))
+            if free[0]:
+                world.framework.lock.release()
+
+        thread = threading.Thread(target=try_it)
+        thread.start()
+        thread.join()
+        held.append(not free[0])
+        assert append is not None
+        append(event)
+
+    world.framework.observer = observe
+    return held
+
+
+# -- the classes -----------------------------------------------------------------------------------
+
+
+def test_the_examples_are_all_events() -> None:
+    assert tuple(type(event) for event in EXAMPLES) == KINDS
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: str(event.kind))
+def test_an_event_is_a_value(event: FrameworkEvent) -> None:
+    names = [field.name for field in fields(event)]
+    assert list(event.facts()) == names
+    assert event == type(event)(**event.facts())
+    assert all(isinstance(value, str | int) for value in event.facts().values())
+    assert not hasattr(event, "__dict__")
+    with pytest.raises(FrozenInstanceError):
+        setattr(event, names[0], "other")
+
+
+def test_kinds_are_distinct() -> None:
+    assert len({kind.kind for kind in KINDS}) == len(KINDS)
+
+
+# -- who emits them --------------------------------------------------------------------------------
+
+
+def test_adding_a_device_emits_group_added_for_the_first_one(world: World) -> None:
+    held = locked(world)
+    world.plug("b", 2)
+    world.plug("c", 2)
+    assert world.events == [GroupAdded("2", "pci", 2, 1)]
+    assert held == [True]
+
+
+def test_removing_the_last_device_emits_group_removed(world: World) -> None:
+    world.plug("b", 1)
+    held = locked(world)
+    world.unbind("a")
+    world.unplug("a")
+    assert world.events == []
+    world.unbind("b")
+    world.unplug("b")
+    assert world.events == [GroupRemoved("1", "pci", 1)]
+    assert held == [True]
+
+
+def test_an_unbind_of_a_device_that_was_pulled_out_emits_group_removed(world: World) -> None:
+    world.unplug("a")
+    assert world.events == []
+    world.unbind("a")
+    assert world.events == [GroupRemoved("1", "pci", 1)]
+
+
+def test_closing_the_file_of_an_empty_group_emits_group_removed(world: World) -> None:
+    held = world.hold(1, world.mm())
+    world.unbind("a")
+    world.unplug("a")
+    assert world.events == []
+    world.framework.close_group(held)
+    assert world.events == [GroupRemoved("1", "pci", 1)]
+
+
+def test_a_device_that_is_not_claimed_emits_taint(world: World) -> None:
+    mm = world.mm()
+    world.framework.open_iommu(world.hold(1, mm), mm)
+
+    def claim(dev: Any) -> None:
+        raise Busy("b is broken")
+
+    world.driver.on_claim = claim
+    held = locked(world)
+    world.plug("b", 1, bind=False)
+    assert world.events == [DeviceTainted("b", "1", "vfio-pci did not claim b: b is broken")]
+    assert held == [True]
+
+
+def test_an_unbind_that_waits_emits_request_and_then_revoke(world: World) -> None:
+    mm = world.mm()
+    world.framework.open_device(world.hold(1, mm), "a", mm)
+    held = locked(world)
+    world.unbind("a", timeout=0, revoke=True)
+    assert world.events == [DeviceRequested("a", 1), DeviceRevoked("a", "1")]
+    assert held == [False, True]
+
+
+def test_a_refused_access_emits_the_fault_that_the_domain_keeps(world: World) -> None:
+    mm = world.mm()
+    world.framework.open_iommu(world.hold(1, mm), mm)
+    domain = world.iommu(1).domain
+    assert domain is not None
+    with pytest.raises(DmaFault):
+        domain.dma_read("a", 0x9000, 4)
+    assert world.events == [Fault("a", 0x9000, 4, False, "not mapped")]
+    assert world.events[0] is domain.faults[-1]
+
+
+def test_a_signal_emits_the_interrupt_before_the_counter_grows() -> None:
+    eventfd, interrupt = Eventfd(), Interrupt("a", "MSI", 3)
+    seen: list[tuple[FrameworkEvent, int]] = []
+    source = Source(lambda event: seen.append((event, eventfd.count)))
+    reported = ReportedEvent(eventfd, source, interrupt)
+    reported.signal()
+    assert seen == [(interrupt, 0)]
+    assert eventfd.count == 1
+    source.observer = None
+    reported.signal()
+    assert len(seen) == 1
+    assert eventfd.count == 2
+    reported.close()
+    assert eventfd.count == -1
+
+
+# -- without an observer -----------------------------------------------------------------------------
+
+
+def test_without_an_observer_no_event_is_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uvfio.core.structure import framework, release
+
+    def made(*_: object) -> None:
+        raise AssertionError("an event was made")
+
+    world.framework.observer = None
+    for module, names in (
+        (framework, ("GroupAdded", "GroupRemoved", "DeviceTainted")),
+        (release, ("DeviceRequested", "DeviceRevoked")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, made)
+    mm = world.mm()
+    held = world.hold(1, mm)
+    opened = world.framework.open_device(held, "a", mm)
+
+    def claim(dev: Any) -> None:
+        raise Busy("b is broken")
+
+    world.driver.on_claim = claim
+    world.plug("b", 1, bind=False)
+    world.unbind("a", timeout=0, revoke=True)
+    assert opened.data is None
+    world.plug("c", 3, bind=False)
+    world.unplug("c")
+    assert world.events == []
