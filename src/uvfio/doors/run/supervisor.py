@@ -86,7 +86,7 @@ class Supervisor:
         session.listener = self.launched.listener
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # some for each program and file
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a lease of ours may be broken
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a lease of this process may be broken
         session.reactor.watch(session.listener, lambda: None, wake=False)
 
     def serve(self) -> int:
@@ -169,7 +169,9 @@ def run(
     from uvfio.doors.run.launch.check import scratch_directories
 
     if status_fd is not None and status_fd > 2:
-        os.set_inheritable(status_fd, False)  # ours alone; the program has 0, 1 and 2 too
+        os.set_inheritable(
+            status_fd, False
+        )  # for this process alone; the program has 0, 1 and 2 too
     inotify = sc.inotify_init1()
     folders = scratch_directories(inotify)
     if not folders:
@@ -199,7 +201,7 @@ def run(
         supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
         assert supervisor.launched is not None
         session.emit(RunStarted(supervisor.launched.pid))
-        gc.freeze()  # what is there now stays to the end; collections need not look at it
+        gc.freeze()  # what exists now stays to the end; collections can skip it
         gc.callbacks.append(_keep_survivors)
         try:
             status = supervisor.serve()

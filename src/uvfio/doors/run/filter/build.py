@@ -57,7 +57,7 @@ FLAGS_ARGUMENT: Final = {"fstatat": 3, "statx": 2}
 
 
 def _label(call: Call) -> str:
-    """The label of the call's test. Calls with one label have the same arguments where the test looks."""
+    """The label of the call's test. Calls with one label have the same arguments as far as the test reads them."""
     if call.test == "fd":
         return _descriptors_label(call.descriptors)
     return call.test if call.offset is None else f"{call.test}.{call.offset.form}"
@@ -86,7 +86,7 @@ def _intervals(targets: dict[int, str], x32: bool) -> list[tuple[int, str]]:
         begin(nr, targets[nr])
         begin(nr + 1, "allow")
     if x32:
-        # Numbers with bit 30 are x32's; the few above that have not got it are nobody's. The kernel
+        # Numbers with bit 30 are x32's; the few above without it are unused. The kernel
         # answers ENOSYS to the latter by itself.
         begin(X32, "enosys")
     return intervals

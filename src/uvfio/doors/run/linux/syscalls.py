@@ -1,7 +1,7 @@
 """System calls that Python's standard library lacks, under their C names.
 
 Each function is the call and nothing else: it raises OSError with the call's name and the errno, and
-for ENOSYS a sentence that says since when the kernel has it. Structures and numbers come from
+for ENOSYS the version of Linux that introduced it. Structures and numbers come from
 ``uvfio.uapi``; those of small interfaces with a single user are next to the function.
 
 What is not here: the two ioctls of the hot path (SECCOMP_IOCTL_NOTIF_RECV and _SEND). ``fcntl.ioctl``
@@ -280,7 +280,7 @@ def pidfd_getfd(pidfd: int, targetfd: int) -> int:
 
 
 def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
-    """openat2(2); the result is CLOEXEC whatever ``flags`` says."""
+    """openat2(2); the result is always CLOEXEC."""
     how = open_how.pack(flags | os.O_CLOEXEC, mode, resolve)
     return _openat2(dirfd, path, how, open_how.size)
 

@@ -253,7 +253,7 @@ class Process:
             return int(file.read().partition(b"flags:")[2].split()[0], 8)
 
     def copy_descriptor(self, fd: int) -> int:
-        """A descriptor of ours for what the process has open as ``fd``; OSError as pidfd_getfd(2) gives it."""
+        """A copy here of the process's descriptor ``fd``; OSError as pidfd_getfd(2) gives it."""
         thread = self.thread
         try:
             return sc.pidfd_getfd(self.pidfd, fd)

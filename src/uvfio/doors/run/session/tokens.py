@@ -87,7 +87,7 @@ class Tokens:
         self.on_error = on_error
         self.polls = polls
         self._inotify = sc.inotify_init1() if inotify is None else inotify
-        self._news = select.poll()  # to ask it costs a third of FIONREAD
+        self._news = select.poll()  # costs a third of FIONREAD
         self._news.register(self._inotify, select.POLLIN)
         self._tokens: dict[tuple[int, int], Token] = {}
         self._watches: dict[int, Token] = {}
