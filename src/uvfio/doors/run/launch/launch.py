@@ -265,7 +265,7 @@ def launch(
     *,
     cleanup: Callable[[], None] | None = None,
 ) -> Launched:
-    """Start ``argv`` under ``filter`` (``bpf.build_filter``); returns while its execve waits for an answer.
+    """Start ``argv`` under ``filter`` (``filter.build.build_filter``); returns while its execve waits for an answer.
 
     To be called once, from the main thread of a process that has no other. ``cleanup`` runs in the guard,
     and only if this process dies before the program's end; it must not rely on open descriptors.
