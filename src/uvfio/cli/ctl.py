@@ -1,7 +1,8 @@
 """``uvfio ctl``: change the machine of a run that was started with ``--control SOCKET``.
 
-One request, one answer (``doors/run/observe/control.py`` has the protocol). Exit status: 0 done, 1 refused or the
-socket does not answer, 2 wrong command line. Interrupting a waiting unbind (Ctrl-C) cancels it.
+One request, one answer (``doors/run/observe/control.py`` has the protocol); ``status`` prints the answer as a table.
+Exit status: 0 done, 1 refused or no run answers at the socket, 2 wrong command line. Interrupting a waiting unbind
+(Ctrl-C) cancels it. This module knows nothing about VFIO: the run checks the request.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["ctl"]
 
 
 class Refused(VfioError):
-    """The run said no, or nothing answers."""
+    """The run refused the request, or no run answers."""
 
 
 def ctl(words: list[str]) -> int:

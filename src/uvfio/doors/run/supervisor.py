@@ -186,12 +186,16 @@ def run(
         if trace is not None:
             from uvfio.doors.run.observe.trace import Trace
 
-            session.watch(Trace(session, supervisor.handlers, trace, as_json=trace_json).observe)
+            session.watch(Trace(session, trace, as_json=trace_json).observe)
         if summary is not None:
             from uvfio.doors.run.observe.summary import Summary
 
-            counted = Summary(session, supervisor.handlers, summary, as_json=trace_json)
+            counted = Summary(session, summary, as_json=trace_json)
             session.watch(counted.observe)
+        if trace is not None or summary is not None:
+            from uvfio.doors.run.observe.calls import tap
+
+            tap(supervisor.handlers, session.emit)
         if status_fd is not None:
             from uvfio.doors.run.observe.status import StatusLines
 

@@ -29,7 +29,18 @@ from typing import Final, Literal, NamedTuple
 
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
-__all__ = ["ARG", "BY_KEY", "CALLS", "INT", "Call", "Handler", "Key", "Offset", "Request"]
+__all__ = [
+    "ARG",
+    "BY_KEY",
+    "CALLS",
+    "INT",
+    "Call",
+    "Handler",
+    "Key",
+    "Offset",
+    "Request",
+    "call_of",
+]
 
 Request = tuple[int, ...]
 """struct seccomp_notif, unpacked: id, pid, flags, nr, arch, instruction pointer, six arguments."""
@@ -106,6 +117,10 @@ class Call(NamedTuple):
     offset: Offset | None
     copies: Copies
     shown: Shown
+
+    def descriptor(self, request: Request) -> int:
+        """The first descriptor among the arguments, as an unsigned number."""
+        return request[ARG + self.descriptors[0]] & INT
 
     @property
     def family(self) -> str:
@@ -235,3 +250,8 @@ CALLS: Final[tuple[Call, ...]] = (
 BY_KEY: Final[dict[Key, Call]] = {
     (arch.numbers[call.name], arch.audit): call for call in CALLS for arch in call.architectures
 }
+
+
+def call_of(request: Request) -> Call:
+    """The row of the call that is notified."""
+    return BY_KEY[request[3], request[4]]

@@ -1,6 +1,6 @@
 """The control socket of a run: plug, unplug, bind and unbind devices under programs that use them.
 
-A client sends one JSON object per line and gets one per request, in order of completion::
+A client sends one JSON object per line and gets one answer per request, in order of completion::
 
     {"verb": "plug", "device": "edu@0000:08:00.0,group=9"}     {"ok": true, "address": "0000:08:00.0"}
     {"verb": "unplug", "address": "0000:08:00.0"}              {"ok": true}
@@ -8,13 +8,16 @@ A client sends one JSON object per line and gets one per request, in order of co
     {"verb": "unbind", "address": "...", "timeout": 5.0, "revoke": true}
     {"verb": "numvfs", "address": "...", "number": 2}          {"ok": true}, with timeout and revoke as for unbind
     {"verb": "status"}                                         {"ok": true, "machine": {...}, "run": {...}}
-    anything that fails                                        {"ok": false, "error": "...", "hint": "..."}
+    a request that fails                                       {"ok": false, "error": "...", "hint": "..."}
 
-Everything runs on the supervisor's thread, between two trapped calls. An unbind that has to wait is one of the
-supervisor's ``Waits``, and is cancelled when its client hangs up. When a request is answered, the
-files that programs see (/dev/vfio, /sys) show its effect.
+All requests are served on the supervisor's thread, between two trapped calls. An unbind that has to wait is one of the
+supervisor's ``Waits``, and is cancelled when its client hangs up. When a request is answered, the files that programs
+see (/dev/vfio, /sys) show its effect.
 
-The socket belongs to the user who started the run (mode 0600) and goes with the run.
+This module consumes no event: a request causes what it reports, and ``status`` is a query (``status.run_facts``). It
+has no lock, because sockets are read and written on one thread.
+
+The socket is accessible to the user who started the run (mode 0600) and is removed at the end of the run.
 """
 
 from __future__ import annotations
@@ -38,11 +41,11 @@ if TYPE_CHECKING:
 __all__ = ["Control"]
 
 LINE_MAX = 65536
-ASK_INTERVAL = 1.0  # seconds between two requests to the users of a device that somebody waits for
+ASK_INTERVAL = 1.0  # seconds between two requests to the users of a device that an unbind waits for
 
 
 class Client:
-    """One connection: a buffer of what has come, and whether it is still there."""
+    """One connection: the bytes of an incomplete line, and whether the client has hung up."""
 
     __slots__ = ("buffer", "gone", "socket", "stop")
 
@@ -53,7 +56,7 @@ class Client:
         self.stop: Callable[[], None] = lambda: None
 
     def send(self, answer: dict[str, Any]) -> None:
-        """One line; a client that has gone does not get it."""
+        """Send one line; it is dropped if the client has hung up."""
         data = json.dumps(answer).encode() + b"\n"
         try:
             while data and not self.gone:
@@ -63,7 +66,7 @@ class Client:
 
 
 class Control:
-    """Listens at ``path`` until ``close``. ConfigError if a socket cannot be made there."""
+    """Listen at ``path`` until ``close``. ConfigError if a socket cannot be made there."""
 
     def __init__(self, session: Session, path: str) -> None:
         self.session = session
@@ -89,11 +92,11 @@ class Control:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or self._answered():
                 raise
-            os.unlink(self.path)  # of a run that was killed
+            os.unlink(self.path)  # a run that was killed left it
             self._listener.bind(self.path)
 
     def _answered(self) -> bool:
-        """Whether the path is taken: by somebody who listens, or by something that is no socket."""
+        """Whether the path is taken: by a listening socket, or by a file that is no socket."""
         if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
             return True
         probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -108,7 +111,7 @@ class Control:
         return True
 
     def close(self) -> None:
-        """Hang up on everybody; waiting unbinds are cancelled."""
+        """Hang up on all clients and remove the socket. Waiting unbinds are cancelled."""
         self._stop()
         self._listener.close()
         for client in list(self.clients):
@@ -149,7 +152,7 @@ class Control:
             client.gone = True
             client.stop()
             client.socket.close()
-            self.session.waits.poll()  # what this client waits for is given up
+            self.session.waits.poll()  # cancels the unbind that this client waits for
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -201,7 +204,7 @@ class Control:
         )
 
     def _answer(self, client: Client, wait: Wait | None) -> dict[str, Any] | None:
-        """At once if nobody uses the device or nobody shall be asked; else when its users let go."""
+        """The answer if there is nothing to wait for, else None: it is sent when ``wait`` is done."""
         self.session.refresh_tree()
         if wait is None:
             return {"ok": True}
@@ -217,7 +220,7 @@ class Control:
 
 
 def _patience(request: dict[str, Any]) -> dict[str, Any]:
-    """How long users are waited for, and what then."""
+    """The arguments ``timeout``, ``revoke`` and ``interval`` of an unbind. InvalidArgument if they are malformed."""
     timeout, revoke = request.get("timeout"), bool(request.get("revoke", False))
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
         raise InvalidArgument(f"timeout {timeout!r} is not a number of seconds")

@@ -1,35 +1,35 @@
-"""``--trace-summary``: at the end of a run, what its VFIO calls were and what they cost, like ``strace -c``.
+"""``--trace-summary``: at the end of a run, how often each VFIO call was made and its time, like ``strace -c``.
 
     % time      seconds   us/call     calls    errors  call
      71.20     0.004310         9       480         0  pread
       ...
     DMA: 8192 bytes read, 4096 written; 3 interrupts, 1 fault
 
-The time is the supervisor's from the receipt of a call to its answer; the round trip of the notification comes
-on top. Only calls that VFIO answered are counted. Wraps the table of handlers, as a trace does.
+The time is that in the handler of the call; the round trip of the notification comes on top. Only calls that VFIO
+answers at once are counted: neither those that the kernel executes nor those whose answer had to wait.
+
+``Summary.observe`` consumes the events of a run (``session/events.py``); calls become events by ``calls.tap``. The
+bytes that devices moved and their faults are counted by the framework itself and read at the end.
 """
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING, TextIO
 
 from uvfio.core.events import Interrupt
-from uvfio.doors.run.filter.rules import BY_KEY, INT
-from uvfio.doors.run.observe import trace_mainline as trace_modern
-from uvfio.doors.run.session.events import FileReleased
-from uvfio.uapi import rfc
+from uvfio.doors.run.filter.rules import INT, call_of
+from uvfio.doors.run.observe.calls import decoder
+from uvfio.doors.run.session.events import CallExit, FileReleased
 
 if TYPE_CHECKING:
-    from uvfio.doors.run.filter.rules import Handler, Key
-    from uvfio.doors.run.session.events import RunEvent
+    from uvfio.doors.run.session.events import CallEntry, RunEvent
     from uvfio.doors.run.session.session import Session
 
 __all__ = ["Summary"]
 
 
 class Count:
-    """One line."""
+    """One line: how often, how often in vain, and how long."""
 
     __slots__ = ("calls", "errors", "seconds")
 
@@ -40,60 +40,46 @@ class Count:
 
 
 class Summary:
-    """Counts until ``write``; wraps the entries of ``handlers`` on creation."""
+    """Counts until ``write``. Calls are seen if ``calls.tap`` was called for the table of handlers."""
 
-    def __init__(
-        self, session: Session, handlers: dict[Key, Handler], out: TextIO, *, as_json: bool = False
-    ) -> None:
+    def __init__(self, session: Session, out: TextIO, *, as_json: bool = False) -> None:
         self.out = out
         self.as_json = as_json
         self.counts: dict[str, Count] = {}
         self.interrupts = 0
         self.dma = session.machine.framework.dma_counters
         self.processes = session.processes
-        for key, handler in handlers.items():
-            if BY_KEY[key].shown:
-                handlers[key] = self._wrap(BY_KEY[key].family, handler)
-
-    def _wrap(self, shown: str, handler: Handler) -> Handler:
-        def counted(request: tuple[int, ...]) -> int | None:
-            begun = perf_counter()
-            failed = False
-            value = None
-            try:
-                value = handler(request)
-            except OSError:
-                failed = True
-                raise
-            finally:
-                if failed or value is not None or shown == "mmap":
-                    seconds = perf_counter() - begun
-                    name = self._request_name(request) if shown == "ioctl" else shown
-                    count = self.counts.setdefault(name, Count())
-                    count.calls += 1
-                    count.errors += failed
-                    count.seconds += seconds
-            return value
-
-        return counted
-
-    def _request_name(self, request: tuple[int, ...]) -> str:
-        """The name that the file has for it; one that is closed by now is taken for a file of 2011."""
-        command = request[7] & INT
-        try:
-            file = self.processes.get(request[1]).lookup(request[1], request[6] & INT)
-        except OSError:
-            file = None
-        if file is not None and file.abi_of(command) == "mainline":
-            return trace_modern.name_of(file.kind, command)
-        return rfc.ioctl_name(command)
 
     def observe(self, event: RunEvent) -> None:
-        """Count an interrupt, and a released file as a close."""
-        if isinstance(event, Interrupt):
+        """Count an answered call, an interrupt, and a released file as a close."""
+        if isinstance(event, CallExit):
+            self._count(event)
+        elif isinstance(event, Interrupt):
             self.interrupts += 1
         elif isinstance(event, FileReleased):
             self.counts.setdefault("close", Count()).calls += 1
+
+    def _count(self, event: CallExit) -> None:
+        failed, shown = isinstance(event.error, OSError), call_of(event.entry.request).family
+        if event.seconds is None or not (failed or event.value is not None or shown == "mmap"):
+            return
+        name = self._request_name(event.entry) if shown == "ioctl" else shown
+        count = self.counts.setdefault(name, Count())
+        count.calls += 1
+        count.errors += failed
+        count.seconds += event.seconds
+
+    def _request_name(self, entry: CallEntry) -> str:
+        """The name of the request for its file; a file that is closed by now counts as one of 2011."""
+        request = entry.request
+        command = request[7] & INT
+        try:
+            file = self.processes.get(request[1]).lookup(
+                request[1], call_of(request).descriptor(request)
+            )
+        except OSError:
+            file = None
+        return decoder(file, command).name_of(file.kind if file else "", command)
 
     def write(self) -> None:
         """Print the table, or one JSON object."""

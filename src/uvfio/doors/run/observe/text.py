@@ -1,7 +1,7 @@
-"""Words and numbers of a trace that both ABIs write alike: sets of flags, strings in the program's memory.
+"""Text of a trace that is the same for both ABIs: sets of flags, strings in the program's memory.
 
-``Read`` is how a decoder sees that memory: ``read(address, size)``, OSError where there is nothing. A decoder never
-makes a call fail; what cannot be read is shown as its address, which is the caller's part.
+``Read`` reads that memory: ``read(address, size)``, OSError where nothing is mapped. A decoder never
+makes a call fail: its caller shows the address of what cannot be read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def flags_text(flags: int, names: dict[int, str]) -> str:
 
 
 def string_text(read: Read, address: int) -> str:
-    """A string in quotes, as far as a line has room for it."""
+    """A string in quotes, its first ``NAME_MAX`` bytes."""
     raw = read(address, min(NAME_MAX, PAGE_SIZE - address % PAGE_SIZE))  # memory may end behind it
     if b"\0" not in raw and len(raw) < NAME_MAX:
         raw += read(address + len(raw), NAME_MAX - len(raw))

@@ -1,169 +1,110 @@
-"""``--trace``: one line per VFIO call, as strace writes it, and what strace cannot know.
+"""``--trace``: one line per VFIO call, as strace writes it, and one per event of the framework.
 
     1234 openat("/dev/vfio/240") = 768
     1234 ioctl(768</dev/vfio/240>, VFIO_GROUP_GET_FLAGS, [VIABLE]) = 0
     1234 ioctl(769<anon_inode:[vfio-iommu]>, VFIO_IOMMU_MAP_DMA, {...}) = -1 EBUSY (iova 0x1000+0x1000 overlaps ...)
-    0000:06:0d.0 fault: write iova 0x9000+0x4: not mapped
+    dma 0000:06:0d.0 fault iova 0x9000 write: not mapped
 
-Arguments are decoded by the tables that decode the calls: those of 2011 here, by ``uvfio.uapi.rfc``, today's in
-``trace_modern``; the file says which of the two its requests are. With ``as_json`` every line is a
-JSON object with the same facts. Tracing wraps entries of the table of handlers; without it they are not touched.
+``Trace.observe`` consumes the events of a run (``session/events.py``) and nothing else; calls become events by
+``calls.tap``. Arguments of an ioctl are decoded by ``trace_2011`` or ``trace_mainline``, according to the ABI of the
+file. They are decoded before the call, since the call may overwrite them or close the file, and again after it where
+the call writes an answer. With ``as_json`` each line is a JSON object with the same facts.
+
+A trace never makes a call fail: an argument that cannot be read is shown as its address, and an output that cannot be
+written to is ignored.
 """
 
 from __future__ import annotations
 
 import errno
-import struct
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
+from weakref import WeakKeyDictionary
 
 from uvfio.core.events import Fault, Interrupt
-from uvfio.doors.run.filter.rules import ARG, BY_KEY, INT, Call
+from uvfio.doors.run.filter.rules import ARG, INT, call_of
 from uvfio.doors.run.handlers.calls import MINUS_ONE, Calls
 from uvfio.doors.run.handlers.lookup import Lookup
-from uvfio.doors.run.observe import trace_mainline as trace_modern
-from uvfio.doors.run.observe.text import SHOWN, Read, flags_text, string_text
-from uvfio.doors.run.session.events import FileReleased, RunEnded, RunStarted
+from uvfio.doors.run.observe.calls import decoder
+from uvfio.doors.run.observe.text import SHOWN
+from uvfio.doors.run.session.events import (
+    CallEntry,
+    CallExit,
+    FileReleased,
+    RunEnded,
+    RunStarted,
+)
 from uvfio.errors import VfioError
-from uvfio.fops.file import Deferred
-from uvfio.uapi import rfc
 from uvfio.uapi.rfc import VFIO_REGION_SHIFT
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386
 
 if TYPE_CHECKING:
-    from uvfio.doors.run.filter.rules import Handler, Key, Request
+    from collections.abc import Callable
+
+    from uvfio.core.events import FrameworkEvent
+    from uvfio.doors.run.filter.rules import Call, Request
     from uvfio.doors.run.session.events import RunEvent
     from uvfio.doors.run.session.processes import Process
     from uvfio.doors.run.session.session import Session
     from uvfio.fops.file import File
-    from uvfio.uapi.structs import Struct
 
-__all__ = ["Trace", "decode_argument"]
+__all__ = ["Trace"]
 
 NODES = ("/dev/vfio", "/dev/iommu")
 REGION_MASK = (1 << VFIO_REGION_SHIFT) - 1
 
-Describe = Callable[[Call, "Request", "int | None"], "dict[str, Any] | None"]
-"""``(call, request, value) -> facts``: before the call (value None) and after it; None for a call that is not shown."""
-
-
-def decode_argument(request: int, read: Read, address: int) -> str:
-    """The argument of an ioctl of 2011 as text; ``read(address, size)`` gives the program's memory."""
-    known = rfc.IOCTLS.get(request)
-    if known is None:
-        return f"{address:#x}"
-    kind = known.argument
-    try:
-        if isinstance(kind, type):
-            return _decode_struct(kind, read(address, struct_size(kind)))
-        if kind == "none":
-            return ""
-        if kind == "char*":
-            return string_text(read, address)
-        if kind == "u64*":
-            value = rfc.U64.unpack(read(address, 8))[0]
-            return f"[{flags_text(value, rfc.FLAG_NAMES.get(known.name, {}))}]"
-        if kind == "int[2]":
-            return str(list(struct.unpack("<2i", read(address, 8))))
-        if kind == "int[]":
-            head = struct.unpack("<2i", read(address, 8))
-            count = max(0, min(head[1], SHOWN))
-            return str([*head, *struct.unpack(f"<{count}i", read(address + 8, 4 * count))])
-        return str([rfc.S32.unpack(read(address, 4))[0]])
-    except (OSError, struct.error, ValueError):
-        return f"{address:#x}"
-
-
-def struct_size(kind: type[Struct]) -> int:
-    import ctypes
-
-    return ctypes.sizeof(kind)
-
-
-def _decode_struct(kind: type[Struct], raw: bytes) -> str:
-    parts = []
-    names = rfc.FLAG_NAMES.get(kind.__name__, {})
-    for field, value in kind.from_bytes(raw).as_dict().items():
-        if field == "flags":
-            parts.append(f"flags={flags_text(value, names)}")
-        elif kind is rfc.vfio_dma_map and field == "len":
-            continue  # junk in real programs
-        else:
-            parts.append(f"{field}={value:#x}" if value > 9 else f"{field}={value}")
-    return "{" + ", ".join(parts) + "}"
+Facts = dict[str, Any]
 
 
 class Trace:
-    """Writes to ``out``; wraps the entries of ``handlers`` on creation."""
+    """Write a line to ``out`` for each call that VFIO answers and for each event.
 
-    def __init__(
-        self,
-        session: Session,
-        handlers: dict[Key, Handler],
-        out: TextIO,
-        *,
-        as_json: bool = False,
-    ) -> None:
+    Calls are seen if ``calls.tap`` was called for the table of handlers.
+    """
+
+    def __init__(self, session: Session, out: TextIO, *, as_json: bool = False) -> None:
         self.processes = session.processes
         self.paths = Lookup(session)
         self.out = out
         self.as_json = as_json
-        describe: dict[str, Describe] = {
+        self._forms: dict[str, Callable[[Call, Request, int | None], Facts | None]] = {
             "ioctl": self._ioctl,
             "access": self._access,
             "vector": self._vector,
             "mmap": self._mmap,
             "open": self._open,
         }
-        for key, handler in handlers.items():
-            call = BY_KEY[key]
-            if call.shown:
-                handlers[key] = self._wrap(call, handler, describe[call.shown])
+        self._before: WeakKeyDictionary[CallEntry, Facts] = WeakKeyDictionary()
+
+    def observe(self, event: RunEvent) -> None:
+        """Write a line for an answered call, an event of the framework or a released file."""
+        if isinstance(event, CallEntry):
+            before = self._describe(event, None)
+            if before is not None:
+                self._before[event] = before
+        elif isinstance(event, CallExit):
+            facts = self._before.pop(event.entry, None)
+            if facts is not None:
+                self._exit(event, facts)
+        elif not isinstance(event, RunStarted | RunEnded):
+            self._happened(event)
 
     # -- calls -------------------------------------------------------------------------------------
 
-    def _wrap(self, call: Call, handler: Handler, describe: Describe) -> Handler:
-        def answered(before: dict[str, Any], request: Request, answer: int | OSError) -> None:
-            if isinstance(answer, OSError):
-                self._finish(before, request, describe, call, error=answer)
-            else:
-                self._finish(before, request, describe, call, value=answer)
+    def _describe(self, entry: CallEntry, value: int | None) -> Facts | None:
+        """The call as facts, before it and (with its ``value``) after it; None if it is not VFIO's."""
+        call = call_of(entry.request)
+        return self._forms[call.shown](call, entry.request, value)
 
-        def traced(request: Request) -> int | None:
-            before = describe(call, request, None)
-            try:
-                value = handler(request)
-            except OSError as error:
-                if before is not None:
-                    self._finish(before, request, describe, call, error=error)
-                raise
-            except Deferred as later:
-                if before is not None:
-                    later.answered.append(lambda answer: answered(before, request, answer))
-                raise
-            except Exception as bug:
-                if before is not None:
-                    seen = OSError(errno.EIO, f"{type(bug).__name__}: {bug}")
-                    self._finish(before, request, describe, call, error=seen)
-                raise
-            if before is not None and (value is not None or call.shown == "mmap"):
-                self._finish(before, request, describe, call, value=value)
-            return value
-
-        return traced
-
-    def _finish(
-        self,
-        facts: dict[str, Any],
-        request: Request,
-        describe: Describe,
-        call: Call,
-        *,
-        value: int | None = None,
-        error: OSError | None = None,
-    ) -> None:
+    def _exit(self, event: CallExit, facts: Facts) -> None:
+        request = event.entry.request
+        value, error = event.value, event.error
+        mapping = call_of(request).shown == "mmap"
         if error is None:
-            facts |= describe(call, request, value) or {}
+            if value is None and not mapping:
+                return  # the kernel executes it: no call of VFIO
+            facts |= self._describe(event.entry, value) or {}
+        elif not isinstance(error, OSError):
+            error = OSError(errno.EIO, f"{type(error).__name__}: {error}")
         facts["pid"] = request[1]
         facts["result"] = value if error is None else -1
         if error is not None:
@@ -178,34 +119,30 @@ class Trace:
         elif value is None:
             text += "mapped"
         else:
-            text += f"{value:#x}" if call.shown == "mmap" else str(value)
+            text += f"{value:#x}" if mapping else str(value)
         self._line(text)
 
     def _find(self, call: Call, request: Request) -> tuple[Process, File] | None:
         try:
             process = self.processes.get(request[1])
-            file = process.lookup(request[1], request[ARG + call.descriptors[0]] & INT)
+            file = process.lookup(request[1], call.descriptor(request))
         except OSError:
             return None
         return None if file is None else (process, file)
 
-    def _ioctl(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
+    def _ioctl(self, call: Call, request: Request, value: int | None) -> Facts | None:
         found = self._find(call, request)
         if found is None:
             return None
         process, file = found
         command = request[7] & INT
         read, at = process.memory.read, request[8]
-        modern = file.abi_of(command) == "mainline"
-        known = trace_modern.find(file.kind, command) if modern else rfc.IOCTLS.get(command)
+        abi = decoder(file, command)
+        known = abi.find(file.kind, command)
         if value is not None and (known is None or not known.output):
             return {}
-        if modern:
-            command_name = trace_modern.name_of(file.kind, command)
-            argument = trace_modern.decode(file, command, read, at)
-        else:
-            command_name = rfc.ioctl_name(command)
-            argument = decode_argument(command, read, at)
+        command_name = abi.name_of(file.kind, command)
+        argument = abi.decode(file, command, read, at)
         inner = f"{request[6] & INT}<{file.name}>, {command_name}" + (
             f", {argument}" if argument else ""
         )
@@ -218,7 +155,7 @@ class Trace:
             "text": f"ioctl({inner})",
         }
 
-    def _access(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
+    def _access(self, call: Call, request: Request, value: int | None) -> Facts | None:
         found = self._find(call, request)
         if found is None:
             return None
@@ -233,8 +170,8 @@ class Trace:
         data = "" if raw is None else _data_text(raw) + "..." * more
         return self._access_facts(request, found, name, data, request[8], offset)
 
-    def _vector(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
-        """An access with several parts: shown as one, with what all of them hold."""
+    def _vector(self, call: Call, request: Request, value: int | None) -> Facts | None:
+        """An access with several parts is shown as one, with the data of all of them."""
         found = self._find(call, request)
         if found is None:
             return None
@@ -281,13 +218,13 @@ class Trace:
             "text": f"{name}({fd}<{file.name}>, {data or hex(request[7])}, {count}, {where})",
         }
 
-    def _mmap(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
+    def _mmap(self, call: Call, request: Request, value: int | None) -> Facts | None:
         found = self._find(call, request)
         if found is None:
             return None
         _, file = found
         assert call.offset is not None
-        fd, offset = request[ARG + call.descriptors[0]] & INT, call.offset.read(request)
+        fd, offset = call.descriptor(request), call.offset.read(request)
         where = f"region {offset >> VFIO_REGION_SHIFT} + {offset & REGION_MASK:#x}"
         return {
             "call": "mmap",
@@ -298,9 +235,9 @@ class Trace:
             "text": f"mmap({request[7]:#x}, {fd}<{file.name}>, {where})",
         }
 
-    def _open(self, call: Call, request: Request, value: int | None) -> dict[str, Any] | None:
+    def _open(self, call: Call, request: Request, value: int | None) -> Facts | None:
         name, at = call.name, ARG + len(call.descriptors)
-        dirfd = request[ARG] & INT if call.descriptors else None
+        dirfd = call.descriptor(request) if call.descriptors else None
         try:
             path = self.paths.interesting(request, dirfd, request[at])
         except OSError:
@@ -311,10 +248,7 @@ class Trace:
 
     # -- events ------------------------------------------------------------------------------------
 
-    def observe(self, event: RunEvent) -> None:
-        """Write a line for an event of the framework or a released file."""
-        if isinstance(event, RunStarted | RunEnded):
-            return
+    def _happened(self, event: FrameworkEvent | FileReleased) -> None:
         if isinstance(event, FileReleased):
             kind, facts = "released", {"file": event.file}
         else:
@@ -340,13 +274,13 @@ class Trace:
         self._line(json.dumps(facts))
 
     def _line(self, text: str) -> None:
-        """One line, whatever a program put into a path. What it sees does not depend on who reads this."""
+        """Write one line. Characters that are not printable are escaped: a path may hold anything."""
         if not text.isprintable():
             text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
         try:
             self.out.write(text + "\n")
         except OSError:
-            return  # nobody reads it any more, or the disk is full
+            return  # the reader is gone, or the disk is full
 
 
 def _data_text(raw: bytes) -> str:

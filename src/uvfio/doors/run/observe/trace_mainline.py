@@ -1,15 +1,16 @@
-"""What a trace says of the ioctls of today's ABIs: names by kind of file, and arguments as strace writes them.
+"""Trace of the ioctls of the mainline ABIs: names by kind of file, and arguments as strace writes them.
 
     VFIO_IOMMU_MAP_DMA, {flags=READ|WRITE, vaddr=0x7f1aaae7d000, iova=0x100000, size=0x2000}
     VFIO_DEVICE_SET_IRQS, {flags=DATA_EVENTFD|ACTION_TRIGGER, index=MSIX, start=0, count=2, fds=[7, 8]}
     VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU
 
-Everything is in tables: requests and their structs in ``uvfio.uapi``, here how a field is written (``FIELDS``),
-what stands behind a struct (``TAILS``) and which fields are left out: a struct's own size (the reason of a refusal
-names it where it matters) and what is reserved. Fields behind the size that the program gave are not there.
+The twin of ``trace_2011``, with the same three functions. Everything is in tables: requests and their structs in
+``uvfio.uapi``, here how a field is written (``FIELDS``), what follows a struct (``TAILS``) and which fields are left
+out: a struct's own size (the reason of a refusal names it where it matters) and reserved fields. Fields beyond the size
+that the program passes are not shown.
 
 Decoding reads the program's memory and changes nothing; it runs before the call, and again after it where the call
-writes an answer.
+writes an answer. What cannot be read is shown as its address.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ __all__ = ["decode", "find", "name_of"]
 
 Values = dict[str, int]
 Tail = Callable[[Values, Read, int, int], list[str]]
-"""``(fields, read, address, size the program gave) -> parts``: what stands behind a struct."""
+"""``(fields, read, address, size that the program passes) -> parts``: what follows a struct."""
 
-SIZES: Final = ("argsz", "size")  # first fields that hold the size of their struct
+SIZES: Final = ("argsz", "size")  # names of a first field that holds the size of its struct
 SILENT: Final = ("pad", "reserved", "__reserved", "__reserved2")
 FLAG_NAMES: Final = vfio.FLAG_NAMES | iommufd.FLAG_NAMES
 COMPATIBLE: Final = {"iommufd": "container"}  # files that know the requests of another kind too
@@ -65,7 +66,7 @@ CAPABILITIES_MAX: Final = 16
 
 
 def find(kind: str, request: int) -> Ioctl | None:
-    """The request as that kind of file knows it."""
+    """The request, or None if that kind of file has no such number."""
     for table in (vfio.IOCTLS, iommufd.IOCTLS):
         known = table.get((kind, request)) or table.get((COMPATIBLE.get(kind, ""), request))
         if known is not None:
@@ -108,7 +109,7 @@ def _is_pci(file: File) -> bool:
 
 
 def _struct_text(kind: type[Struct], least: int, read: Read, address: int, *, pci: bool) -> str:
-    """``{field=value, ...}``: the fields that the program gave, and what stands behind them."""
+    """``{field=value, ...}``: the fields within the size that the program passes, and what follows the struct."""
     given = int.from_bytes(read(address, 4), "little")
     size = max(min(given, ctypes.sizeof(kind)), least)
     raw = read(address, size)
@@ -144,7 +145,7 @@ def _field_text(struct_name: str, name: str, value: int, *, pci: bool) -> str:
 
 
 def _feature_flags(flags: int) -> str:
-    """``SET|LOW_POWER_ENTRY``: what shall be done, and the feature."""
+    """``SET|LOW_POWER_ENTRY``: the operation and the feature."""
     number = flags & features.VFIO_DEVICE_FEATURE_MASK
     known = features.FEATURES.get(number)
     name = known.name.removeprefix("VFIO_DEVICE_FEATURE_") if known else str(number)
@@ -160,7 +161,7 @@ FIELDS: Final[dict[tuple[str, str], Callable[[int], str]]] = {
 }
 
 
-# -- what stands behind a struct -------------------------------------------------------------------
+# -- what follows a struct -------------------------------------------------------------------------
 
 
 def _list(read: Read, address: int, count: int, letter: str) -> str:
@@ -224,7 +225,8 @@ def _bitmap_of_range(fields: Values, read: Read, address: int, given: int) -> li
 def _capabilities(
     struct_name: str, fields: Values, read: Read, address: int, given: int
 ) -> list[str]:
-    """The names in the chain behind an answer. It need not be one yet: the program's own bytes are there before."""
+    """The names in the capability chain of an answer. Before the call the program's own bytes are there: the length of
+    the chain is bounded, and links outside the buffer end it."""
     names = CAPABILITIES[struct_name]
     found: list[str] = []
     at = fields["cap_offset"]

@@ -12,15 +12,16 @@ import pytest
 from uvfio.core.events import DeviceRequested, Interrupt
 from uvfio.core.translation.domain import DmaCounters
 from uvfio.doors.run.filter.rules import Handler, Key
+from uvfio.doors.run.observe.calls import tap
 from uvfio.doors.run.observe.summary import Summary
-from uvfio.doors.run.session.events import FileReleased
+from uvfio.doors.run.session.events import FileReleased, RunEvent, RunObserver
 from uvfio.errors import BadDescriptor, InvalidArgument
 from uvfio.fops.file import File
 from uvfio.uapi import rfc, vfio
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
 
-class Modern(File):
+class Mainline(File):
     kind = "container"
 
     def abi_of(self, cmd: int) -> str:
@@ -28,7 +29,7 @@ class Modern(File):
 
 
 class Run:
-    """What is needed of a supervisor: handlers that answer ``answer``, and descriptors 3 (2011) and 4 (today's)."""
+    """What is needed of a supervisor: handlers that answer ``answer``, and descriptors 3 (2011) and 4 (mainline)."""
 
     def __init__(self) -> None:
         self.answer: int | Exception | None = 0
@@ -41,6 +42,17 @@ class Run:
         counters.read, counters.written, counters.faults = 10, 20, 1
         self.machine = SimpleNamespace(framework=SimpleNamespace(dma_counters=counters))
         self.processes = SimpleNamespace(get=lambda pid: self)
+        self.observers: list[RunObserver] = []
+        tap(self.handlers, self.emit)
+
+    def emit(self, event: RunEvent) -> None:
+        for observer in self.observers:
+            observer(event)
+
+    def summary(self, out: io.StringIO, *, as_json: bool = False) -> Summary:
+        made = Summary(cast("Any", self), out, as_json=as_json)
+        self.observers.append(made.observe)
+        return made
 
     def _handle(self, request: tuple[int, ...]) -> int | None:
         if isinstance(self.answer, Exception):
@@ -50,7 +62,7 @@ class Run:
     def lookup(self, pid: int, fd: int) -> File:
         if fd not in (3, 4):
             raise BadDescriptor(f"{fd}")
-        return File("2011") if fd == 3 else Modern("today's")
+        return File("2011") if fd == 3 else Mainline("mainline")
 
     def call(self, name: str, *arguments: int, arch: int = AUDIT_ARCH_X86_64) -> int | None:
         numbers = X86_64 if arch == AUDIT_ARCH_X86_64 else I386
@@ -68,7 +80,7 @@ def run() -> Run:
 
 
 def test_ioctls_count_under_the_names_of_their_files(run: Run) -> None:
-    summary = Summary(cast("Any", run), run.handlers, io.StringIO())
+    summary = run.summary(io.StringIO())
     run.call("ioctl", 3, rfc.VFIO_GROUP_GET_FLAGS)
     run.call("ioctl", 4, vfio.VFIO_SET_IOMMU)
     run.call("ioctl", 9, rfc.VFIO_GROUP_GET_FLAGS, arch=AUDIT_ARCH_I386)
@@ -76,7 +88,7 @@ def test_ioctls_count_under_the_names_of_their_files(run: Run) -> None:
 
 
 def test_errors_count_and_reach_the_program(run: Run) -> None:
-    summary = Summary(cast("Any", run), run.handlers, io.StringIO())
+    summary = run.summary(io.StringIO())
     run.answer = InvalidArgument("no")
     with pytest.raises(InvalidArgument):
         run.call("pread64", 3)
@@ -84,7 +96,7 @@ def test_errors_count_and_reach_the_program(run: Run) -> None:
 
 
 def test_calls_that_vfio_did_not_answer_do_not_count(run: Run) -> None:
-    summary = Summary(cast("Any", run), run.handlers, io.StringIO())
+    summary = run.summary(io.StringIO())
     run.answer = None
     assert run.call("openat") is None
     assert counts(summary) == {}
@@ -94,7 +106,7 @@ def test_calls_that_vfio_did_not_answer_do_not_count(run: Run) -> None:
 
 def test_the_table(run: Run) -> None:
     out = io.StringIO()
-    summary = Summary(cast("Any", run), run.handlers, out)
+    summary = run.summary(out)
     run.answer = 5
     assert run.call("pread64", 3) == 5
     irq = Interrupt("a", "MSI", 0)
@@ -110,7 +122,7 @@ def test_the_table(run: Run) -> None:
 
 def test_json(run: Run) -> None:
     out = io.StringIO()
-    summary = Summary(cast("Any", run), run.handlers, out, as_json=True)
+    summary = run.summary(out, as_json=True)
     run.call("pread64", 3)
     summary.write()
     facts = json.loads(out.getvalue())["summary"]

@@ -48,3 +48,23 @@ def test_nothing_behind_the_end_of_a_page_is_needed_for_a_string_that_ends_befor
     assert string_text(Page(b"edu\0", at).read, at) == '"edu"'
     with pytest.raises(OSError, match="nothing there"):
         string_text(Page(b"long", at).read, at)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (0, "0"),
+        (1, "ONE"),
+        (3, "ONE|TWO"),
+        (4, "0x4"),
+        (6, "TWO|0x4"),
+        (1 << 63, "0x8000000000000000"),
+    ],
+)
+def test_flags_and_bits_without_a_name(flags: int, text: str) -> None:
+    assert flags_text(flags, {1: "ONE", 2: "TWO"}) == text
+
+
+def test_flags_without_names() -> None:
+    assert flags_text(0, {}) == "0"
+    assert flags_text(5, {}) == "0x5"

@@ -1,9 +1,8 @@
-"""What a trace says, of arguments made up and of calls that a program made."""
+"""What a trace writes for the calls that a program makes, and for events."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import json
 import os
@@ -15,148 +14,13 @@ import pytest
 
 from support.puppet import MAP_SHARED, PAGE, PROT_READ, Stage, open_descriptors
 from uvfio.core.events import DeviceRevoked, Fault, GroupAdded, Interrupt
-from uvfio.doors.run.observe.text import flags_text
-from uvfio.doors.run.observe.trace import Trace, decode_argument
+from uvfio.doors.run.observe.calls import tap
+from uvfio.doors.run.observe.trace import Trace
 from uvfio.doors.run.session.events import FileReleased, RunEnded, RunStarted
-from uvfio.errors import BadAddress
 from uvfio.uapi import rfc
 
-AT = 0x1000
 CONFIG = rfc.VFIO_PCI_CONFIG_REGION_INDEX << 40
 COMMON = {"call", "pid", "result", "text"}
-
-
-def memory_of(data: bytes, at: int = AT) -> Any:
-    """``read`` of a memory that holds ``data`` at ``at`` and nothing else."""
-
-    def read(address: int, size: int) -> bytes:
-        if not at <= address <= address + size <= at + len(data):
-            raise BadAddress(f"{address:#x}")
-        return data[address - at : address - at + size]
-
-    return read
-
-
-# -- arguments -------------------------------------------------------------------------------------------
-
-NAME = b"0000:06:0d.0\0".ljust(64, b"x")
-CASES: dict[int, tuple[bytes, str]] = {
-    rfc.VFIO_GROUP_GET_FLAGS: (struct.pack("<Q", 3), "[VIABLE|MM_LOCKED]"),
-    rfc.VFIO_GROUP_MERGE: (struct.pack("<i", 5), "[5]"),
-    rfc.VFIO_GROUP_UNMERGE: (struct.pack("<i", -1), "[-1]"),
-    rfc.VFIO_GROUP_GET_IOMMU_FD: (b"", ""),
-    rfc.VFIO_GROUP_GET_DEVICE_FD: (NAME, '"0000:06:0d.0"'),
-    rfc.VFIO_GROUP_GET_DEVICE_FD_32: (NAME, '"0000:06:0d.0"'),
-    rfc.VFIO_IOMMU_GET_FLAGS: (struct.pack("<Q", 1), "[MAP_ANY]"),
-    rfc.VFIO_IOMMU_MAP_DMA: (
-        struct.pack("<5Q", 0xDEAD, 0x7F0000001000, 0x2000, 0x3000, 1),
-        "{vaddr=0x7f0000001000, dmaaddr=0x2000, size=0x3000, flags=WRITE}",
-    ),
-    rfc.VFIO_IOMMU_UNMAP_DMA: (
-        struct.pack("<5Q", 40, 0, 0x2000, 0x1000, 0),
-        "{vaddr=0, dmaaddr=0x2000, size=0x1000, flags=0}",
-    ),
-    rfc.VFIO_DEVICE_GET_FLAGS: (struct.pack("<Q", 13), "[PCI|RESET|0x8]"),
-    rfc.VFIO_DEVICE_GET_NUM_REGIONS: (struct.pack("<i", 8), "[8]"),
-    rfc.VFIO_DEVICE_GET_REGION_INFO: (
-        struct.pack("<IIQQQQ", 40, 2, 0x4000, 2 << 40, 5, 0),
-        "{len=0x28, index=2, size=0x4000, offset=0x20000000000, flags=MMAP|PHYS_VALID, phys=0}",
-    ),
-    rfc.VFIO_DEVICE_GET_NUM_IRQS: (struct.pack("<i", 3), "[3]"),
-    rfc.VFIO_DEVICE_GET_IRQ_INFO: (
-        struct.pack("<IIII", 16, 0, 1, 1),
-        "{len=0x10, index=0, count=1, flags=LEVEL}",
-    ),
-    rfc.VFIO_DEVICE_SET_IRQ_EVENTFDS: (struct.pack("<4i", 1, 2, 7, 8), "[1, 2, 7, 8]"),
-    rfc.VFIO_DEVICE_UNMASK_IRQ: (struct.pack("<i", 0), "[0]"),
-    rfc.VFIO_DEVICE_SET_UNMASK_IRQ_EVENTFD: (struct.pack("<2i", 0, -1), "[0, -1]"),
-    rfc.VFIO_DEVICE_RESET: (b"", ""),
-    rfc.VFIO_DEVICE_GET_DTPATH: (
-        struct.pack("<IIQQ", 24, 0, 1, 0x1234),
-        "{len=0x18, index=0, flags=REGION, path=0x1234}",
-    ),
-    rfc.VFIO_DEVICE_GET_DTPATH_32: (
-        struct.pack("<IIQI", 20, 0, 2, 0x1234),
-        "{len=0x14, index=0, flags=IRQ, path=0x1234}",
-    ),
-    rfc.VFIO_DEVICE_GET_DTINDEX: (
-        struct.pack("<IIIIQ", 24, 1, 2, 3, 3),
-        "{len=0x18, index=1, prop_type=2, prop_index=3, flags=REGION|IRQ}",
-    ),
-}
-
-
-def test_no_ioctl_is_missing() -> None:
-    assert set(CASES) == set(rfc.IOCTLS)
-    assert len({rfc.IOCTLS[request].name for request in CASES}) == 19
-
-
-@pytest.mark.parametrize(
-    "request_", CASES, ids=lambda request: f"{rfc.ioctl_name(request)}-{request:x}"
-)
-def test_arguments(request_: int) -> None:
-    data, text = CASES[request_]
-    assert decode_argument(request_, memory_of(data), AT) == text
-    kind = rfc.IOCTLS[request_].argument
-    if isinstance(kind, type):
-        assert len(data) == ctypes.sizeof(kind)
-
-
-@pytest.mark.parametrize(
-    "request_", CASES, ids=lambda request: f"{rfc.ioctl_name(request)}-{request:x}"
-)
-def test_arguments_that_cannot_be_read(request_: int) -> None:
-    """The address is shown instead; a trace never makes a call fail."""
-    none = rfc.IOCTLS[request_].argument == "none"
-    assert decode_argument(request_, memory_of(b""), 0xDEAD000) == ("" if none else "0xdead000")
-
-
-def test_unknown_requests() -> None:
-    assert decode_argument(0x12345678, memory_of(b""), 0xBEEF) == "0xbeef"
-
-
-def test_a_name_at_the_end_of_memory() -> None:
-    text = b"0000:06:0d.0\0"
-    for beyond, data in ((0, text), (4, text.ljust(64, b"x"))):
-        at = 2 * PAGE - len(text) + beyond  # to the last byte of a page, or across its end
-        shown = decode_argument(rfc.VFIO_GROUP_GET_DEVICE_FD, memory_of(data, at), at)
-        assert shown == '"0000:06:0d.0"'
-
-
-@pytest.mark.parametrize(
-    ("count", "present", "text"),
-    [
-        (0, 0, "[0, 0]"),
-        (-5, 0, "[0, -5]"),
-        (16, 16, str([0, 16, *range(16)])),
-        (1000, 16, str([0, 1000, *range(16)])),
-        (1 << 30, 16, str([0, 1 << 30, *range(16)])),
-        (2, 1, hex(AT)),
-    ],
-)
-def test_lists(count: int, present: int, text: str) -> None:
-    data = struct.pack(f"<{2 + present}i", 0, count, *range(present))
-    assert decode_argument(rfc.VFIO_DEVICE_SET_IRQ_EVENTFDS, memory_of(data), AT) == text
-
-
-@pytest.mark.parametrize(
-    ("flags", "text"),
-    [
-        (0, "0"),
-        (1, "ONE"),
-        (3, "ONE|TWO"),
-        (4, "0x4"),
-        (6, "TWO|0x4"),
-        (1 << 63, "0x8000000000000000"),
-    ],
-)
-def test_flags(flags: int, text: str) -> None:
-    assert flags_text(flags, {1: "ONE", 2: "TWO"}) == text
-
-
-def test_flags_without_names() -> None:
-    assert flags_text(0, {}) == "0"
-    assert flags_text(5, {}) == "0x5"
 
 
 # -- calls -----------------------------------------------------------------------------------------------
@@ -169,11 +33,8 @@ class Traced:
         self.stage = Stage("exerciser@0000:07:00.0,group=7", bits=bits)
         self.puppet = self.stage.puppet
         self.out = io.StringIO()
-        self.stage.session.watch(
-            Trace(
-                self.stage.session, self.stage.supervisor.handlers, self.out, as_json=as_json
-            ).observe
-        )
+        tap(self.stage.supervisor.handlers, self.stage.session.emit)
+        self.stage.session.watch(Trace(self.stage.session, self.out, as_json=as_json).observe)
 
     def taken(self) -> list[str]:
         """Lines since the last time."""
@@ -300,11 +161,14 @@ def test_nobody_reads_it(json_lines: bool) -> None:
         reader, writer = os.pipe()
         os.close(reader)
         with contextlib.suppress(BrokenPipeError), open(writer, "w", buffering=1) as out:
-            Trace(stage.session, stage.supervisor.handlers, out, as_json=json_lines)
+            tap(stage.supervisor.handlers, stage.session.emit)
+            stage.session.watch(Trace(stage.session, out, as_json=json_lines).observe)
             fd = stage.puppet.open(b"/dev/vfio/241")
             assert fd >= 0
             at = stage.puppet.buffer(8)
             assert stage.puppet.call("ioctl", fd, rfc.VFIO_GROUP_GET_FLAGS, at) == 0
+            stage.puppet.must("close", fd)
+            stage.session.settle()
 
 
 def test_keys_of_a_call(as_json: Traced) -> None:
@@ -361,7 +225,7 @@ def test_keys_of_an_access(as_json: Traced) -> None:
 def test_events() -> None:
     with Stage() as stage:
         out = io.StringIO()
-        trace = Trace(stage.session, stage.supervisor.handlers, out)
+        trace = Trace(stage.session, out)
         fault = Fault("a", 0x9000, 4, True, "not mapped")
         for event in (
             fault,
@@ -383,7 +247,7 @@ def test_events() -> None:
             "released /dev/vfio/7",
         ]
         out = io.StringIO()
-        Trace(stage.session, stage.supervisor.handlers, out, as_json=True).observe(fault)
+        Trace(stage.session, out, as_json=True).observe(fault)
         assert out.getvalue() == (
             '{"event": "fault", "device": "a", "iova": 36864, "size": 4, "write": true, '
             '"reason": "not mapped"}\n'
