@@ -1,11 +1,12 @@
-"""``uvfio run``: take our options off the command line, describe the machine, hand both to the runner.
+"""``uvfio run``: parse the options, build the description of the machine, call the runner with both.
 
-Our options end at ``--``, or before the first word that is none; the program's own words are never looked
-at. This is the one verb whose start-up time matters, so the options are taken apart by hand (argparse costs
-as much as the framework) and nothing is imported that is not needed.
+The options end at ``--`` or before the first word that is no option; the program's own words are not examined. This is
+the one verb whose start-up time matters: the options are parsed by hand (importing argparse takes as long as importing
+the framework), and nothing is imported that is not needed.
 
-The runner returns the program's wait status. A signal that killed the program is raised again, so that
-whoever started us sees what he would see without us.
+The runner returns the program's wait status. A signal that killed the program is raised again, so that the parent
+process sees the same wait status as without ``uvfio run``. Where trace and summary are written is decided here; what is
+written is the business of ``doors/run/observe``.
 """
 
 from __future__ import annotations

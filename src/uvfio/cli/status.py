@@ -1,4 +1,7 @@
-"""``uvfio`` without a verb: whether it works here, which machine it would be, and what one can ask for."""
+"""``uvfio`` without a verb: whether programs can be run here, the default machine, and the verbs.
+
+The status of a run is another thing: ``uvfio ctl SOCKET status`` (``cli/ctl.py``).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ __all__ = ["show_status"]
 
 
 def show_status() -> int:
-    """Print the status and exit well, whatever it is."""
+    """Print the status; the exit status is 0 in any case."""
     from uvfio.cli.main import VERBS
     from uvfio.doors.run.launch.check import probe_all
     from uvfio.machine.machine import Machine

@@ -29,7 +29,7 @@ __all__ = ["Summary"]
 
 
 class Count:
-    """One line: how often, how often in vain, and how long."""
+    """One line: number of calls, number of those that failed, seconds of all."""
 
     __slots__ = ("calls", "errors", "seconds")
 
