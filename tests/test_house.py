@@ -27,9 +27,10 @@ PYTHON = [
 
 LONGEST = 600
 LARGEST_FOLDER = 16
-# What `uvfio run` may load before the program starts. Lines are counted and not modules: to split a module is free.
+# What `uvfio run` may load before the program starts. Lines of code are counted: to split a module is free, and so are
+# docstrings and comments, which cost next to nothing in a .pyc.
 STARTUP_STANDARD_MODULES = 63
-STARTUP_LINES = 21_000
+STARTUP_LINES = 15_000
 STARTUP_FORBIDDEN = (
     *("argparse", "asyncio", "concurrent", "difflib", "email", "hypothesis", "importlib.metadata"),
     *("json", "logging", "msgspec", "multiprocessing", "numpy", "rich", "subprocess", "tomllib"),
@@ -58,6 +59,7 @@ TESTED_ELSEWHERE = {  # modules without a test module of their own name, and wha
     "kit/description": "tests/unit/kit/test_register.py, where its names are to be imported from",
     "models/kit": "an alias; tests/unit/models/test_catalogue.py",
     "models/platform": "an alias; tests/unit/models/test_catalogue.py",
+    "uapi/linux": "tests/abi/test_seccomp_abi.py",
     "uapi/vfio_feature": "tests/unit/uapi/test_vfio.py",
 }
 
@@ -82,6 +84,20 @@ def isolated(code: str, *, site: bool) -> str:
 def name_of(module: Path) -> str:
     parts = module.relative_to(SOURCE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def lines_of_code(text: str) -> int:
+    """Lines but for docstrings, comments and empty ones."""
+    prose = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = enumerate(map(str.strip, text.splitlines()), 1)
+    return sum(bool(line) and not line.startswith("#") and at not in prose for at, line in lines)
 
 
 # -- tools -------------------------------------------------------------------------------------------
@@ -213,7 +229,7 @@ print(*sorted(set(sys.modules) - before))
     foreign = [name for name in loaded if not name.startswith("uvfio")]
     assert len(foreign) <= STARTUP_STANDARD_MODULES, foreign
     lines = {
-        name_of(module): len(module.read_text().splitlines())
+        name_of(module): lines_of_code(module.read_text())
         for module in MODULES
         if name_of(module) in loaded
     }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DRIVER = """
 import fcntl, os, sys
-from uvfio.doors.run.filter import bpf
+from uvfio.doors.run.filter import build
 from uvfio.doors.run.launch import launch
 from uvfio.uapi import seccomp as s
 
@@ -40,7 +40,7 @@ def serve(launched, limit=None):
     return served
 
 def start(argv=None, **options):
-    return launch.launch(argv or sys.argv[1:], os.environ, bpf.build_filter(range(768, 1024)), **options)
+    return launch.launch(argv or sys.argv[1:], os.environ, build.build_filter(range(768, 1024)), **options)
 
 def main():
     try:

@@ -24,10 +24,11 @@ from unittest import mock
 
 from e2e import build
 from support.requirements import require, require_program
-from uvfio.doors.run.filter.bpf import build_filter
+from uvfio.doors.run.filter.build import build_filter
 from uvfio.doors.run.launch.check import scratch_directories
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.session.reactor import Reactor
+from uvfio.doors.run.session.session import Session
 from uvfio.doors.run.supervisor import Supervisor
 from uvfio.machine.spec import MachineSpec, default_machine, parse_device
 from uvfio.uapi import seccomp as s
@@ -334,16 +335,17 @@ class Stage:
         folders = scratch_directories()
         require(bool(folders), "no folder can hold tokens; run `uvfio check`")
         self._sigio = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as Supervisor.start does
-        with mock.patch("uvfio.doors.run.supervisor.Reactor", _StageReactor):
-            self.supervisor = Supervisor(machine_of(*devices), folders[0], abi=abi)
-        self.reactor = cast(_StageReactor, self.supervisor.reactor)
+        with mock.patch("uvfio.doors.run.session.session.Reactor", _StageReactor):
+            self.session = Session(machine_of(*devices), folders[0], abi=abi)
+        self.supervisor = Supervisor(self.session)
+        self.reactor = cast(_StageReactor, self.session.reactor)
         self.listener = -1
         self.puppet, self._process = start(bits)
         self._enlist(self.puppet)
 
     def _enlist(self, puppet: Puppet) -> None:
         """Put the puppet under the filter."""
-        code = build_filter(self.supervisor.reserved)
+        code = build_filter(self.session.reserved)
         at = puppet.buffer(code)
         width = puppet.bits // 8
         count = len(code) // s.sock_filter.size
@@ -358,7 +360,7 @@ class Stage:
         finally:
             os.close(pidfd)
         puppet.must("close", theirs)
-        self.supervisor.listener = self.listener
+        self.session.listener = self.listener
         self.supervisor.launched = cast("Launched", _Running(self.listener, self._process))
         self.reactor.watch(self.listener, lambda: None, wake=False)
         puppet.stage = self
@@ -382,12 +384,12 @@ class Stage:
     @property
     def process(self) -> Process:
         """What the supervisor knows of the puppet."""
-        return self.supervisor.processes.get(self.puppet.pid)
+        return self.session.processes.get(self.puppet.pid)
 
     def file(self, fd: int, puppet: Puppet | None = None) -> File | None:
         """The VFIO file behind a descriptor of a puppet."""
         pid = (puppet or self.puppet).pid
-        return self.supervisor.processes.get(pid).lookup(pid, fd)
+        return self.session.processes.get(pid).lookup(pid, fd)
 
     def open_device(self, group: bytes = b"/dev/vfio/241", name: bytes = b"0000:07:00.0") -> int:
         """A device file in the puppet (its group and iommu files as well)."""
@@ -405,7 +407,7 @@ class Stage:
         """Kill the puppets and close the supervisor."""
         finish(self.puppet, self._process)
         self.supervisor.close()
-        del self.supervisor, self.reactor
+        del self.supervisor, self.session, self.reactor
         gc.collect()  # a machine holds itself, and with it the memory of its devices
         if self.listener >= 0:
             os.close(self.listener)

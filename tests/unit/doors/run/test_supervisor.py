@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import select
 import signal
@@ -13,10 +14,13 @@ import pytest
 from support.puppet import AT_FDCWD, PAGE, Stage, machine_of, open_descriptors
 from uvfio.core.events import GroupAdded
 from uvfio.doors.run import supervisor as module
-from uvfio.doors.run.filter import bpf
+from uvfio.doors.run.filter.rules import BY_KEY
+from uvfio.doors.run.handlers.calls import Calls
+from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import LaunchError
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.session.events import FileReleased, RunEvent
+from uvfio.doors.run.session.session import Session
 from uvfio.doors.run.supervisor import Supervisor
 from uvfio.errors import NoMemory, TooManyFiles, VfioError
 from uvfio.uapi import rfc
@@ -45,19 +49,34 @@ def wait_for_end(pidfd: int) -> None:
 # -- the table -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arch", "numbers", "own"),
-    [(AUDIT_ARCH_X86_64, X86_64, bpf._X86_64), (AUDIT_ARCH_I386, I386, bpf._I386)],
-    ids=["x86_64", "i386"],
-)
-def test_what_is_notified_has_a_handler(
-    stage: Stage, arch: int, numbers: dict[str, int], own: dict[str, str]
-) -> None:
-    """And nothing else has one."""
-    names = {number: name for name, number in numbers.items()}
-    notified = {names[number] for number in bpf._targets(numbers, bpf._BOTH, own)}
-    handled = {names[number] for number, which in stage.supervisor.handlers if which == arch}
-    assert notified == handled
+def test_what_is_notified_has_a_handler(stage: Stage) -> None:
+    """The handler that the row names, and nothing else has one."""
+    owners = {"paths": stage.supervisor.paths, "calls": stage.supervisor.calls}
+    handlers = stage.supervisor.handlers
+    assert handlers.keys() == BY_KEY.keys()
+    for key, call in BY_KEY.items():
+        owner, method = call.handler.split(".")
+        assert handlers[key] == getattr(owners[owner], method)
+
+
+def test_each_method_that_takes_a_notification_is_in_the_table() -> None:
+    named = {call.handler for call in BY_KEY.values()}
+    methods = {
+        f"{kind.__name__.lower()}.{name}"
+        for kind in (Calls, Paths)
+        for name, method in vars(kind).items()
+        if not name.startswith("_")
+        and inspect.isfunction(method)
+        and list(inspect.signature(method).parameters) == ["self", "request"]
+    }
+    assert methods == named
+
+
+@pytest.mark.parametrize("kind", [Calls, Paths])
+def test_each_handler_is_described(kind: type) -> None:
+    named = {call.handler.split(".")[1] for call in BY_KEY.values()}
+    bare = [name for name in named & vars(kind).keys() if not getattr(kind, name).__doc__]
+    assert bare == []
 
 
 def test_arguments_of_32_bits_have_their_own_handlers(stage: Stage) -> None:
@@ -166,7 +185,7 @@ def test_killed_during_a_call(stage: Stage) -> None:
     assert puppet.call("wait4", child.pid, 0, 0, 0) == child.pid
     fd = puppet.open(NODE)
     assert stage.file(fd) is not None
-    assert len(stage.supervisor.tokens) == 1
+    assert len(stage.session.tokens) == 1
 
 
 def test_killed_before_its_descriptor(stage: Stage) -> None:
@@ -185,9 +204,9 @@ def test_killed_before_its_descriptor(stage: Stage) -> None:
     replace(stage, "openat", kill_before)
     child.start("openat", AT_FDCWD, NODE, os.O_RDWR)
     assert puppet.call("wait4", child.pid, 0, 0, 0) == child.pid
-    assert len(stage.supervisor.tokens) == 0
+    assert len(stage.session.tokens) == 0
     assert isinstance(puppet.open(NODE), int)
-    assert len(stage.supervisor.tokens) == 1
+    assert len(stage.session.tokens) == 1
 
 
 def test_the_end_of_all_programs(stage: Stage) -> None:
@@ -195,8 +214,8 @@ def test_the_end_of_all_programs(stage: Stage) -> None:
     assert stage.file(fd) is not None
     stage.puppet.start("exit_group", 3)
     assert os.waitstatus_to_exitcode(stage.supervisor.serve()) == 3
-    stage.supervisor.tokens.drain()
-    assert len(stage.supervisor.tokens) == 0
+    stage.session.tokens.drain()
+    assert len(stage.session.tokens) == 0
 
 
 # -- what happens besides ------------------------------------------------------------------------------------
@@ -229,20 +248,20 @@ def test_release_is_settled_before_what_depends_on_it(stage: Stage) -> None:
 
 def test_observers_get_the_events_of_the_framework_and_of_files(stage: Stage) -> None:
     told: list[RunEvent] = []
-    stage.supervisor.watch(told.append)
+    stage.session.watch(told.append)
     stage.puppet.must("close", stage.puppet.open(NODE))
-    stage.supervisor.settle()
+    stage.session.settle()
     assert FileReleased("/dev/vfio/241") in told
-    stage.supervisor.machine.plug("edu,group=9")
+    stage.session.machine.plug("edu,group=9")
     assert told[-1] == GroupAdded("9", "pci", 9, 2)
 
 
 def test_an_observer_that_needs_no_event_of_the_framework_makes_it_emit_none(stage: Stage) -> None:
     told: list[RunEvent] = []
-    stage.supervisor.watch(told.append, framework=False)
-    assert stage.supervisor.machine.framework.observer is None
+    stage.session.watch(told.append, framework=False)
+    assert stage.session.machine.framework.observer is None
     stage.puppet.must("close", stage.puppet.open(NODE))
-    stage.supervisor.settle()
+    stage.session.settle()
     assert told == [FileReleased("/dev/vfio/241")]
 
 
@@ -259,10 +278,10 @@ def test_no_file_can_be_made(
         raise OSError(ours, os.strerror(ours))
 
     with monkeypatch.context() as broken:
-        broken.setattr(stage.supervisor.tokens, "create", full)
+        broken.setattr(stage.session.tokens, "create", full)
         assert stage.puppet.open(NODE) == -theirs
     assert stage.puppet.open(NODE) >= 0
-    assert len(stage.supervisor.tokens) == 1
+    assert len(stage.session.tokens) == 1
 
 
 def test_the_programs_limit_is_not_ours(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +295,7 @@ def test_the_programs_limit_is_not_ours(stage: Stage, monkeypatch: pytest.Monkey
         with monkeypatch.context() as patch:
             patch.setattr(sc, "addfd", fail(number))
             with pytest.raises(TooManyFiles):
-                stage.supervisor.addfd(0, None, True)
+                stage.session.addfd(0, None, True)
 
 
 def test_beyond_the_soft_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +309,7 @@ def test_beyond_the_soft_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) ->
         return 5
 
     monkeypatch.setattr(sc, "addfd", addfd)
-    assert stage.supervisor.addfd(0, 800, True) == 5
+    assert stage.session.addfd(0, 800, True) == 5
     assert asked == [800, None]
 
 
@@ -298,13 +317,13 @@ def test_beyond_the_soft_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_supervisor_leaves_nothing(stage: Stage) -> None:
-    folder = stage.supervisor.tree.path
+    folder = stage.session.tree.path
     assert os.path.isdir(folder)
     stage.open_device()
-    other = Supervisor(machine_of(), os.path.dirname(folder))
-    assert os.path.isdir(other.tree.path)
+    other = Supervisor(Session(machine_of(), os.path.dirname(folder)))
+    assert os.path.isdir(other.session.tree.path)
     other.close()
-    assert not os.path.exists(other.tree.path)
+    assert not os.path.exists(other.session.tree.path)
     assert os.path.isdir(folder)
 
 

@@ -1,7 +1,9 @@
-"""Opening a file of sysfs that is made or takes writes (``machine/sysfs/attributes.py``).
+"""Opening a file of sysfs whose contents are made on demand or that takes writes (``machine/sysfs/attributes.py``).
 
-One that is opened to be read is a real file of the tree, with what it says at that moment: it costs a program nothing
-afterwards, and does not follow later changes. One that is opened to be written is a file that the supervisor serves.
+One that is opened for reading only is a real file of the tree, with its contents at that moment: reads run natively,
+and later changes do not show. One that is opened for writing is a file that the supervisor serves.
+
+What this does not do: decide which attributes there are or what a write does; that is the machine's part.
 """
 
 from __future__ import annotations
@@ -17,32 +19,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.core.waiting import Wait
+    from uvfio.doors.run.session.session import Session
     from uvfio.doors.run.session.tree import Found
-    from uvfio.doors.run.supervisor import Supervisor
     from uvfio.machine.sysfs.attributes import Bound
 
 __all__ = ["Written", "open_attribute"]
 
 
-def open_attribute(supervisor: Supervisor, found: Found, flags: int) -> AttributeFile | None:
-    """The file to serve, or None if the real one will do. Refused as ``Bound.check_open`` says."""
-    path = supervisor.tree.virtual(found.real) or ""
-    bound = attributes.find(supervisor.machine, path)
+def open_attribute(session: Session, found: Found, flags: int) -> AttributeFile | None:
+    """The file to serve, or None to open the real one. Raises what ``Bound.check_open`` raises (EACCES)."""
+    path = session.tree.virtual(found.real) or ""
+    bound = attributes.find(session.machine, path)
     if bound is None:
         return None
     reads = flags & os.O_ACCMODE != os.O_WRONLY
     writes = flags & os.O_ACCMODE != os.O_RDONLY
     bound.check_open(reads, writes)
     if not writes:
-        supervisor.tree.renew(path, attribute_text(bound))
+        session.tree.renew(path, attribute_text(bound))
         return None
-    contents = Written(bound, supervisor.settle, supervisor.refresh_tree)
+    contents = Written(bound, session.settle, session.refresh_tree)
     return AttributeFile(path, contents, reads=reads, writes=writes)
 
 
 class Written(NamedTuple):
-    """An attribute that is open for writing. What was closed before a write is closed (``settle``), and the program
-    sees its effect at once (``show``)."""
+    """An attribute that is open for writing. ``settle`` releases what was closed before a write, so that the write
+    finds it closed; ``show`` makes its effect visible in the tree before the answer."""
 
     bound: Bound
     settle: Callable[[], None]

@@ -1,11 +1,16 @@
-"""Calls on descriptors: ioctl, pread and pwrite, mmap, close, dup and their kin.
+"""Calls on descriptors: ioctl, pread and pwrite, mmap, close, dup and the like.
 
-The filter notifies them for the reserved range, and the calls that can only mean VFIO for any descriptor. A
-handler looks the file up, calls its method, and copies data; a descriptor that is not ours goes back to the
-kernel (None). What changes the table of descriptors is done by the kernel too; here the cache is kept exact.
+The filter notifies them for the reserved range, and calls that can only mean VFIO for any descriptor. A
+handler looks the file up, calls its method, and copies data; a descriptor that is not of uvfio goes back to the
+kernel (None). Changes to the table of descriptors are made by the kernel too; here the cache is kept exact.
 
-Reading and writing at the file position is what migration data are made for. Device files have a position too, though
-no VFIO program uses it: it starts at 0 and cannot be sought. What was moved before an error counts, as in the kernel.
+Errors that a file's method raises (``uvfio.fops``) reach the program as they are; docstrings list those that the
+handler adds. EFAULT for memory that the caller cannot read or write is one of each that copies data. What was moved
+before an error counts, as in the kernel.
+
+Reading and writing at the file position is used for migration data. Device files have a position too, though
+no VFIO program uses it: it starts at 0 and cannot be set. It belongs to the token, so all descriptors of the open file
+share it, in other processes too.
 """
 
 from __future__ import annotations
@@ -14,48 +19,71 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from uvfio.doors.run.handlers.paths import ARG, Request
+from uvfio.doors.run.filter.rules import ARG, INT, PAGE_SHIFT, SPLIT
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.stat import pack_stat, pack_stat_32
 from uvfio.errors import InvalidArgument
+from uvfio.uapi.linux import (
+    F_DUPFD,
+    F_DUPFD_CLOEXEC,
+    F_GETFL,
+    MAP_PRIVATE,
+    MAP_TYPE,
+    MAX_RW_COUNT,
+    O_LARGEFILE,
+    PROT_EXEC,
+    UIO_MAXIOV,
+)
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.core.seams import Memory
+    from uvfio.doors.run.filter.rules import Handler, Key, Request
+    from uvfio.doors.run.handlers.copies import Copies
+    from uvfio.doors.run.handlers.paths import Paths
     from uvfio.doors.run.session.processes import Process
-    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.doors.run.session.session import Session
     from uvfio.fops.file import File
 
 __all__ = ["Calls"]
 
-F_DUPFD = 0
-F_GETFL = 3
-O_LARGEFILE = 0o100000
-F_DUPFD_CLOEXEC = 1030
-PROT_EXEC = 0x4
-MAP_TYPE = 0x0F
-MAP_PRIVATE = 0x02
-UIO_MAXIOV = 1024
 PIECE = 1 << 20  # bytes copied at a time
-MAX_RW_COUNT = 0x7FFFF000
-INT = 0xFFFFFFFF
 MINUS_ONE = (1 << 64) - 1
 
 
 class Calls:
-    """The handlers, by the kernel's names."""
+    """The handlers, by the kernel's names. ``handlers`` is the table of all of them, for the tracer of copies.
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self.supervisor = supervisor
-        self.polls = supervisor.tokens.polls
-        self.by_tid = supervisor.processes.by_tid
-        self.discover = supervisor.processes.discover
+    The three hot ones and ``close`` look process and file up in place: a function call costs a tenth of the lookup.
+    """
+
+    def __init__(self, session: Session, paths: Paths, handlers: dict[Key, Handler]) -> None:
+        self.session = session
+        self.paths = paths
+        self.handlers = handlers
+        self.polls = session.tokens.polls
+        self.by_tid = session.processes.by_tid
+        self.discover = session.processes.discover
+        self._copies: Copies | None = None
+
+    @property
+    def copies(self) -> Copies:
+        """The tracer of copies of sysfs files; loaded with the first copy."""
+        if self._copies is None:
+            from uvfio.doors.run.handlers.copies import Copies
+
+            self._copies = Copies(self.session, self.handlers)
+        return self._copies
 
     # -- the hot ones ------------------------------------------------------------------------------
 
     def pread64(self, request: Request) -> int | None:
+        """Read at an offset: the bytes moved. EINVAL for a negative offset, EFAULT; else as the file's ``pread``.
+
+        Reading a register may have side effects in the device, which all its users see.
+        """
         process = self.by_tid.get(request[1]) or self.discover(request[1])
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
@@ -65,6 +93,10 @@ class Calls:
         return self.read_at(process, file, request[7], request[8], request[9])
 
     def pwrite64(self, request: Request) -> int | None:
+        """Write at an offset: the bytes taken. EINVAL for a negative offset, EFAULT; else as the file's ``pwrite``.
+
+        A device acts on the write before the answer; interrupts that it raises reach any process with the eventfd.
+        """
         process = self.by_tid.get(request[1]) or self.discover(request[1])
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
@@ -74,6 +106,11 @@ class Calls:
         return self.write_at(process, file, request[7], request[8], request[9])
 
     def ioctl(self, request: Request) -> int | None:
+        """A VFIO request: its result, with the errno that the file's ``ioctl`` gives; may be Deferred.
+
+        Before a *structural* request (one on a group, container or iommufd) everything that any process has closed is
+        released, so that the request finds it closed.
+        """
         process = self.by_tid.get(request[1]) or self.discover(request[1])
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
@@ -81,7 +118,7 @@ class Calls:
         if self.polls.active:
             self.polls.look()  # what was stored before this call has had its effect
         if file.structural:
-            self.supervisor.settle()  # what was closed before this call is closed
+            self.session.settle()  # what was closed before this call is closed
             if file.released:  # this very file: by another thread, or a kill, after the call began
                 found = process.lookup(request[1], request[6] & INT)
                 if found is None:
@@ -90,10 +127,11 @@ class Calls:
         return file.ioctl(process, request[7] & INT, request[8])
 
     def _not_ours(self, request: Request) -> int | None:
-        """For the kernel; but a closed number must not become one of ours before the kernel looks at it."""
+        """Let the kernel run the call. EBADF for a closed number of the reserved range: it must not become a
+        served file before the kernel looks it up."""
         fd = request[6] & INT
         closed = f"/proc/{request[1]}/fd/{fd}"
-        if fd in self.supervisor.reserved and not os.path.lexists(closed):
+        if fd in self.session.reserved and not os.path.lexists(closed):
             raise OSError(errno.EBADF, f"descriptor {fd} is not open")
         return None
 
@@ -107,8 +145,8 @@ class Calls:
         if count <= PIECE:
             data = file.pread(process, count, offset)
             size = len(data)
-            page = address >> 12
-            if page in process.writable and (address + size - 1) >> 12 == page:
+            page = address >> PAGE_SHIFT
+            if page in process.writable and (address + size - 1) >> PAGE_SHIFT == page:
                 # Faster than memory.write, and the same for a page that it could write to before.
                 try:
                     if os.pwrite(process.space.fd, data, address) == size:
@@ -158,15 +196,19 @@ class Calls:
         return done
 
     def pread64_32(self, request: Request) -> int | None:
-        return self.pread64((*request[:9], request[9] & INT | request[10] << 32, 0, 0))
+        """As ``pread64``; the offset is in two words."""
+        return self.pread64((*request[:9], SPLIT.read(request), 0, 0))
 
     def pwrite64_32(self, request: Request) -> int | None:
-        return self.pwrite64((*request[:9], request[9] & INT | request[10] << 32, 0, 0))
+        """As ``pwrite64``; the offset is in two words."""
+        return self.pwrite64((*request[:9], SPLIT.read(request), 0, 0))
 
     def read(self, request: Request) -> int | None:
+        """Read at the file position and advance it, for all holders of the file: the bytes moved. As ``pread``."""
         return self._sequential(request, self.read_at)
 
     def write(self, request: Request) -> int | None:
+        """Write at the file position and advance it, for all holders of the file: the bytes taken. As ``pwrite``."""
         return self._sequential(request, self.write_at)
 
     def _sequential(self, request: Request, move: Callable[..., int]) -> int | None:
@@ -226,15 +268,19 @@ class Calls:
         return done
 
     def readv(self, request: Request) -> int | None:
+        """``read`` into several parts. EINVAL for more than 1024 of them (UIO_MAXIOV)."""
         return self._vector(request, self.read_at, 8, None)
 
     def writev(self, request: Request) -> int | None:
+        """``write`` of several parts; a sysfs file gets them as one. EINVAL for more than 1024 of them."""
         return self._vector(request, self.write_at, 8, None)
 
     def preadv(self, request: Request) -> int | None:
+        """``pread64`` into several parts; the position stays. EINVAL for more than 1024 of them."""
         return self._vector(request, self.read_at, 8, request[9])
 
     def pwritev(self, request: Request) -> int | None:
+        """``pwrite64`` of several parts; a sysfs file gets them as one. EINVAL for more than 1024 of them."""
         return self._vector(request, self.write_at, 8, request[9])
 
     def preadv2(self, request: Request) -> int | None:
@@ -242,38 +288,51 @@ class Calls:
         return self.readv(request) if request[9] == MINUS_ONE else self.preadv(request)
 
     def pwritev2(self, request: Request) -> int | None:
+        """As ``pwritev``, but offset -1 is the file position. Flags are ignored."""
         return self.writev(request) if request[9] == MINUS_ONE else self.pwritev(request)
 
     def readv_32(self, request: Request) -> int | None:
+        """As ``readv``; an iovec has words of 4 bytes."""
         return self._vector(request, self.read_at, 4, None)
 
     def writev_32(self, request: Request) -> int | None:
+        """As ``writev``; an iovec has words of 4 bytes."""
         return self._vector(request, self.write_at, 4, None)
 
     def preadv_32(self, request: Request) -> int | None:
-        return self._vector(request, self.read_at, 4, request[9] & INT | request[10] << 32)
+        """As ``preadv``; words of 4 bytes, the offset in two of them."""
+        return self._vector(request, self.read_at, 4, SPLIT.read(request))
 
     def pwritev_32(self, request: Request) -> int | None:
-        return self._vector(request, self.write_at, 4, request[9] & INT | request[10] << 32)
+        """As ``pwritev``; words of 4 bytes, the offset in two of them."""
+        return self._vector(request, self.write_at, 4, SPLIT.read(request))
 
     def preadv2_32(self, request: Request) -> int | None:
-        current = request[9] & request[10] & INT == INT
+        """As ``preadv2``; words of 4 bytes, the offset in two of them."""
+        current = SPLIT.read(request) == MINUS_ONE
         return self.readv_32(request) if current else self.preadv_32(request)
 
     def pwritev2_32(self, request: Request) -> int | None:
-        current = request[9] & request[10] & INT == INT
+        """As ``pwritev2``; words of 4 bytes, the offset in two of them."""
+        current = SPLIT.read(request) == MINUS_ONE
         return self.writev_32(request) if current else self.pwritev_32(request)
 
     # -- mapping -----------------------------------------------------------------------------------
 
     def mmap(self, request: Request) -> int | None:
+        """Check a mapping of device memory; the kernel then maps the token's own bytes.
+
+        EPERM for PROT_EXEC, else as the file's ``mmap``. The descriptor may be exchanged for one of the device's memory
+        (``Session.expose``). Stores through the mapping are seen by all processes that map the region.
+        """
         return self._mmap(request, request[11])
 
     def mmap2(self, request: Request) -> int | None:
-        return self._mmap(request, (request[11] & INT) << 12)
+        """As ``mmap``; the offset is a number of pages."""
+        return self._mmap(request, (request[11] & INT) << PAGE_SHIFT)
 
     def _mmap(self, request: Request, offset: int) -> int | None:
-        process = self.supervisor.processes.get(request[1])
+        process = self.session.processes.get(request[1])
         file = process.lookup(request[1], request[10] & INT)
         if file is None:
             return None
@@ -283,48 +342,59 @@ class Calls:
         shared = request[9] & MAP_TYPE != MAP_PRIVATE
         file.mmap(process, size, offset, shared)
         if file.alone:
-            self.supervisor.expose(process, request[1], request[10] & INT, file)
+            self.session.expose(process, request[1], request[10] & INT, file)
         if file.region_memory is not None:
-            self.supervisor.tokens.mapped(file.region_memory)
+            self.session.tokens.mapped(file.region_memory)
         return None  # allowed: the kernel maps the token's own bytes
 
     # -- the table of descriptors --------------------------------------------------------------------
 
     def close(self, request: Request) -> int | None:
+        """Forget the cached number; the kernel closes it. The file is released when its last holder anywhere closes."""
         process = self.by_tid.get(request[1]) or self.discover(request[1])
         process.files.pop(request[6] & INT, None)
         return None
 
     def close_range(self, request: Request) -> int | None:
-        process = self.supervisor.processes.get(request[1])
+        """Forget the cached numbers; the kernel closes them. With CLOSE_RANGE_UNSHARE nothing is cached any more: the
+        caller's thread has a table of its own from now on."""
+        process = self.session.processes.get(request[1])
         if request[8] & sc.CLOSE_RANGE_UNSHARE:
-            self.supervisor.processes.unshared(process)
+            self.session.processes.unshared(process)
         first, last = request[6] & INT, request[7] & INT
         for number in [n for n in process.files if first <= n <= last]:
             del process.files[number]
         return None
 
     def dup(self, request: Request) -> int | None:
+        """A copy in the reserved range, if there is room; else the kernel's, which only its use identifies."""
         return self._duplicate(request, 0, False)
 
     def dup2(self, request: Request) -> int | None:
-        process = self.supervisor.processes.get(request[1])
+        """dup2 and dup3: forget the target's cached number; the kernel copies.
+
+        EBUSY for a sysfs file that leaves the reserved range while the program is traced by another tracer: what
+        is written to the copy would be lost (``handlers/copies.py``).
+        """
+        process = self.session.processes.get(request[1])
         if request[6] & INT != request[7] & INT:
-            if request[7] & INT not in self.supervisor.reserved:
+            if request[7] & INT not in self.session.reserved:
                 file = process.lookup(request[1], request[6] & INT)
                 if file is not None and file.whole:
-                    self.supervisor.copies.follow(process, request[1])
+                    self.copies.follow(process, request[1])
             process.files.pop(request[7] & INT, None)
         return None
 
     def fcntl(self, request: Request) -> int | None:
+        """F_DUPFD and F_DUPFD_CLOEXEC as ``dup``; F_GETFL with the flags that the file was opened with. Other commands
+        (locks, F_SETFL, F_GETFD...) act on the token: the kernel runs them."""
         command = request[7] & INT
         if command in (F_DUPFD, F_DUPFD_CLOEXEC):
             return self._duplicate(request, request[8] & INT, command == F_DUPFD_CLOEXEC)
         return self._flags(request) if command == F_GETFL else None
 
     def _flags(self, request: Request) -> int | None:
-        """What a file was opened with. Those that no path leads to were never opened, so not for large sizes."""
+        """F_GETFL: what a file without a path was opened with. It was never opened, hence no O_LARGEFILE."""
         found = self._find(request)
         if found is None or found[1].name.startswith("/"):
             return None
@@ -333,7 +403,7 @@ class Calls:
 
     def _duplicate(self, request: Request, least: int, cloexec: bool) -> int | None:
         """A copy in the reserved range, where the registers of region 0 stay reachable."""
-        process = self.supervisor.processes.get(request[1])
+        process = self.session.processes.get(request[1])
         fd = request[6] & INT
         if process.lookup(request[1], fd) is None or not process.cacheable:
             return None
@@ -345,31 +415,34 @@ class Calls:
         except OSError:
             return None
         try:
-            return self.supervisor.addfd(copy, number, cloexec)
+            return self.session.addfd(copy, number, cloexec)
         finally:
             os.close(copy)
 
     def unshare(self, request: Request) -> int | None:
-        self.supervisor.processes.unshared(self.supervisor.processes.get(request[1]))
+        """CLONE_FILES: the calling thread gets a table of its own, so no descriptor of the process is cached now."""
+        self.session.processes.unshared(self.session.processes.get(request[1]))
         return None
 
     # -- what a VFIO file cannot do, and its facts ---------------------------------------------------
 
     def lseek(self, request: Request) -> int | None:
+        """Set the position of a sysfs file, for all its holders: the new position.
+
+        ESPIPE for other VFIO files; EINVAL for an unknown whence or a position below 0.
+        """
         offset, bits = request[7], 64
         if request[4] == AUDIT_ARCH_I386:
             offset, bits = offset & INT, 32
         return self._seek(request, offset - (offset >> bits - 1 << bits), request[8] & INT)
 
     def llseek(self, request: Request) -> int | None:
-        """_llseek of i386: the offset in two halves, the result in memory."""
+        """_llseek of i386: as ``lseek``, the offset in two words, high first, the result in memory; EFAULT."""
         offset = (request[7] & INT) << 32 | request[8] & INT
         place = self._seek(request, offset - (offset >> 63 << 64), request[10] & INT)
         if place is None:
             return None
-        self.supervisor.processes.get(request[1]).memory.write(
-            request[9], place.to_bytes(8, "little")
-        )
+        self.session.processes.get(request[1]).memory.write(request[9], place.to_bytes(8, "little"))
         return 0
 
     def _seek(self, request: Request, offset: int, whence: int) -> int | None:
@@ -381,7 +454,7 @@ class Calls:
         if not file.whole or token is None:
             raise OSError(errno.ESPIPE, "a VFIO file has no position to set")
         if whence == os.SEEK_END:
-            offset += self.supervisor.paths.token_facts(token).real.st_size
+            offset += self.paths.token_facts(token).real.st_size
         elif whence == os.SEEK_CUR:
             offset += token.position
         elif whence != os.SEEK_SET:
@@ -392,7 +465,7 @@ class Calls:
         return offset
 
     def truncate(self, request: Request) -> int | None:
-        """Files of sysfs let it pass, and nothing happens (kernfs_iop_setattr)."""
+        """Nothing, for a sysfs file (kernfs_iop_setattr lets it pass); EINVAL for other VFIO files."""
         found = self._find(request)
         if found is None:
             return None
@@ -401,37 +474,40 @@ class Calls:
         return 0
 
     def not_possible(self, request: Request) -> int | None:
-        """Calls that change the contents of a file as a whole: truncate, allocate, sync."""
+        """fallocate, fsync, fdatasync: EINVAL for a VFIO file."""
         return self._refuse(request, errno.EINVAL, "not possible with a VFIO file")
 
     def cannot_move(self, request: Request) -> int | None:
-        """sendfile: either descriptor, out and in, may be ours."""
+        """sendfile: EINVAL if either descriptor is a VFIO file."""
         return self._refuse(request, errno.EINVAL, "bytes of a VFIO file cannot be moved", 1)
 
     def cannot_splice(self, request: Request) -> int | None:
-        """splice and copy_file_range: in is argument 0, out is argument 2."""
+        """splice and copy_file_range: EINVAL if the source (argument 0) or the target (argument 2) is a VFIO file."""
         return self._refuse(request, errno.EINVAL, "bytes of a VFIO file cannot be moved", 2)
 
     def pass_on(self, request: Request) -> int | None:
-        """The token answers for itself."""
+        """The kernel answers for the token: fstatfs, and i386 calls with structures too narrow for its numbers."""
         return None
 
     def not_permitted(self, request: Request) -> int | None:
+        """fchmod and fchown: EPERM for a VFIO file, as its permissions belong to the machine."""
         return self._refuse(request, errno.EPERM, "the machine's files belong to the machine")
 
     def fstat(self, request: Request) -> int | None:
+        """The facts of a device node, or those of an anonymous inode for other VFIO files. EFAULT."""
         return self._fstat(request, pack_stat)
 
     def fstat64(self, request: Request) -> int | None:
+        """As ``fstat``, with the structure of i386."""
         return self._fstat(request, pack_stat_32)
 
     def _fstat(self, request: Request, pack: Callable[..., bytes]) -> int | None:
-        process = self.supervisor.processes.get(request[1])
+        process = self.session.processes.get(request[1])
         token = process.token(request[1], request[6] & INT)
         if token is None:
             return None
         memory: Memory = process.memory
-        memory.write(request[7], pack(self.supervisor.paths.token_facts(token)))
+        memory.write(request[7], pack(self.paths.token_facts(token)))
         return 0
 
     def _refuse(self, request: Request, number: int, why: str, other: int = 0) -> int | None:
@@ -443,6 +519,6 @@ class Calls:
     def _find(self, request: Request, argument: int = 0) -> tuple[Process, File] | None:
         if self.polls.active:
             self.polls.look()
-        process = self.supervisor.processes.get(request[1])
+        process = self.session.processes.get(request[1])
         file = process.lookup(request[1], request[ARG + argument] & INT)
         return None if file is None else (process, file)

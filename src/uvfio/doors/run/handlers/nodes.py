@@ -1,13 +1,13 @@
-"""What an open of the machine's own files leads to: device nodes, and iommu_group as each ABI has it.
+"""What an open of the machine's own files returns: device nodes, and iommu_group as each ABI has it.
 
-A machine whose programs may speak either ABI (``--abi auto``) has today's tree, in which iommu_group is a link to
-the group's folder. In 2011 it was a file with the group's number. Who opens it to read gets that file; links,
-listings and paths that go through it are today's::
+A machine whose programs may speak either ABI (``--abi auto``) has the mainline tree, in which iommu_group is a link to
+the group's folder. In 2011 it was a file with the group's number. An open for reading gets that file; links,
+listings and paths that go through it are mainline's::
 
     readlink, lstat, .../iommu_group/devices, open with O_DIRECTORY, O_PATH or O_NOFOLLOW      the link
     open(".../iommu_group", O_RDONLY)                                                          "240\\n"
 
-The modules of today's ABI are loaded where they are needed.
+The modules of the mainline ABI are loaded when a program opens one of its nodes.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from uvfio.fops.rfc2011.group import open_group
 
 if TYPE_CHECKING:
     from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.session import Session
     from uvfio.doors.run.session.tree import Found
-    from uvfio.doors.run.supervisor import Supervisor
     from uvfio.fops.file import File
     from uvfio.machine.sysfs.tree import CharDev
 
 __all__ = ["group_number", "open_node"]
 
 
-def open_node(supervisor: Supervisor, node: CharDev, process: Process) -> File:
+def open_node(session: Session, node: CharDev, process: Process) -> File:
     """The VFIO file behind a device node. As the open functions of ``fops``."""
-    framework, abi = supervisor.machine.framework, supervisor.abi
+    framework, abi = session.machine.framework, session.abi
     if node.opens == "cdev":
         from uvfio.fops.mainline.cdev import open_cdev
 
@@ -53,10 +53,10 @@ def open_node(supervisor: Supervisor, node: CharDev, process: Process) -> File:
     return open_any_group(framework, group, process, abi)
 
 
-def group_number(supervisor: Supervisor, path: str, found: Found, flags: int) -> BinaryIO | None:
-    """The file of 2011 for who opens a device's iommu_group to read it; None for any other file."""
+def group_number(session: Session, path: str, found: Found, flags: int) -> BinaryIO | None:
+    """The file of 2011 if a device's iommu_group is opened for reading; None for any other file."""
     if (
-        supervisor.abi != "auto"
+        session.abi != "auto"
         or not path.endswith("/iommu_group")
         or flags & (os.O_ACCMODE | os.O_NOFOLLOW)
         or not os.path.isdir(found.real)

@@ -4,8 +4,8 @@
 descriptor, memory and descriptors of the child, and reports what worked. Nothing is left behind and
 nothing on the machine is changed.
 
-``scratch_problem`` is of use to the runner too: it tells where files can live whose last close must be
-noticed. Give it the runner's own inotify descriptor: closing one costs the kernel milliseconds.
+``scratch_problem`` is of use to the runner too: it finds folders for files whose last close must be
+detected. Give it the runner's own inotify descriptor: closing one costs the kernel milliseconds.
 
 What this does not do: print. `uvfio check` formats the probes.
 """
@@ -24,7 +24,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from uvfio.doors.run.filter.bpf import build_filter, reserved_range
+from uvfio.doors.run.filter.build import build_filter, reserved_range
 from uvfio.doors.run.launch.guard import receive_descriptors
 from uvfio.doors.run.launch.launch import MINIMUM_KERNEL
 from uvfio.doors.run.linux import syscalls
@@ -50,7 +50,7 @@ PATIENCE: Final = 5000  # milliseconds: far more than any step takes, so that no
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One thing that was tried. ``hint`` says what to do if it failed; ``required`` that nothing runs."""
+    """One thing that was tried. ``hint`` is what to do if it failed; ``required``: without it nothing runs."""
 
     name: str
     ok: bool

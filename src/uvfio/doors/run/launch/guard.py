@@ -2,7 +2,7 @@
 
 When the last descriptor of a listener is closed, every notified call of the program fails with ENOSYS,
 each ``open`` included: it would run on in a broken world. So a process that does nothing else holds a
-second descriptor. If the supervisor dies, the program blocks, the guard says what happened, kills every
+second descriptor. If the supervisor dies, the program blocks, the guard reports it, kills every
 descendant and exits with 125.
 
 Theory of operation
@@ -13,9 +13,9 @@ leaves behind becomes its child. It sleeps in poll until one of three things hap
 - a child changed: it reports the program's wait status to the supervisor through a pipe, stops the
   supervisor when the program stops and continues it when the program goes on (the shell that waits for
   the supervisor sees a stopped job, as it would without uvfio), and reaps. No child left: it exits;
-- the supervisor tells of a signal that it received. A signal for a whole process group
+- the supervisor passes on a signal that it received. A signal for a whole process group
   (Ctrl-C, ``kill -TERM -PGID``) reached the program already; it reached the guard too, which has all
-  signals blocked, and so it tells: what is pending here is not passed on. (Signals of one number do not
+  signals blocked, and so can detect that: a signal that is pending here is not passed on. (Signals of one number do not
   queue, so two for the group within the time that this takes, some 100 us, may come as three.) SIGCONT
   is passed on if the program had stopped before, and not if it has stopped since;
 - the supervisor's pidfd is readable: it died.
@@ -63,7 +63,7 @@ def receive_descriptors(socket: _socket.socket, size: int, count: int) -> tuple[
 
 
 def _descendants(pid: int) -> list[int]:
-    """Every process below ``pid`` that one look at /proc finds, zombies included."""
+    """Every process below ``pid`` that one scan of /proc finds, zombies included."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -86,7 +86,7 @@ def _descendants(pid: int) -> list[int]:
 def kill_descendants(pid: int) -> None:
     """SIGKILL every descendant of ``pid`` and wait until each has died; ``pid`` itself is spared.
 
-    Reaps nothing. Looks again until nobody is found alive, since processes that are about to be killed
+    Reaps nothing. Scans again until none is found alive, since processes that are about to be killed
     can fork. One that is orphaned while /proc is being read can be missed: it turns up as a child of the
     subreaper above it, so a caller who must be sure repeats this until that one has no children left.
     """
@@ -258,7 +258,7 @@ class Guard:
             try:
                 os.write(2, text.encode())
             except OSError:
-                pass  # nobody reads it
+                pass  # stderr has no reader
             while self._reap():
                 kill_descendants(os.getpid())
         if self._cleanup is not None:

@@ -16,7 +16,7 @@ their default. P blocks what a user or a terminal sends to a program (``FORWARDE
 threads, and one thread takes these signals with sigwaitinfo and hands them to G, which passes on to C what
 C did not receive itself. The thread exists because P sits in an ioctl without a time-out.
 
-The end. G exits when nobody is left below it, and POLLHUP of the listener tells P. Before Linux 6.11 a
+The end. G exits when it has no descendant left, and P gets POLLHUP of the listener. Before Linux 6.11 a
 receiving ioctl sleeps through that (commit "seccomp: interrupt SECCOMP_IOCTL_NOTIF_RECV when all users have
 exited"). A signal alone does not end it either, as fcntl.ioctl repeats interrupted calls since Python 3.14.
 So, when G has exited and P's main thread still sleeps in RECV, the thread sends it a signal whose handler
@@ -87,7 +87,7 @@ _BLOCKED: Final = FORWARDED | {signal.SIGTSTP, signal.SIGCHLD}
 INTERRUPT: Final = signal.SIGURG  # ignored by default: harmless wherever it arrives
 _INTERPRETER_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
-# C tells P: kind, pid or errno. "L" comes with the listener and a pidfd, the others are failures.
+# C to P: kind, pid or errno. "L" comes with the listener and a pidfd, the others are failures.
 _MESSAGE: Final = struct.Struct("<ci")
 _LISTENER, _NO_FORK, _NO_FILTER, _NO_EXEC = b"L", b"F", b"S", b"X"
 
@@ -155,8 +155,8 @@ class Launched:
     def wait(self) -> int:
         """The program's wait status, once everything below the guard has ended; reaps the guard.
 
-        To be called when ``ended`` says so: whoever waits here answers no notification. If the program
-        could not be executed, says why in one line on stderr; the status is that of exit code 126 or 127.
+        To be called when ``ended`` returns True, since no notification is answered meanwhile. If the program
+        could not be executed, writes the reason in one line to stderr; the status is that of exit code 126 or 127.
         """
         self._waiting = True
         record = b""
@@ -165,7 +165,7 @@ class Launched:
         try:
             os.waitpid(self.guard, 0)
         except ChildProcessError:
-            pass  # somebody's waitpid(-1) in this process was quicker
+            pass  # another waitpid(-1) in this process was quicker
         if record:
             status: int = WAIT_STATUS.unpack(record)[0]
         else:
@@ -198,13 +198,15 @@ class Launched:
                 signal.pidfd_send_signal(guard, signal.SIGCONT)
                 while not watch.poll(0):
                     kill_descendants(self.guard)
-                    watch.poll(50)  # it exits when it has reaped them; if not, somebody was missed
+                    watch.poll(
+                        50
+                    )  # it exits when it has reaped them; if not, a descendant was missed
             finally:
                 os.close(guard)
         except ProcessLookupError:
             pass
         try:
-            # Nothing to do, unless somebody had killed the guard before.
+            # Nothing to do, unless the guard was killed before.
             signal.pidfd_send_signal(self.pidfd, signal.SIGSTOP)
             kill_descendants(self.pid)
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -229,7 +231,9 @@ class Launched:
                     signal.pthread_kill(main, INTERRUPT)
             elif taken.si_signo == signal.SIGCHLD:
                 ended = ended or self._guard_ended()
-            elif taken.si_pid != self.guard:  # its SIGCONT is news of the program, not for it
+            elif (
+                taken.si_pid != self.guard
+            ):  # its SIGCONT reports that the program goes on, and is not for it
                 self._forward(taken.si_signo)
 
     def _wake(self, number: int, frame: object) -> None:
@@ -249,7 +253,7 @@ class Launched:
             os.write(self._commands, SIGNAL.pack(number, time.monotonic_ns()))
         except OSError:
             try:
-                signal.pidfd_send_signal(self.pidfd, number)  # nobody is there to judge
+                signal.pidfd_send_signal(self.pidfd, number)  # the guard has gone
             except OSError:
                 pass  # it has ended
 
@@ -261,7 +265,7 @@ def launch(
     *,
     cleanup: Callable[[], None] | None = None,
 ) -> Launched:
-    """Start ``argv`` under ``filter`` (``bpf.build_filter``); returns while its execve waits for an answer.
+    """Start ``argv`` under ``filter`` (``filter.build.build_filter``); returns while its execve waits for an answer.
 
     To be called once, from the main thread of a process that has no other. ``cleanup`` runs in the guard,
     and only if this process dies before the program's end; it must not rely on open descriptors.
@@ -345,7 +349,7 @@ def launch(
 def finish(status: int) -> NoReturn:
     """End this process as the program with wait status ``status`` ended, killed by a signal or not.
 
-    A signal is raised again with its default action, so that a shell says what it always says; there is no
+    A signal is raised again with its default action, so that a shell reports it as usual; there is no
     core dump of uvfio. As process 1 of a container, which signals do not kill, exits with 128 + signal.
     """
     if not os.WIFSIGNALED(status):
@@ -425,7 +429,7 @@ def _refusal(launched: Launched) -> LaunchError | None:
         pass
     except OSError as error:
         if not _has_memory(launched.pid):
-            return None  # it could not be executed and has just ended; what it said comes next
+            return None  # it could not be executed and has just ended; its message comes next
         return LaunchError(
             f"memory of the program is out of reach (/proc/{launched.pid}/mem: {error.strerror})",
             PTRACE_HINT,
@@ -445,7 +449,7 @@ def _close_inherited() -> None:
 
 
 def _has_memory(pid: int) -> bool:
-    """Whether the process is there and not at its end, where nobody but root may look at what it no longer has."""
+    """Whether the process exists and still has an address space; after that only root may inspect it."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             return b"VmSize:" in file.read()
@@ -475,7 +479,7 @@ def _run_program(
     mask: set[signal.Signals | int],
     sockets: tuple[_socket.socket, _socket.socket],
 ) -> NoReturn:
-    """In C: become the program, or say why not and exit."""
+    """In C: become the program, or send the reason to P and exit."""
     try:
         for number in signal.valid_signals():
             if number in _INTERPRETER_IGNORES or callable(signal.getsignal(number)):

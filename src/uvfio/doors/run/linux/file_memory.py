@@ -1,7 +1,7 @@
 """The memory of a file that a program gave to a device (IOMMU_IOAS_MAP_FILE): a memfd, or a file on hugetlbfs.
 
 Addresses are offsets. Bytes are copied by read and write where the file has them, so that a program that shortens its
-file makes the device fault and does not end the supervisor; stores that nobody may see half of, and files of huge
+file makes the device fault and does not end the supervisor; stores that must not be seen half done, and files of huge
 pages, which cannot be written to, go through a mapping that is checked against the file's size before each use.
 """
 
@@ -14,12 +14,9 @@ from typing import Final
 
 from uvfio.doors.run.linux.memory import as_words
 from uvfio.errors import BadAddress, InvalidArgument
+from uvfio.uapi.linux import HUGETLBFS_MAGIC, TMPFS_MAGIC
 
 __all__ = ["FileMemory"]
-
-TMPFS_MAGIC: Final = 0x01021994
-HUGETLBFS_MAGIC: Final = 0x958458F6
-
 
 STATFS_SIZE: Final = 120  # struct statfs of x86-64; f_type is its first word
 

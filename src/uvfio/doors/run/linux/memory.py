@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramMemory", "Unreadable", "UserMemory"]
 
-ADDRESS_LIMIT = 1 << 63  # what pread's signed offset can say; user space ends below
+ADDRESS_LIMIT = 1 << 63  # the largest signed offset of pread; user space ends below
 
 
 class Unreadable(VfioError):
-    """The process forbids others to look at it (PR_SET_DUMPABLE, unreadable executable)."""
+    """The process cannot be inspected (PR_SET_DUMPABLE, unreadable executable). EPERM."""
 
     default_errno = errno.EPERM
 
@@ -128,7 +128,7 @@ class UserMemory:
 
 
 class ProgramMemory:
-    """``pid`` is any thread of the process. ``is_device(dev, inode)`` tells device memory from RAM.
+    """``pid`` is any thread of the process. ``is_device(dev, inode)`` returns whether an inode holds device memory.
 
     PermissionError when the process made itself non-dumpable.
     """

@@ -11,6 +11,8 @@ import os
 import struct
 from typing import NamedTuple
 
+from uvfio.uapi.linux import SYSFS_MAGIC, TMPFS_MAGIC
+
 __all__ = [
     "Facts",
     "pack_stat",
@@ -25,8 +27,6 @@ STAT_64 = struct.Struct("<QQQIIIIQqqq6q3q")
 STAT_32 = struct.Struct("<QIIIIIIQIqIQ6IQ")
 STATX_TIME = struct.Struct("<qIi")
 STATX_BASIC_STATS = 0x7FF
-SYSFS_MAGIC = 0x62656572
-TMPFS_MAGIC = 0x01021994
 NS = 1_000_000_000
 
 

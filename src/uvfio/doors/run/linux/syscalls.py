@@ -1,7 +1,7 @@
 """System calls that Python's standard library lacks, under their C names.
 
 Each function is the call and nothing else: it raises OSError with the call's name and the errno, and
-for ENOSYS a sentence that says since when the kernel has it. Structures and numbers come from
+for ENOSYS the version of Linux that introduced it. Structures and numbers come from
 ``uvfio.uapi``; those of small interfaces with a single user are next to the function.
 
 What is not here: the two ioctls of the hot path (SECCOMP_IOCTL_NOTIF_RECV and _SEND). ``fcntl.ioctl``
@@ -20,8 +20,8 @@ from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_uint32, c_ulong,
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from uvfio.uapi.ioctl import _IOWR
+from uvfio.uapi.linux import MREMAP_FIXED, MREMAP_MAYMOVE, PROT_READ, PROT_WRITE
 from uvfio.uapi.seccomp import (
-    SECCOMP_ADDFD_FLAG_SEND,
     SECCOMP_ADDFD_FLAG_SETFD,
     SECCOMP_FILTER_FLAG_NEW_LISTENER,
     SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
@@ -82,16 +82,8 @@ capability_data: Final = struct.Struct("<6I")
 # linux/close_range.h
 CLOSE_RANGE_UNSHARE: Final = 1 << 1
 CLOSE_RANGE_CLOEXEC: Final = 1 << 2
-# linux/falloc.h, linux/mman.h
+# linux/falloc.h
 FALLOC_FL_KEEP_SIZE: Final = 0x01
-PROT_READ: Final = 0x1
-PROT_WRITE: Final = 0x2
-MAP_SHARED: Final = 0x01
-MAP_PRIVATE: Final = 0x02
-MAP_FIXED: Final = 0x10
-MAP_ANONYMOUS: Final = 0x20
-MREMAP_MAYMOVE: Final = 1
-MREMAP_FIXED: Final = 2
 # linux/inotify.h. An event is s32 wd; u32 mask; u32 cookie; u32 len; char name[len]
 IN_CLOSE_WRITE: Final = 0x00000008
 IN_CLOSE_NOWRITE: Final = 0x00000010
@@ -252,20 +244,16 @@ def addfd(
     srcfd: int,
     newfd: int | None = None,
     cloexec: bool = True,
-    send: bool = False,
 ) -> int:
     """Install a copy of ``srcfd`` in the task of notification ``id``; returns its number there.
 
     ``newfd`` chooses the number and replaces what is there, as dup2 does; None takes the lowest free one.
-    ``send`` answers the notification with the number in the same step.
 
     OSError: EBADF if ``srcfd`` is an O_PATH descriptor or ``newfd`` is not below the task's soft
     RLIMIT_NOFILE, EMFILE if no number is free, ENOENT if the task was killed, EINPROGRESS if it is being
     answered (seccomp_unotify(2)).
     """
-    flags = SECCOMP_ADDFD_FLAG_SEND if send else 0
-    if newfd is not None:
-        flags |= SECCOMP_ADDFD_FLAG_SETFD
+    flags = 0 if newfd is None else SECCOMP_ADDFD_FLAG_SETFD
     # Only a mutable buffer makes fcntl.ioctl return what the kernel returned.
     argument = bytearray(
         seccomp_notif_addfd.pack(id, flags, srcfd, newfd or 0, os.O_CLOEXEC if cloexec else 0)
@@ -292,7 +280,7 @@ def pidfd_getfd(pidfd: int, targetfd: int) -> int:
 
 
 def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
-    """openat2(2); the result is CLOEXEC whatever ``flags`` says."""
+    """openat2(2); the result is always CLOEXEC."""
     how = open_how.pack(flags | os.O_CLOEXEC, mode, resolve)
     return _openat2(dirfd, path, how, open_how.size)
 

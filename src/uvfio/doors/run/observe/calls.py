@@ -1,7 +1,7 @@
 """The system calls that observers see: which they are, and how they become events.
 
-``CALLS`` is the one table of the observed calls: the form of the arguments, the name in a summary, the argument that is
-the file descriptor. Trace and summary take all they know about system calls from it.
+They are the rows of ``filter/rules.py`` whose column ``shown`` is not empty. Trace and summary take all they know about
+system calls from that table.
 
 ``tap`` replaces the handlers of these calls by wrappers that emit ``CallEntry`` before and ``CallExit`` after the
 handler (the kernel's tracepoints raw_syscalls:sys_enter and sys_exit). A run without trace and summary is not tapped:
@@ -13,59 +13,23 @@ A request's name and decoding depend on the ABI of the file: ``decoder`` returns
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from uvfio.doors.run.filter.rules import BY_KEY
 from uvfio.doors.run.observe import trace_2011, trace_mainline
 from uvfio.doors.run.session.events import CallEntry, CallExit
 from uvfio.fops.file import Deferred
-from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uvfio.doors.run.filter.rules import Handler, Key, Request
     from uvfio.doors.run.observe.text import Read
     from uvfio.doors.run.session.events import RunObserver
-    from uvfio.doors.run.supervisor import Handler, Supervisor
     from uvfio.fops.file import File
     from uvfio.uapi import rfc, vfio
 
-    Request = tuple[int, ...]
-
-__all__ = ["CALLS", "Call", "Decoder", "decoder", "tap"]
-
-ARG: Final = 6  # the first argument in an unpacked notification
-
-
-class Call(NamedTuple):
-    """One call: the form of its arguments, its name in a summary, the index of its descriptor (-1: it has none)."""
-
-    form: str
-    shown: str
-    descriptor: int
-
-    def fd(self, request: Request) -> int:
-        """The descriptor that the call is made on, as an unsigned number."""
-        return request[ARG + self.descriptor] & 0xFFFFFFFF
-
-
-CALLS: Final = {
-    "ioctl": Call("ioctl", "ioctl", 0),
-    "pread64": Call("access", "pread", 0),
-    "pwrite64": Call("access", "pwrite", 0),
-    "read": Call("access", "read", 0),
-    "write": Call("access", "write", 0),
-    "readv": Call("vector", "readv", 0),
-    "writev": Call("vector", "writev", 0),
-    "preadv": Call("vector", "preadv", 0),
-    "pwritev": Call("vector", "pwritev", 0),
-    "preadv2": Call("vector", "preadv", 0),
-    "pwritev2": Call("vector", "pwritev", 0),
-    "mmap": Call("mmap", "mmap", 4),
-    "mmap2": Call("mmap", "mmap", 4),
-    "open": Call("open", "open", -1),
-    "openat": Call("open", "open", 0),
-    "openat2": Call("open", "open", 0),
-}
+__all__ = ["Decoder", "decoder", "tap"]
 
 
 class Decoder(Protocol):
@@ -88,14 +52,11 @@ def decoder(file: File | None, request: int) -> Decoder:
     return trace_2011
 
 
-def tap(supervisor: Supervisor) -> None:
-    """Emit events for the calls of the table from now on. To be called once, before the first call."""
-    for arch, numbers in ((AUDIT_ARCH_X86_64, X86_64), (AUDIT_ARCH_I386, I386)):
-        for name in CALLS:
-            key = (numbers.get(name, -1), arch)
-            handler = supervisor.handlers.get(key)
-            if handler is not None:
-                supervisor.handlers[key] = _tapped(name, handler, supervisor.emit)
+def tap(handlers: dict[Key, Handler], emit: RunObserver) -> None:
+    """Call ``emit`` for the shown calls from now on. To be called once, before the first call."""
+    for key, handler in handlers.items():
+        if BY_KEY[key].shown:
+            handlers[key] = _tapped(BY_KEY[key].name, handler, emit)
 
 
 def _tapped(name: str, handler: Handler, emit: RunObserver) -> Handler:

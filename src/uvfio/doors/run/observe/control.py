@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.core.waiting import Wait
-    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.doors.run.session.session import Session
 
 __all__ = ["Control"]
 
@@ -68,8 +68,8 @@ class Client:
 class Control:
     """Listen at ``path`` until ``close``. ConfigError if a socket cannot be made there."""
 
-    def __init__(self, supervisor: Supervisor, path: str) -> None:
-        self.supervisor = supervisor
+    def __init__(self, session: Session, path: str) -> None:
+        self.session = session
         self.path = os.path.abspath(path)
         self.clients: set[Client] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -84,7 +84,7 @@ class Control:
         finally:
             os.umask(mask)
         self._listener.listen(16)
-        self._stop = supervisor.reactor.watch(self._listener.fileno(), self._accept)
+        self._stop = session.reactor.watch(self._listener.fileno(), self._accept)
 
     def _bind(self) -> None:
         try:
@@ -127,9 +127,7 @@ class Control:
         connection, _ = self._listener.accept()
         client = Client(connection)
         self.clients.add(client)
-        client.stop = self.supervisor.reactor.watch(
-            connection.fileno(), lambda: self._receive(client)
-        )
+        client.stop = self.session.reactor.watch(connection.fileno(), lambda: self._receive(client))
 
     def _receive(self, client: Client) -> None:
         try:
@@ -154,7 +152,7 @@ class Control:
             client.gone = True
             client.stop()
             client.socket.close()
-            self.supervisor.waits.poll()  # cancels the unbind that this client waits for
+            self.session.waits.poll()  # cancels the unbind that this client waits for
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -172,25 +170,25 @@ class Control:
             client.send(answer)
 
     def _dispatch(self, client: Client, request: dict[str, Any]) -> dict[str, Any] | None:
-        machine = self.supervisor.machine
-        self.supervisor.settle()
+        machine = self.session.machine
+        self.session.settle()
         verb = request.get("verb")
         if verb == "status":
-            return {"ok": True, "machine": machine.describe(), "run": run_facts(self.supervisor)}
+            return {"ok": True, "machine": machine.describe(), "run": run_facts(self.session)}
         if verb == "plug":
             slot = machine.plug(_text(request, "device"))
-            self.supervisor.refresh_tree()
+            self.session.refresh_tree()
             return {"ok": True, "address": slot.address}
         if verb == "unplug":
             machine.unplug(_text(request, "address"))
-            self.supervisor.refresh_tree()
+            self.session.refresh_tree()
             return {"ok": True}
         if verb == "bind":
             driver = request.get("driver")
             if driver is not None and not isinstance(driver, str):
                 raise InvalidArgument(f"driver {driver!r} is not a string")
             machine.bind(_text(request, "address"), driver)
-            self.supervisor.refresh_tree()
+            self.session.refresh_tree()
             return {"ok": True}
         if verb == "unbind":
             wait = machine.begin_unbind(_text(request, "address"), **_patience(request))
@@ -207,17 +205,17 @@ class Control:
 
     def _answer(self, client: Client, wait: Wait | None) -> dict[str, Any] | None:
         """The answer if there is nothing to wait for, else None: it is sent when ``wait`` is done."""
-        self.supervisor.refresh_tree()
+        self.session.refresh_tree()
         if wait is None:
             return {"ok": True}
 
         def finish(error: BaseException | None) -> None:
-            self.supervisor.refresh_tree()
+            self.session.refresh_tree()
             if error is not None and not isinstance(error, VfioError):
                 raise error
             client.send({"ok": True} if error is None else _failure(error))
 
-        self.supervisor.waits.add(wait, finish, lambda: not client.gone)
+        self.session.waits.add(wait, finish, lambda: not client.gone)
         return None
 
 

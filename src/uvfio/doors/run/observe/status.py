@@ -16,7 +16,7 @@ from uvfio.doors.run.session.events import RunEnded, RunStarted
 
 if TYPE_CHECKING:
     from uvfio.doors.run.session.events import RunEvent
-    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.doors.run.session.session import Session
 
 __all__ = ["StatusLines", "run_facts"]
 
@@ -40,13 +40,13 @@ class StatusLines:
         os.write(self._fd, json.dumps(facts).encode() + b"\n")
 
 
-def run_facts(supervisor: Supervisor) -> dict[str, Any]:
+def run_facts(session: Session) -> dict[str, Any]:
     """What is open and mapped now, and what the supervisor itself uses (for tests that look for leaks)."""
-    framework = supervisor.machine.framework
+    framework = session.machine.framework
     return {
         "pid": os.getpid(),
-        "processes": len(supervisor.processes.by_tgid),
-        "open_files": len(supervisor.tokens),
+        "processes": len(session.processes.by_tgid),
+        "open_files": len(session.tokens),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
         "contexts": [

@@ -17,12 +17,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TextIO
 
 from uvfio.core.events import Interrupt
-from uvfio.doors.run.observe.calls import CALLS, decoder
+from uvfio.doors.run.filter.rules import INT, call_of
+from uvfio.doors.run.observe.calls import decoder
 from uvfio.doors.run.session.events import CallExit, FileReleased
 
 if TYPE_CHECKING:
     from uvfio.doors.run.session.events import CallEntry, RunEvent
-    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.doors.run.session.session import Session
 
 __all__ = ["Summary"]
 
@@ -39,15 +40,15 @@ class Count:
 
 
 class Summary:
-    """Counts until ``write``. Calls are seen if ``calls.tap`` was called for the supervisor."""
+    """Counts until ``write``. Calls are seen if ``calls.tap`` was called for the table of handlers."""
 
-    def __init__(self, supervisor: Supervisor, out: TextIO, *, as_json: bool = False) -> None:
+    def __init__(self, session: Session, out: TextIO, *, as_json: bool = False) -> None:
         self.out = out
         self.as_json = as_json
         self.counts: dict[str, Count] = {}
         self.interrupts = 0
-        self.dma = supervisor.machine.framework.dma_counters
-        self.processes = supervisor.processes
+        self.dma = session.machine.framework.dma_counters
+        self.processes = session.processes
 
     def observe(self, event: RunEvent) -> None:
         """Count an answered call, an interrupt, and a released file as a close."""
@@ -59,7 +60,7 @@ class Summary:
             self.counts.setdefault("close", Count()).calls += 1
 
     def _count(self, event: CallExit) -> None:
-        failed, shown = isinstance(event.error, OSError), CALLS[event.entry.name].shown
+        failed, shown = isinstance(event.error, OSError), call_of(event.entry.request).family
         if event.seconds is None or not (failed or event.value is not None or shown == "mmap"):
             return
         name = self._request_name(event.entry) if shown == "ioctl" else shown
@@ -71,9 +72,11 @@ class Summary:
     def _request_name(self, entry: CallEntry) -> str:
         """The name of the request for its file; a file that is closed by now counts as one of 2011."""
         request = entry.request
-        command = request[7] & 0xFFFFFFFF
+        command = request[7] & INT
         try:
-            file = self.processes.get(request[1]).lookup(request[1], CALLS["ioctl"].fd(request))
+            file = self.processes.get(request[1]).lookup(
+                request[1], call_of(request).descriptor(request)
+            )
         except OSError:
             file = None
         return decoder(file, command).name_of(file.kind if file else "", command)

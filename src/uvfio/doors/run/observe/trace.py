@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from weakref import WeakKeyDictionary
 
 from uvfio.core.events import Fault, Interrupt
-from uvfio.doors.run.handlers.paths import ARG, Request
-from uvfio.doors.run.observe.calls import CALLS, decoder
+from uvfio.doors.run.filter.rules import ARG, INT, call_of
+from uvfio.doors.run.handlers.calls import MINUS_ONE, Calls
+from uvfio.doors.run.handlers.lookup import Lookup
+from uvfio.doors.run.observe.calls import decoder
 from uvfio.doors.run.observe.text import SHOWN
 from uvfio.doors.run.session.events import (
     CallEntry,
@@ -32,21 +34,23 @@ from uvfio.doors.run.session.events import (
     RunStarted,
 )
 from uvfio.errors import VfioError
+from uvfio.uapi.rfc import VFIO_REGION_SHIFT
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.core.events import FrameworkEvent
+    from uvfio.doors.run.filter.rules import Call, Request
     from uvfio.doors.run.session.events import RunEvent
     from uvfio.doors.run.session.processes import Process
-    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.doors.run.session.session import Session
     from uvfio.fops.file import File
 
 __all__ = ["Trace"]
 
-INT = 0xFFFFFFFF
 NODES = ("/dev/vfio", "/dev/iommu")
+REGION_MASK = (1 << VFIO_REGION_SHIFT) - 1
 
 Facts = dict[str, Any]
 
@@ -54,14 +58,15 @@ Facts = dict[str, Any]
 class Trace:
     """Write a line to ``out`` for each call that VFIO answers and for each event.
 
-    Calls are seen if ``calls.tap`` was called for the supervisor.
+    Calls are seen if ``calls.tap`` was called for the table of handlers.
     """
 
-    def __init__(self, supervisor: Supervisor, out: TextIO, *, as_json: bool = False) -> None:
-        self.supervisor = supervisor
+    def __init__(self, session: Session, out: TextIO, *, as_json: bool = False) -> None:
+        self.processes = session.processes
+        self.paths = Lookup(session)
         self.out = out
         self.as_json = as_json
-        self._forms: dict[str, Callable[[str, Request, int | None], Facts | None]] = {
+        self._forms: dict[str, Callable[[Call, Request, int | None], Facts | None]] = {
             "ioctl": self._ioctl,
             "access": self._access,
             "vector": self._vector,
@@ -87,12 +92,13 @@ class Trace:
 
     def _describe(self, entry: CallEntry, value: int | None) -> Facts | None:
         """The call as facts, before it and (with its ``value``) after it; None if it is not VFIO's."""
-        return self._forms[CALLS[entry.name].form](entry.name, entry.request, value)
+        call = call_of(entry.request)
+        return self._forms[call.shown](call, entry.request, value)
 
     def _exit(self, event: CallExit, facts: Facts) -> None:
-        name, request = event.entry.name, event.entry.request
+        request = event.entry.request
         value, error = event.value, event.error
-        mapping = CALLS[name].form == "mmap"
+        mapping = call_of(request).shown == "mmap"
         if error is None:
             if value is None and not mapping:
                 return  # the kernel executes it: no call of VFIO
@@ -116,16 +122,16 @@ class Trace:
             text += f"{value:#x}" if mapping else str(value)
         self._line(text)
 
-    def _find(self, name: str, request: Request) -> tuple[Process, File] | None:
+    def _find(self, call: Call, request: Request) -> tuple[Process, File] | None:
         try:
-            process = self.supervisor.processes.get(request[1])
-            file = process.lookup(request[1], CALLS[name].fd(request))
+            process = self.processes.get(request[1])
+            file = process.lookup(request[1], call.descriptor(request))
         except OSError:
             return None
         return None if file is None else (process, file)
 
-    def _ioctl(self, name: str, request: Request, value: int | None) -> Facts | None:
-        found = self._find(name, request)
+    def _ioctl(self, call: Call, request: Request, value: int | None) -> Facts | None:
+        found = self._find(call, request)
         if found is None:
             return None
         process, file = found
@@ -135,47 +141,44 @@ class Trace:
         known = abi.find(file.kind, command)
         if value is not None and (known is None or not known.output):
             return {}
-        call = abi.name_of(file.kind, command)
+        command_name = abi.name_of(file.kind, command)
         argument = abi.decode(file, command, read, at)
-        inner = f"{request[6] & INT}<{file.name}>, {call}" + (f", {argument}" if argument else "")
+        inner = f"{request[6] & INT}<{file.name}>, {command_name}" + (
+            f", {argument}" if argument else ""
+        )
         return {
             "call": "ioctl",
             "fd": request[6] & INT,
             "file": file.name,
-            "command": call,
+            "command": command_name,
             "argument": argument,
             "text": f"ioctl({inner})",
         }
 
-    def _access(self, name: str, request: Request, value: int | None) -> Facts | None:
-        found = self._find(name, request)
+    def _access(self, call: Call, request: Request, value: int | None) -> Facts | None:
+        found = self._find(call, request)
         if found is None:
             return None
         process, _ = found
-        name = name.removesuffix("64")
+        name = call.family
         raw: bytes | None = None
         if name.endswith("write") or value is not None:
             size = request[8] if name.endswith("write") else value or 0
             raw = process.read_some(request[7], min(size, SHOWN))
             more = size > SHOWN
-        offset = None
-        if name.startswith("p"):
-            offset = request[9]
-            if request[4] == AUDIT_ARCH_I386:
-                offset = offset & INT | (request[10] & INT) << 32
+        offset = None if call.offset is None else call.offset.read(request)
         data = "" if raw is None else _data_text(raw) + "..." * more
         return self._access_facts(request, found, name, data, request[8], offset)
 
-    def _vector(self, name: str, request: Request, value: int | None) -> Facts | None:
+    def _vector(self, call: Call, request: Request, value: int | None) -> Facts | None:
         """An access with several parts is shown as one, with the data of all of them."""
-        found = self._find(name, request)
+        found = self._find(call, request)
         if found is None:
             return None
         process, _ = found
-        narrow = request[4] == AUDIT_ARCH_I386
+        name, width = call.name, 4 if request[4] == AUDIT_ARCH_I386 else 8
         try:
-            width = 4 if narrow else 8
-            parts = self.supervisor.calls.parts(process, request[7], request[8], width)
+            parts = Calls.parts(process, request[7], request[8], width)
         except OSError:
             parts = []
         total = sum(size for _, size in parts)
@@ -188,13 +191,9 @@ class Trace:
                 raw += process.read_some(base, taken) if taken else b""
                 left -= taken
             data = _data_text(raw) + "..." * (size > SHOWN)
-        offset = None
-        if name.startswith("p"):
-            offset = request[9]
-            if narrow:
-                offset = offset & INT | (request[10] & INT) << 32
-            if name.endswith("2") and offset == (1 << 64) - 1:
-                offset = None  # the file position
+        offset = None if call.offset is None else call.offset.read(request)
+        if name.endswith("2") and offset == MINUS_ONE:
+            offset = None  # the file position
         return self._access_facts(request, found, name, data, total, offset)
 
     @staticmethod
@@ -209,7 +208,7 @@ class Trace:
         fd, file = request[6] & INT, found[1]
         where = "position"
         if offset is not None:
-            where = f"region {offset >> 40} + {offset & ((1 << 40) - 1):#x}"
+            where = f"region {offset >> VFIO_REGION_SHIFT} + {offset & REGION_MASK:#x}"
         return {
             "call": name,
             "fd": fd,
@@ -219,27 +218,28 @@ class Trace:
             "text": f"{name}({fd}<{file.name}>, {data or hex(request[7])}, {count}, {where})",
         }
 
-    def _mmap(self, name: str, request: Request, value: int | None) -> Facts | None:
-        found = self._find(name, request)
+    def _mmap(self, call: Call, request: Request, value: int | None) -> Facts | None:
+        found = self._find(call, request)
         if found is None:
             return None
         _, file = found
-        offset = request[11] if name == "mmap" else request[11] << 12
-        where = f"region {offset >> 40} + {offset & ((1 << 40) - 1):#x}"
+        assert call.offset is not None
+        fd, offset = call.descriptor(request), call.offset.read(request)
+        where = f"region {offset >> VFIO_REGION_SHIFT} + {offset & REGION_MASK:#x}"
         return {
             "call": "mmap",
-            "fd": request[10] & INT,
+            "fd": fd,
             "file": file.name,
             "offset": offset,
             "size": request[7],
-            "text": f"mmap({request[7]:#x}, {request[10] & INT}<{file.name}>, {where})",
+            "text": f"mmap({request[7]:#x}, {fd}<{file.name}>, {where})",
         }
 
-    def _open(self, name: str, request: Request, value: int | None) -> Facts | None:
-        at = ARG if name == "open" else ARG + 1
-        dirfd = None if name == "open" else request[ARG] & INT
+    def _open(self, call: Call, request: Request, value: int | None) -> Facts | None:
+        name, at = call.name, ARG + len(call.descriptors)
+        dirfd = call.descriptor(request) if call.descriptors else None
         try:
-            path = self.supervisor.paths.interesting(request, dirfd, request[at])
+            path = self.paths.interesting(request, dirfd, request[at])
         except OSError:
             return None
         if path is None or not path.startswith(NODES):

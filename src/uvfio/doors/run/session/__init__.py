@@ -1,1 +1,1 @@
-"""One run: its programs, what they hold, and the one place that waits."""
+"""One run: its programs, what they have open, and the reactor, the one place that waits."""

@@ -1,15 +1,15 @@
-"""The memory of one device's mappable regions: a file that programs map, and our own views of it.
+"""The memory of one device's mappable regions: a file that programs map, and the supervisor's views of it.
 
 Region i is at offset ``i << 40`` of the file. The views are made once and stay valid to the end; programs map the
-same pages. *Late* regions have no pages, and nobody touches them, until ``populate``.
+same pages. *Late* regions have no pages, and are not accessed, until ``populate``.
 
     shown     the views are the file's pages
     hidden    the file is empty, so that each load and store of a program is a SIGBUS, as when the kernel takes
               the mappings of a device away; the views are private copies at the same addresses
     shown     the file has its pages again, with what the views showed last
 
-Both changes happen only once a program has mapped something (``mapped``): before, nobody could tell. A program
-never sees a page that has not its contents yet: pages appear in the file in ascending order, filled.
+Both changes are made only once a program has mapped a region (``mapped``): before, they would have no effect. A program
+never sees a page without its contents: pages appear in the file in ascending order, filled.
 
 The supervisor itself never faults: it reaches this memory through the views only, and a program's mapping
 through /proc/PID/mem, where a page that is not there is an error. A store that a program makes while the memory is
@@ -27,10 +27,11 @@ import os
 from collections.abc import Collection, Mapping
 
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.uapi.linux import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
+from uvfio.uapi.rfc import VFIO_REGION_SHIFT as REGION_SHIFT
 
-__all__ = ["REGION_SHIFT", "DeviceMemory"]
+__all__ = ["DeviceMemory"]
 
-REGION_SHIFT = 40
 PIECE = 1 << 16
 
 
@@ -61,7 +62,7 @@ class DeviceMemory:
             raise
 
     def close(self) -> None:
-        """Give up the file; the views live as long as somebody else has them."""
+        """Close the file; a view lives as long as there are references to it."""
         os.close(self.fd)
         self.views.clear()
         self._maps.clear()
@@ -113,7 +114,7 @@ class DeviceMemory:
         copies = {}
         try:
             for index, mapping in self._maps.items():
-                copies[index] = sc.mmap(0, len(mapping), sc.MAP_PRIVATE | sc.MAP_ANONYMOUS)
+                copies[index] = sc.mmap(0, len(mapping), MAP_PRIVATE | MAP_ANONYMOUS)
         except OSError:
             for index, copy in copies.items():
                 sc.munmap(copy, len(self._maps[index]))
@@ -157,7 +158,7 @@ class DeviceMemory:
             os.ftruncate(self.fd, 0)
             raise
         for index, address in self._addresses.items():
-            flags = sc.MAP_SHARED | sc.MAP_FIXED
+            flags = MAP_SHARED | MAP_FIXED
             sc.mmap(address, len(self._maps[index]), flags, self.fd, index << REGION_SHIFT)
         self._away = False
 
@@ -178,8 +179,8 @@ class DeviceMemory:
 
 
 def _fill(fd: int, offset: int, size: int) -> None:
-    """Give a range of the file its pages. ENOSPC before any is taken: filling a tmpfs up to its end would take
-    the memory of everybody else."""
+    """Give a range of the file its pages. ENOSPC before any is taken: a tmpfs filled to its end would leave no memory
+    for other users."""
     space = os.fstatvfs(fd)
     if size > space.f_bavail * space.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

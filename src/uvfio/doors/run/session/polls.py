@@ -1,10 +1,12 @@
-"""When to look for stores in mapped registers: a timer, while there is something to look at.
+"""Polling of mapped registers for stores: a timer that runs while a device has such registers.
 
-As long as nobody ``watch``es, no timer runs and the supervisor sleeps in RECV. Then every look that found nothing
-doubles the time to the next one, up to ``LONGEST``: a store is noticed within 5 ms, and while a driver is at work
-sooner. Besides, whoever handles a call says ``look()`` first, so that a store and the call after it keep their order.
+Without a ``watch`` no timer runs and the supervisor sleeps in RECV. With one, each poll that found nothing
+doubles the time to the next one, up to ``LONGEST``: a store is found within 5 ms, and sooner while a driver is at work.
+Besides, a handler of a call calls ``look()`` first, so that a store and the call after it keep their order.
 
-A look that raises is the bug of one model: ``on_error`` is called inside the ``except``, and the others go on.
+A poll that raises is the bug of one model: ``on_error`` is called inside the ``except``, and the other polls go on.
+
+What this does not do: know registers or devices.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ LONGEST = 0.004
 
 
 class Polls:
-    """Those who look, and their timer. ``active`` is true while there are any."""
+    """The functions that poll, in ``active``, and their timer. ``look`` returns whether it found a store."""
 
     def __init__(self, clock: Clock, on_error: Callable[[], None]) -> None:
         self._clock = clock
@@ -48,7 +50,7 @@ class Polls:
         return stop
 
     def look(self) -> bool:
-        """Everybody looks; whether somebody found something."""
+        """Poll all devices; returns whether one found a store."""
         found = False
         for look in tuple(self.active):
             try:

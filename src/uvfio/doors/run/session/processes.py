@@ -1,7 +1,7 @@
-"""The programs of a run: which task is which process, what it holds, what its ``Mm`` is.
+"""The programs of a run: the process of each task, its descriptors, its ``Mm``.
 
 A notification names a thread. ``Processes.get`` finds its ``Process`` (a dictionary on the hot path) and
-notices three things that change under our feet:
+detects three changes that no notification reports:
 
     fork   a process not seen before; it shares the parent's Mm only while it shares its memory (vfork)
     exec   announced by the trapped execve; the next call of that thread shows whether it happened (the 16
@@ -11,6 +11,8 @@ notices three things that change under our feet:
 ``Process`` implements the ``Task`` seam. Its table of descriptors caches numbers of the reserved range
 only: there every change is a trapped call. A process whose descriptor table is shared with another one
 caches nothing.
+
+What this does not do: answer calls, or end a process.
 """
 
 from __future__ import annotations
@@ -26,17 +28,16 @@ from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import ProgramMemory, Unreadable, UserMemory
 from uvfio.doors.run.session.reactor import EventFd
 from uvfio.errors import BadAddress, BadDescriptor, VfioError
+from uvfio.uapi.linux import AT_RANDOM, CAP_IPC_LOCK
 
 if TYPE_CHECKING:
     from uvfio.doors.run.linux.file_memory import FileMemory
-    from uvfio.doors.run.session.tokens import Token
-    from uvfio.doors.run.supervisor import Supervisor
+    from uvfio.doors.run.session.reactor import Reactor
+    from uvfio.doors.run.session.tokens import Token, Tokens
     from uvfio.fops.file import File
 
 __all__ = ["Process", "Processes", "Unreadable"]
 
-CAP_IPC_LOCK = 14
-AT_RANDOM = 25
 TIDS_KEPT = 1024
 PAGES_KEPT = 4096
 
@@ -56,8 +57,8 @@ class Process:
         "files",
         "parent",
         "pidfd",
+        "processes",
         "stop_watch",
-        "supervisor",
         "tgid",
         "tids",
         "used",
@@ -65,8 +66,8 @@ class Process:
         "writable",
     )
 
-    def __init__(self, supervisor: Supervisor, tgid: int, parent: int) -> None:
-        self.supervisor = supervisor
+    def __init__(self, processes: Processes, tgid: int, parent: int) -> None:
+        self.processes = processes
         self.tgid = tgid
         self.parent = parent
         self.pidfd = -1
@@ -87,9 +88,9 @@ class Process:
 
     @property
     def thread(self) -> int:
-        """A thread that stands for the process: who is calling now, else the main thread, which may have ended
-        before the others (pthread_exit) and then has no memory and no descriptors."""
-        return self.supervisor.processes.thread_of(self.tgid)
+        """A thread of the process that is alive: the one that is calling now, else the main thread. The main thread may
+        have ended before the others (pthread_exit) and then has no memory and no descriptors."""
+        return self.processes.thread_of(self.tgid)
 
     # -- memory ----------------------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class Process:
         space = self._space
         if space is None:
             try:
-                space = self._space = ProgramMemory(self.tgid, self.supervisor.tokens.is_device)
+                space = self._space = ProgramMemory(self.tgid, self.processes.tokens.is_device)
             except PermissionError as error:
                 raise Unreadable.because(self.tgid, "read its memory") from error
             except FileNotFoundError as error:
@@ -110,12 +111,12 @@ class Process:
     def memory(self) -> UserMemory:
         """The memory as the process itself may use it."""
         if self._user is None:
-            tgid, processes = self.tgid, self.supervisor.processes  # no cycle: it must end with us
+            tgid, processes = self.tgid, self.processes  # no cycle: it must end with us
             self._user = UserMemory(tgid, self.space, lambda: processes.thread_of(tgid))
         return self._user
 
     def peek(self, address: int) -> bytes:
-        """What is there of 256 bytes, or nothing if it takes more than one look to find out."""
+        """Up to 256 bytes at ``address``, or nothing if one read does not give them."""
         if self._space is None:
             return b""
         try:
@@ -186,7 +187,7 @@ class Process:
     def remember_writable(self, page: int) -> None:
         """A write to this page (address >> 12) succeeded with the program's own rights.
 
-        A program that protects the page later is believed to have written to it: the price of the fast way.
+        If the program protects the page later, writes to it still succeed: the cost of the fast path.
         """
         if len(self.writable) >= PAGES_KEPT:
             self.writable.clear()
@@ -204,14 +205,14 @@ class Process:
             raise BadDescriptor(f"descriptor {fd} is not open") from error
 
     def token(self, tid: int, fd: int) -> Token | None:
-        """The token behind a descriptor, asked from the kernel."""
+        """The token behind a descriptor, from /proc; None for any other file. Unreadable."""
         try:
             found = os.stat(f"/proc/{tid}/fd/{fd}")
         except PermissionError as error:
             raise Unreadable.because(self.tgid, "see its descriptors") from error
         except OSError:
             return None
-        return self.supervisor.tokens.find(found.st_dev, found.st_ino)
+        return self.processes.tokens.find(found.st_dev, found.st_ino)
 
     def lookup(self, tid: int, fd: int) -> File | None:
         """The VFIO file behind descriptor ``fd`` of thread ``tid``, or None for anything else."""
@@ -223,15 +224,15 @@ class Process:
             return None
         self.used = True
         file = token.file
-        if fd in self.supervisor.reserved and self.cacheable and not self.exec_tid:
+        if fd in self.processes.reserved and self.cacheable and not self.exec_tid:
             self.files[fd] = file
         return file
 
     def install(self, file: object, cloexec: bool) -> int:
-        return self.supervisor.install(self, file, cloexec)  # type: ignore[arg-type]
+        return self.processes.install(self, file, cloexec)  # type: ignore[arg-type]
 
     def event(self, fd: int) -> EventFd:
-        return EventFd(self._take(fd), self.supervisor.reactor)
+        return EventFd(self._take(fd), self.processes.reactor)
 
     def _take(self, fd: int) -> int:
         """``copy_descriptor``, with conditions for errors."""
@@ -252,7 +253,7 @@ class Process:
             return int(file.read().partition(b"flags:")[2].split()[0], 8)
 
     def copy_descriptor(self, fd: int) -> int:
-        """A descriptor of ours for what the process has open as ``fd``; OSError as pidfd_getfd(2) gives it."""
+        """A copy here of the process's descriptor ``fd``; OSError as pidfd_getfd(2) gives it."""
         thread = self.thread
         try:
             return sc.pidfd_getfd(self.pidfd, fd)
@@ -272,8 +273,8 @@ class Process:
         return FileMemory(self._take(fd), usable=not ours)
 
     def memlock_limit(self) -> int | None:
-        if self.supervisor.memlock is not None:
-            return self.supervisor.memlock
+        if self.processes.memlock is not None:
+            return self.processes.memlock
         soft, _ = resource.prlimit(self.tgid, resource.RLIMIT_MEMLOCK)
         if soft == resource.RLIM_INFINITY or self._may_lock():
             return None
@@ -287,7 +288,7 @@ class Process:
 
     def free_number(self, least: int = 0) -> int | None:
         """The lowest free descriptor of the reserved range that is not below ``least``, or None."""
-        reserved, thread = self.supervisor.reserved, self.thread
+        reserved, thread = self.processes.reserved, self.thread
         for number in range(max(reserved.start, least), reserved.stop):
             if number not in self.files and not os.path.lexists(f"/proc/{thread}/fd/{number}"):
                 return number
@@ -308,7 +309,7 @@ class Process:
         return self._cwd
 
     def forget_cwd(self) -> None:
-        """The program goes elsewhere."""
+        """The program changes its working folder."""
         self._cwd = self.virtual_cwd = ""
 
     def close(self) -> None:
@@ -320,10 +321,28 @@ class Process:
 
 
 class Processes:
-    """All processes of the run, by thread."""
+    """All processes of the run, by thread.
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self.supervisor = supervisor
+    ``reserved`` are the numbers of served files; ``install`` gives the caller of the current call a descriptor
+    (``Session.install``); ``memlock`` replaces the RLIMIT_MEMLOCK of each program unless None. ``caller`` is the thread
+    whose call is being answered.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        tokens: Tokens,
+        reserved: range,
+        *,
+        install: Callable[[Process, File, bool], int],
+        memlock: int | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.tokens = tokens
+        self.reserved = reserved
+        self.install = install
+        self.memlock = memlock
+        self.caller = 0
         self.by_tid: dict[int, Process] = {}
         self.by_tgid: dict[int, Process] = {}
         self._discovered = 0
@@ -334,14 +353,14 @@ class Processes:
         return process if process is not None else self.discover(tid)
 
     def thread_of(self, tgid: int) -> int:
-        """A thread of the process ``tgid``: who is calling now, or else its main thread."""
-        caller = self.supervisor.caller
+        """A thread of the process ``tgid``: the one that is calling now, or else its main thread."""
+        caller = self.caller
         process = self.by_tid.get(caller)
         return caller if process is not None and process.tgid == tgid else tgid
 
     def discover(self, tid: int) -> Process:
         """A thread not seen yet, or one whose process is between two images."""
-        self.supervisor.reactor.poll(0)  # who has ended? their numbers may be in use again
+        self.reactor.poll(0)  # processes that have ended: their numbers may be in use again
         tgid, parent = self._identify(tid)
         process = self.by_tgid.get(tgid)
         if process is None:
@@ -349,7 +368,7 @@ class Processes:
         elif process.exec_tid and not self._settle_exec(process, tid):
             return process
         if process.pidfd < 0:
-            return process  # it is dying; somebody else may get its number
+            return process  # it is dying; another process may get its number
         process.tids.add(tid)
         self.by_tid[tid] = process
         self._discovered += 1
@@ -358,7 +377,7 @@ class Processes:
         return process
 
     def exec_begins(self, process: Process, tid: int) -> None:
-        """Thread ``tid`` calls execve: whether it succeeds we learn from the next call."""
+        """Thread ``tid`` calls execve; its next call shows whether that succeeded."""
         process.files.clear()
         if not process.used and process.cacheable:
             process.new_image()
@@ -368,7 +387,7 @@ class Processes:
         self._drop_tids(process)
 
     def _settle_exec(self, process: Process, tid: int) -> bool:
-        """Whether it is clear what became of the exec that the process began."""
+        """Whether the exec that the process began is known to have succeeded or failed."""
         if process.image_mark() != process.exec_mark:
             process.new_image()
         elif tid == process.exec_tid:
@@ -394,12 +413,12 @@ class Processes:
             self.exited(process)
 
     def _enter(self, tgid: int, parent: int) -> Process:
-        process = Process(self.supervisor, tgid, parent)
+        process = Process(self, tgid, parent)
         try:
             process.pidfd = os.pidfd_open(tgid)
         except OSError:
-            return process  # nothing it asks for matters any more
-        process.stop_watch = self.supervisor.reactor.watch(
+            return process  # it has ended; no answer will reach it
+        process.stop_watch = self.reactor.watch(
             process.pidfd, lambda: self.exited(process), wake=False
         )
         mother = self.by_tgid.get(parent)
@@ -410,7 +429,7 @@ class Processes:
         return process
 
     def _inherit(self, process: Process, mother: Process) -> None:
-        """What a child shares with its parent depends on the clone flags; ask the kernel."""
+        """Find what a child shares with its parent (clone flags) with kcmp(2)."""
         try:
             if mother.used and sc.kcmp(process.tgid, mother.tgid, sc.KCMP_VM) == 0:
                 process.share_mm(mother)
@@ -421,7 +440,7 @@ class Processes:
             return
 
     def unshared(self, process: Process) -> None:
-        """Descriptor tables and processes are no longer the same thing here: cache nothing."""
+        """Cache nothing: the process has several descriptor tables, or shares one with another process."""
         process.cacheable = False
         process.files.clear()
 

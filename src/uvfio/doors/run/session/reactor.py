@@ -1,11 +1,13 @@
-"""eventfds of a program, and the supervisor's clock: everything that happens besides trapped calls.
+"""eventfds of a program, and the supervisor's clock: all events but trapped calls.
 
-``Reactor`` is the one place that waits. As long as nobody watches a descriptor and no timer runs, the
+``Reactor`` is the one place that waits. While no descriptor is watched and no timer runs, the
 supervisor blocks in RECV and the reactor costs nothing; otherwise it waits here for the listener and
 everything else together. Callbacks run on the supervisor's thread, between two trapped calls.
 
-An eventfd of the program is held by a copy of our own (pidfd_getfd). It is never read here, so the program
-keeps its count: edges are seen by edge-triggered epoll.
+An eventfd of the program is held by a copy of its descriptor (pidfd_getfd). It is never read here, so the program
+keeps its count: edge-triggered epoll reports its edges.
+
+What this does not do: receive notifications; ``wait_for`` returns when the listener has one.
 """
 
 from __future__ import annotations
@@ -44,9 +46,11 @@ class RunTimer:
 
 
 class Reactor:
-    """Descriptors and timers. Implements the ``Clock`` seam. ``on_error`` is called, inside the ``except``, for a
-    callback that raised: the bug of one model ends nobody else's work. A descriptor that would only call it again
-    is not looked at any more."""
+    """Descriptors and timers. Implements the ``Clock`` seam.
+
+    ``on_error`` is called, inside the ``except``, for a callback that raised: the bug of one model does not stop other
+    callbacks. A level-triggered descriptor whose callback raised is not watched any more: it would only raise again.
+    """
 
     def __init__(self, on_error: Callable[[], None] | None = None) -> None:
         self.on_error = on_error or _raise_again
@@ -93,8 +97,8 @@ class Reactor:
     ) -> Callable[[], None]:
         """Call ``callback`` when ``fd`` is readable; returns the function that ends it.
 
-        Without ``wake`` the descriptor is looked at only when the reactor runs anyway (``poll``): for things
-        whose news can wait until the next call that depends on them.
+        Without ``wake`` the descriptor is polled only when the reactor runs anyway (``poll``): for events that can
+        wait until the next call that depends on them.
         """
         self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
         self._watched[fd] = callback
@@ -145,12 +149,12 @@ class Reactor:
                 self.on_error()
 
     def poll(self, timeout: float | None = 0) -> None:
-        """Look for news of descriptors for up to ``timeout`` seconds. No timer runs."""
+        """Run the callbacks of readable descriptors, after waiting for up to ``timeout`` seconds. No timer runs."""
         for fd, _ in self._epoll.poll(timeout):
             self._call(fd)
 
     def wait_for(self, fd: int) -> bool:
-        """One turn: wait, run what is due; whether ``fd`` (watched) has news for its own reader."""
+        """One turn: wait, run what is due; returns whether ``fd`` (watched) is readable."""
         timeout = None
         if self._timers:
             timeout = max(self._timers[0][0] - monotonic(), 0)
@@ -203,7 +207,7 @@ class Reactor:
 
 
 class EventFd:
-    """Our reference to an eventfd of the program. InvalidArgument if ``fd`` is something else.
+    """A reference to an eventfd of the program. InvalidArgument if ``fd`` is another kind of file.
 
     Takes over ``fd``.
     """
@@ -242,5 +246,5 @@ class EventFd:
 
 
 def _raise_again() -> None:
-    """Nobody is there to take the error: it goes to the caller of the turn."""
+    """The default ``on_error``: the error goes to the caller of the turn."""
     raise  # noqa: PLE0704

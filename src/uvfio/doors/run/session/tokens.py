@@ -1,22 +1,24 @@
-"""Tokens: what a program holds instead of a VFIO file, and how we learn that it let go.
+"""Tokens: the files that programs have open instead of VFIO files, and how their last close is detected.
 
 A token is an unlinked file on tmpfs (or disk). Its inode is the identity of an open VFIO file through dup,
 fork and SCM_RIGHTS; mappable regions are its own bytes at ``index << 40``, so the program maps them
 natively. The last close or munmap in any process, a kill -9 included, is one inotify event, queued before
 the close returns to its caller: ``drain`` before anything that depends on what is open.
 
-Life: ``create`` (we hold an O_PATH pin and a watch) -> ADDFD gives the program the only real descriptor
+Life: ``create`` (an O_PATH pin and a watch are held here) -> ADDFD gives the program the only real descriptor
 -> close-write event -> ``drain`` releases the VFIO files behind it and closes the pin. The pin keeps the
 inode number from being used again.
 
 An event only means that some open file ended. Devices with mappable regions have one inode for all their
 opens, because all must share the bytes; and a program can open any token once more, through /dev/stdin or
-/proc/PID/task/TID/fd. Whether it was the last tells a write lease, which the kernel grants to a sole opener.
-A token that was still open is asked again at each ``drain``: the second close may give no event of its own.
+/proc/PID/task/TID/fd. A write lease tells whether it was the last: the kernel grants one only to a sole opener.
+A token that was still open is tested again at each ``drain``: the second close may give no event of its own.
 
 A file that is ``alone`` (one of several opens of a device's node) has a token of its own and no memory. When a
 descriptor of it is mapped, that descriptor is exchanged for one of the device's memory (``expose``); the file is then
 behind two tokens, and ends with the last of them.
+
+What this does not do: give a program its descriptor (``Session.install``), or decide what a file's end means.
 """
 
 from __future__ import annotations
@@ -65,9 +67,9 @@ class Token:
 class Tokens:
     """All tokens of a run, in unlinked files of ``folder``. Implements the ``Store`` seam.
 
-    ``on_release(token)`` is told before the files of a token are released. ``on_error`` is called, inside the
+    ``on_release(token)`` is called before the files of a token are released. ``on_error`` is called, inside the
     ``except``, for a file whose release raises: the bug of one model is no failure of the call that comes next.
-    ``polls`` knows when to look for stores in mapped registers. ``inotify`` is an idle inotify descriptor to use and
+    ``polls`` polls mapped registers for stores. ``inotify`` is an idle inotify descriptor to use and
     close. OSError if ``folder`` cannot hold unlinked files.
     """
 
@@ -85,17 +87,17 @@ class Tokens:
         self.on_error = on_error
         self.polls = polls
         self._inotify = sc.inotify_init1() if inotify is None else inotify
-        self._news = select.poll()  # to ask it costs a third of FIONREAD
+        self._news = select.poll()  # costs a third of FIONREAD
         self._news.register(self._inotify, select.POLLIN)
         self._tokens: dict[tuple[int, int], Token] = {}
         self._watches: dict[int, Token] = {}
-        self._closing: dict[Token, None] = {}  # somebody closed them; a set, in order
+        self._closing: dict[Token, None] = {}  # closed by a program; a set, in order
         self._memory: dict[str, Token] = {}
         self._memory_keys: set[tuple[int, int]] = set()
 
     @property
     def fileno(self) -> int:
-        """The descriptor that becomes readable when something was closed."""
+        """The descriptor that becomes readable when a token was closed."""
         return self._inotify
 
     def __len__(self) -> int:
@@ -144,7 +146,7 @@ class Tokens:
         return fd
 
     def abort(self, token: Token, fd: int, file: File) -> None:
-        """Giving failed: take back what ``create`` made; the caller releases ``file``."""
+        """Undo ``create`` after an error; the caller releases ``file``."""
         token.files.remove(file)
         if not token.files:
             self._closing.pop(token, None)
@@ -183,7 +185,7 @@ class Tokens:
                 self._release(token)
 
     def release_all(self) -> None:
-        """Every program is gone: release what is left (an event may be late)."""
+        """Every program has ended: release the remaining tokens (an event may be late)."""
         self.drain()
         for token in list(self._tokens.values()):
             self._release(token)
@@ -304,7 +306,7 @@ class Tokens:
             token.memory.close()
 
     def close(self) -> None:
-        """Give up everything."""
+        """Release all tokens and memory, and close the inotify descriptor."""
         self.release_all()
         for device in list(self._memory):
             self.release(device)
@@ -313,7 +315,7 @@ class Tokens:
 
 @contextmanager
 def _short(device: str, what: str) -> Iterator[None]:
-    """The kernel's refusals, as conditions: NoSpace for a full file system, else NoMemory."""
+    """Turn OSError into a condition: NoSpace for a full file system, else NoMemory."""
     try:
         yield
     except OSError as error:

@@ -1,11 +1,13 @@
 """The machine's files on disk: real folders, links and small files that programs may open and list.
 
 ``Tree`` writes what ``machine.tree.nodes`` describes into a private folder on tmpfs and answers for paths as
-the program says them. Character devices are empty files there, known by their inode. Paths are resolved by
+the program gives them. Character devices are empty files there, known by their inode. Paths are resolved by
 the kernel (openat2, RESOLVE_IN_ROOT), so links and ``..`` cannot lead out.
 
-The folder is locked while its owner lives; ``sweep`` removes folders that nobody locks, so a killed run
-leaves nothing for longer than until the next one.
+The folder is locked while its owner lives; ``sweep`` removes unlocked folders, so what a killed run
+leaves is removed by the next one.
+
+What this does not do: decide what is in the tree (``machine/sysfs``), or answer a call.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Tree:
         sweep(scratch)
         self.path = f"{scratch}/{PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
         os.mkdir(self.path, 0o700)
-        unlocked = f"{self.path}/unlocked"  # ``sweep`` does not know it by that name
+        unlocked = f"{self.path}/unlocked"  # a name that ``sweep`` does not try
         self._lock = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.rename(unlocked, f"{self.path}/lock")
@@ -49,9 +51,7 @@ class Tree:
         os.mkdir(self.root)
         self._root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._nodes: dict[str, Node] = {}
-        self._folders: set[str] = (
-            set()
-        )  # that are there; asking the kernel costs more than the file
+        self._folders: set[str] = set()  # that are there; a system call costs more than the file
         self._mask = os.umask(0o077)
         os.umask(self._mask)
         self._devices: dict[int, CharDev] = {}
@@ -125,7 +125,7 @@ class Tree:
         return Found(real, self._devices.get(found.st_ino) if stat.S_ISREG(found.st_mode) else None)
 
     def list_beside(self, path: str) -> Found:
-        """A folder that is the host's, with what the tree has in it: names of the host's folders, empty ones."""
+        """The tree's folder ``path`` with an empty folder added for each that the host has in its own."""
         real = self.root + path
         for entry in os.scandir(path):
             if entry.is_dir():
@@ -139,14 +139,14 @@ class Tree:
         return None
 
     def remove(self) -> None:
-        """Take the folder away; harmless when it is gone."""
+        """Remove the folder; no error when it is gone."""
         os.close(self._root)
         remove_folder(self.path)
         os.close(self._lock)
 
 
 def remove_folder(path: str) -> None:
-    """rm -r, without following links, ignoring what has gone meanwhile."""
+    """rm -r, without following links; files that go meanwhile are ignored."""
     try:
         entries = list(os.scandir(path))
     except OSError:
@@ -167,7 +167,7 @@ def remove_folder(path: str) -> None:
 
 
 def sweep(scratch: str) -> None:
-    """Remove the folders of our own runs that were killed. ``scratch`` may be everybody's: trust nobody else's."""
+    """Remove the folders of this user's runs that were killed. ``scratch`` may be shared with other users."""
     for entry in os.scandir(scratch):
         if not entry.name.startswith(PREFIX):
             continue

@@ -1,13 +1,15 @@
-"""What the supervisor owes an answer for: calls and requests that wait for something.
+"""Calls and requests that wait for a condition before they are answered.
 
 The supervisor has one thread and answers everything else meanwhile, so a wait is polled: between two calls, when
-something was closed, and when the wait itself says so. While there is one the supervisor sleeps in the reactor, which
-sees closes at once.
+a file was closed, and after the delay that the wait itself returns. Meanwhile the supervisor sleeps in the reactor,
+which reacts to closes at once.
 
     added -> done: ``finish`` with None        -> failed: ``finish`` with the error
-          -> ``alive`` says no: cancelled; nobody is told
+          -> ``alive`` returns False: cancelled; ``finish`` is not called
 
-Whether somebody still waits is asked every ``LOOK`` seconds.
+``alive`` is called every ``LOOK`` seconds at least.
+
+What this does not do: answer. ``finish`` does.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ LOOK = 0.5
 
 
 class Owed(NamedTuple):
-    """One of them."""
+    """One call or request, its wait, and what to call at the end."""
 
     wait: Wait
     finish: Callable[[BaseException | None], None]
@@ -34,7 +36,7 @@ class Owed(NamedTuple):
 
 
 class Waits:
-    """See the module's head."""
+    """All waits of a run, and the timer of the next poll."""
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
@@ -49,7 +51,7 @@ class Waits:
         self._set_timer()
 
     def poll(self) -> None:
-        """Look at each of them once."""
+        """Poll each wait once; finish those that are done, cancel those whose caller has gone."""
         for owed in list(self.owed):
             if owed not in self.owed:
                 continue  # an earlier one made a call that ended it
@@ -69,7 +71,7 @@ class Waits:
         self._set_timer()
 
     def close(self) -> None:
-        """Nobody gets an answer any more."""
+        """Cancel all waits; no ``finish`` is called."""
         owed, self.owed = self.owed, []
         for one in owed:
             one.wait.cancel()

@@ -297,7 +297,7 @@ def test_copies_stay_in_the_range(bench: Bench, puppet: Puppet) -> None:
     copies += [puppet.must("fcntl", bench.device, F_DUPFD, 10)]
     copies += [puppet.must("fcntl", bench.device, F_DUPFD_CLOEXEC, 900)]
     assert copies[2] >= 900
-    assert set(copies) <= set(bench.stage.supervisor.reserved)
+    assert set(copies) <= set(bench.stage.session.reserved)
     assert [puppet.must("fcntl", copy, F_GETFD) for copy in copies] == [0, 0, 1]
     for copy in copies:
         assert bench.stage.file(copy) is file
@@ -354,8 +354,8 @@ def test_close_range(bench: Bench, puppet: Puppet) -> None:
     assert puppet.call("ioctl", group, rfc.VFIO_GROUP_GET_FLAGS, puppet.arena) == -errno.EBADF
     puppet.must("close_range", 3, (1 << 32) - 1, 0)
     assert not process.files
-    bench.stage.supervisor.tokens.drain()
-    assert len(bench.stage.supervisor.tokens) == 0
+    bench.stage.session.tokens.drain()
+    assert len(bench.stage.session.tokens) == 0
 
 
 def test_high_halves_of_arguments_do_not_count(bench: Bench, puppet: Puppet) -> None:
@@ -422,7 +422,7 @@ def test_other_files_are_mapped_by_the_kernel(bench: Bench, puppet: Puppet) -> N
 def test_ordinary_files_in_the_range(bench: Bench, puppet: Puppet) -> None:
     """A program may put what it likes there."""
     fd = puppet.must("memfd_create", b"plain", 0)
-    number = bench.stage.supervisor.reserved[100]
+    number = bench.stage.session.reserved[100]
     assert puppet.must("dup2", fd, number) == number
     at = puppet.buffer(b"12345678")
     assert puppet.must("write", number, at, 8) == 8
@@ -436,6 +436,6 @@ def test_ordinary_files_in_the_range(bench: Bench, puppet: Puppet) -> None:
     puppet.must("fsync", number)
     assert puppet.call("ioctl", number, rfc.VFIO_DEVICE_RESET, 0) == -errno.ENOTTY
     copy = puppet.must("dup", number)
-    assert copy < bench.stage.supervisor.reserved.start
+    assert copy < bench.stage.session.reserved.start
     puppet.must("close", number)
     assert puppet.call("ioctl", 1, rfc.VFIO_GROUP_GET_FLAGS, at) in (-errno.ENOTTY, -errno.EINVAL)

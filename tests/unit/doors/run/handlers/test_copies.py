@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.puppet import Puppet, Stage
-from uvfio.doors.run.handlers import copies
+from uvfio.doors.run.linux import ptrace
 
 A = "0000:07:00.0"
 OVERRIDE = f"/sys/bus/pci/devices/{A}/driver_override".encode()
@@ -29,17 +29,17 @@ def write(puppet: Puppet, fd: int, text: bytes) -> int:
 
 
 def override(stage: Stage) -> str | None:
-    return stage.supervisor.machine.binding.overrides.get(A)
+    return stage.session.machine.binding.overrides.get(A)
 
 
 def traced(stage: Stage) -> set[int]:
-    return stage.supervisor.copies.traced
+    return stage.supervisor.calls.copies.traced
 
 
 def test_a_copy_is_served_until_it_is_closed(stage: Stage) -> None:
     puppet = stage.puppet
     fd = puppet.open(OVERRIDE, os.O_WRONLY)
-    assert fd in stage.supervisor.reserved
+    assert fd in stage.session.reserved
     assert puppet.must("dup2", fd, 40) == 40
     assert write(puppet, 40, b"one\n") == 4
     assert override(stage) == "one"
@@ -86,7 +86,7 @@ def test_what_takes_its_place_is_not_followed(stage: Stage) -> None:
 def test_a_vfio_file_is_not_followed(stage: Stage) -> None:
     puppet = stage.puppet
     puppet.must("dup2", puppet.open(b"/dev/vfio/241"), 40)
-    assert stage.supervisor._copies is None
+    assert stage.supervisor.calls._copies is None
 
 
 def test_who_is_traced_already_is_refused(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_who_is_traced_already_is_refused(stage: Stage, monkeypatch: pytest.Monk
     puppet = stage.puppet
     fd = puppet.open(OVERRIDE, os.O_WRONLY)
     with monkeypatch.context() as patch:
-        patch.setattr(copies._libc, "ptrace", refuse)
+        patch.setattr(ptrace._libc, "ptrace", refuse)
         assert puppet.call("dup2", fd, 40) == -errno.EBUSY
     assert write(puppet, 40, b"x") == -errno.EBADF
     assert write(puppet, fd, b"direct") == 6

@@ -240,7 +240,7 @@ def test_nothing_is_not_a_folder(puppet: Puppet) -> None:
 def test_each_open_is_another_file(stage: Stage) -> None:
     first, second = (stage.puppet.open(b"/dev/vfio/241") for _ in range(2))
     assert stage.file(first) is not stage.file(second)
-    assert {first, second} <= set(stage.supervisor.reserved)
+    assert {first, second} <= set(stage.session.reserved)
 
 
 @pytest.mark.parametrize("call", ["open", "openat", "openat2", "creat"])
@@ -286,16 +286,16 @@ def test_close_on_exec_is_the_programs_choice(puppet: Puppet) -> None:
 def test_a_failed_open_leaves_nothing(stage: Stage) -> None:
     puppet = stage.puppet
     puppet.open(b"/dev/vfio/none")
-    before = open_descriptors(), len(stage.supervisor.tokens)
+    before = open_descriptors(), len(stage.session.tokens)
     for path in (b"/dev/vfio/none", b"/dev/vfio", b"/dev/vfio/../none", DEVICE + b"/none"):
         assert puppet.open(path, os.O_RDWR) < 0
-    assert (open_descriptors(), len(stage.supervisor.tokens)) == before
+    assert (open_descriptors(), len(stage.session.tokens)) == before
 
 
 def test_no_descriptor_is_free(stage: Stage) -> None:
     puppet = stage.puppet
     puppet.open(b"/dev/vfio/none")
-    before = open_descriptors(), len(stage.supervisor.tokens)
+    before = open_descriptors(), len(stage.session.tokens)
     limit = puppet.buffer(struct.pack("<QQ", 3, 1 << 20))
     old = puppet.buffer(16)
     puppet.must("prlimit64", 0, 7, 0, old)
@@ -308,7 +308,7 @@ def test_no_descriptor_is_free(stage: Stage) -> None:
     puppet.must("prlimit64", 0, 7, limit, 0)
     assert puppet.open(b"/dev/vfio/241") == -errno.EMFILE
     assert puppet.open(DEVICE + b"/vendor", os.O_RDONLY) == -errno.EMFILE
-    assert (open_descriptors(), len(stage.supervisor.tokens)) == before
+    assert (open_descriptors(), len(stage.session.tokens)) == before
     puppet.poke(limit, struct.pack("<QQ", null + 2, hard))
     puppet.must("prlimit64", 0, 7, limit, 0)
     assert puppet.open(b"/dev/vfio/241") == null + 1  # outside the range, but served
@@ -374,7 +374,7 @@ def test_a_device_is_a_character_device(stage: Stage, call: str) -> None:
     raw = puppet.peek(at, 144)
     assert struct.unpack_from("<I", raw, 24)[0] == stat.S_IFCHR | 0o600
     (rdev,) = struct.unpack_from("<Q", raw, 40)
-    where = stage.supervisor.machine.framework.groups
+    where = stage.session.machine.framework.groups
     assert os.major(rdev) == MAJOR
     assert os.minor(rdev) in {group.minor for group in where if group.number == 241}
     assert content(puppet, b"/sys/class/vfio/241/dev") == b"%d:%d\n" % (MAJOR, os.minor(rdev))
@@ -441,7 +441,7 @@ def test_extended_attributes(puppet: Puppet) -> None:
 
 
 def test_every_file_of_a_device_can_be_read(stage: Stage) -> None:
-    real = Path(stage.supervisor.tree.root + DEVICE.decode())
+    real = Path(stage.session.tree.root + DEVICE.decode())
     for file in real.iterdir():
         path = DEVICE + b"/" + file.name.encode()
         if file.is_file():

@@ -166,7 +166,7 @@ class TestSignals:
             announce, told = os.pipe()
             idle = os.fork()
             if idle == 0:
-                os.write(told, bytes([syscalls.seccomp(bpf.build_filter(range(0)))]))
+                os.write(told, bytes([syscalls.seccomp(build.build_filter(range(0)))]))
                 signal.pause()
             number = os.read(announce, 1)[0]
             silent = syscalls.pidfd_getfd(os.pidfd_open(idle), number)

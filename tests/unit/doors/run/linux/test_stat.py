@@ -14,8 +14,6 @@ import pytest
 from support.puppet import AT_FDCWD, Puppet, finish, start
 from support.requirements import require_program
 from uvfio.doors.run.linux.stat import (
-    SYSFS_MAGIC,
-    TMPFS_MAGIC,
     Facts,
     pack_stat,
     pack_stat_32,
@@ -24,6 +22,7 @@ from uvfio.doors.run.linux.stat import (
     pack_statfs_old,
     pack_statx,
 )
+from uvfio.uapi.linux import SYSFS_MAGIC, TMPFS_MAGIC
 
 STATX_BASIC_STATS = 0x7FF
 AT_SYMLINK_NOFOLLOW = 0x100

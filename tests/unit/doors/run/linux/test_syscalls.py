@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from uvfio.doors.run.linux import syscalls as s
+from uvfio.uapi import linux
 from uvfio.uapi.seccomp import SECCOMP_RET_USER_NOTIF
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def test_actions() -> None:
 SUPERVISED = """
     import fcntl, os, threading
     from uvfio.doors.run.linux import syscalls as s
-    from uvfio.doors.run.filter.bpf import build_filter
+    from uvfio.doors.run.filter.build import build_filter
     from uvfio.uapi import seccomp as u
     # A filter holds for one thread: the main thread supervises another one of the same process.
     found = []
@@ -219,7 +220,7 @@ def supervised(body: str) -> list[str]:
 
 
 def test_addfd() -> None:
-    """``newfd`` chooses the number, ``send`` answers as well."""
+    """``newfd`` chooses the number."""
     assert supervised("""
         source = os.open("/dev/null", os.O_RDWR)
         listener = program(lambda: [os.open("/uvfio/x", 0) for _ in range(3)])
@@ -230,8 +231,10 @@ def test_addfd() -> None:
         print(number, os.get_inheritable(number))
         answer(listener, first, number)
         assert not s.notif_id_valid(listener, first)
-        number = s.addfd(listener, receive(listener)[0], source, 901, cloexec=False, send=True)
+        second = receive(listener)[0]
+        number = s.addfd(listener, second, source, 901, cloexec=False)
         print(number, os.get_inheritable(number))
+        answer(listener, second, number)
         last = receive(listener)[0]
         number = s.addfd(listener, last, source)
         print(number < 900)
@@ -300,16 +303,16 @@ def test_invalid_filter() -> None:
 
 def test_a_mapping_is_made_moved_and_dropped() -> None:
     size = mmap.PAGESIZE
-    first = s.mmap(0, size, s.MAP_PRIVATE | s.MAP_ANONYMOUS)
-    second = s.mmap(0, size, s.MAP_PRIVATE | s.MAP_ANONYMOUS)
+    first = s.mmap(0, size, linux.MAP_PRIVATE | linux.MAP_ANONYMOUS)
+    second = s.mmap(0, size, linux.MAP_PRIVATE | linux.MAP_ANONYMOUS)
     ctypes.memset(first, 7, size)
     s.move_mapping(first, size, second)
     assert ctypes.string_at(second, size) == b"\x07" * size
-    assert s.mmap(second, size, s.MAP_PRIVATE | s.MAP_ANONYMOUS | s.MAP_FIXED) == second
+    assert s.mmap(second, size, linux.MAP_PRIVATE | linux.MAP_ANONYMOUS | linux.MAP_FIXED) == second
     assert ctypes.string_at(second, size) == bytes(size)
     s.munmap(second, size)
     for refused in (
-        lambda: s.mmap(0, 0, s.MAP_PRIVATE | s.MAP_ANONYMOUS),
+        lambda: s.mmap(0, 0, linux.MAP_PRIVATE | linux.MAP_ANONYMOUS),
         lambda: s.move_mapping(second + 1, size, first),
         lambda: s.munmap(first + 1, size),
     ):

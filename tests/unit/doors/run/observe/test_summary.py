@@ -11,6 +11,7 @@ import pytest
 
 from uvfio.core.events import DeviceRequested, Interrupt
 from uvfio.core.translation.domain import DmaCounters
+from uvfio.doors.run.filter.rules import Handler, Key
 from uvfio.doors.run.observe.calls import tap
 from uvfio.doors.run.observe.summary import Summary
 from uvfio.doors.run.session.events import FileReleased, RunEvent, RunObserver
@@ -33,14 +34,16 @@ class Run:
     def __init__(self) -> None:
         self.answer: int | Exception | None = 0
         names = ("ioctl", "pread64", "openat", "mmap", "close")
-        self.handlers = {(X86_64[name], AUDIT_ARCH_X86_64): self._handle for name in names}
+        self.handlers: dict[Key, Handler] = {
+            (X86_64[name], AUDIT_ARCH_X86_64): self._handle for name in names
+        }
         self.handlers[I386["ioctl"], AUDIT_ARCH_I386] = self._handle
         counters = DmaCounters()
         counters.read, counters.written, counters.faults = 10, 20, 1
         self.machine = SimpleNamespace(framework=SimpleNamespace(dma_counters=counters))
         self.processes = SimpleNamespace(get=lambda pid: self)
         self.observers: list[RunObserver] = []
-        tap(cast("Any", self))
+        tap(self.handlers, self.emit)
 
     def emit(self, event: RunEvent) -> None:
         for observer in self.observers:

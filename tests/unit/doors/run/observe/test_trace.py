@@ -33,8 +33,8 @@ class Traced:
         self.stage = Stage("exerciser@0000:07:00.0,group=7", bits=bits)
         self.puppet = self.stage.puppet
         self.out = io.StringIO()
-        tap(self.stage.supervisor)
-        self.stage.supervisor.watch(Trace(self.stage.supervisor, self.out, as_json=as_json).observe)
+        tap(self.stage.supervisor.handlers, self.stage.session.emit)
+        self.stage.session.watch(Trace(self.stage.session, self.out, as_json=as_json).observe)
 
     def taken(self) -> list[str]:
         """Lines since the last time."""
@@ -102,7 +102,7 @@ def test_lines(text: Traced) -> None:
     puppet.must("close", group)
     for fd in (device, device - 1, device - 2):
         puppet.must("close", fd)
-    text.stage.supervisor.settle()
+    text.stage.session.settle()
     assert sorted(set(text.taken())) == [
         "released /dev/vfio/7",
         "released anon_inode:[vfio-device]",
@@ -133,7 +133,7 @@ def test_what_is_not_vfio_is_not_traced(text: Traced) -> None:
     puppet.must("close", puppet.open(b"/dev/null"))
     puppet.open(b"/nonexistent")
     fd = puppet.must("memfd_create", b"plain", 0)
-    number = text.stage.supervisor.reserved[50]
+    number = text.stage.session.reserved[50]
     puppet.must("dup2", fd, number)
     puppet.must("write", number, puppet.buffer(b"x"), 1)
     puppet.call("ioctl", number, rfc.VFIO_DEVICE_RESET, 0)
@@ -161,14 +161,14 @@ def test_nobody_reads_it(json_lines: bool) -> None:
         reader, writer = os.pipe()
         os.close(reader)
         with contextlib.suppress(BrokenPipeError), open(writer, "w", buffering=1) as out:
-            tap(stage.supervisor)
-            stage.supervisor.watch(Trace(stage.supervisor, out, as_json=json_lines).observe)
+            tap(stage.supervisor.handlers, stage.session.emit)
+            stage.session.watch(Trace(stage.session, out, as_json=json_lines).observe)
             fd = stage.puppet.open(b"/dev/vfio/241")
             assert fd >= 0
             at = stage.puppet.buffer(8)
             assert stage.puppet.call("ioctl", fd, rfc.VFIO_GROUP_GET_FLAGS, at) == 0
             stage.puppet.must("close", fd)
-            stage.supervisor.settle()
+            stage.session.settle()
 
 
 def test_keys_of_a_call(as_json: Traced) -> None:
@@ -217,7 +217,7 @@ def test_keys_of_an_access(as_json: Traced) -> None:
     assert facts["result"] is None  # the kernel chooses where
     puppet.must("munmap", mapped, PAGE)
     puppet.must("close", device)
-    as_json.stage.supervisor.settle()
+    as_json.stage.session.settle()
     facts = as_json.facts()
     assert facts == {"event": "released", "file": "anon_inode:[vfio-device]"}
 
@@ -225,7 +225,7 @@ def test_keys_of_an_access(as_json: Traced) -> None:
 def test_events() -> None:
     with Stage() as stage:
         out = io.StringIO()
-        trace = Trace(stage.supervisor, out)
+        trace = Trace(stage.session, out)
         fault = Fault("a", 0x9000, 4, True, "not mapped")
         for event in (
             fault,
@@ -247,7 +247,7 @@ def test_events() -> None:
             "released /dev/vfio/7",
         ]
         out = io.StringIO()
-        Trace(stage.supervisor, out, as_json=True).observe(fault)
+        Trace(stage.session, out, as_json=True).observe(fault)
         assert out.getvalue() == (
             '{"event": "fault", "device": "a", "iova": 36864, "size": 4, "write": true, '
             '"reason": "not mapped"}\n'

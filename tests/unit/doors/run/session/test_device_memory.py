@@ -14,7 +14,8 @@ from support.puppet import open_descriptors
 from support.requirements import require
 from uvfio.doors.run.launch.check import scratch_directories
 from uvfio.doors.run.linux import syscalls as sc
-from uvfio.doors.run.session.device_memory import REGION_SHIFT, DeviceMemory
+from uvfio.doors.run.session.device_memory import DeviceMemory
+from uvfio.uapi.rfc import VFIO_REGION_SHIFT as REGION_SHIFT
 
 PAGE = 4096
 BIG = 1 << 18

@@ -43,7 +43,7 @@ def stage() -> Iterator[Stage]:
 
 
 def known(stage: Stage, puppet: Puppet) -> Process:
-    return stage.supervisor.processes.get(puppet.pid)
+    return stage.session.processes.get(puppet.pid)
 
 
 def trap(puppet: Puppet) -> None:
@@ -99,7 +99,7 @@ def test_thread_numbers_are_not_kept_for_ever(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("uvfio.doors.run.session.processes.TIDS_KEPT", 4)
-    processes = stage.supervisor.processes
+    processes = stage.session.processes
     trap(stage.puppet)
     for _ in range(9):
         thread = stage.puppet.spawn(THREAD)
@@ -262,7 +262,7 @@ def test_close_on_exec(stage: Stage) -> None:
     assert puppet.call("ioctl", lose, rfc.VFIO_GROUP_GET_FLAGS, puppet.arena) == -errno.EBADF
     assert stage.file(keep) is not None
     assert stage.file(lose) is None
-    assert len(stage.supervisor.tokens) == 1
+    assert len(stage.session.tokens) == 1
 
 
 def test_a_failed_exec_changes_nothing(stage: Stage) -> None:
@@ -304,7 +304,7 @@ def test_many_images(stage: Stage) -> None:
 
 
 def test_an_exit_is_noticed(stage: Stage) -> None:
-    processes = stage.supervisor.processes
+    processes = stage.session.processes
     trap(stage.puppet)
     before = open_descriptors()
     child = stage.puppet.spawn()
@@ -319,7 +319,7 @@ def test_an_exit_is_noticed(stage: Stage) -> None:
     for puppet in (child, thread):
         puppet.control.close()
     assert open_descriptors() <= before
-    assert len(stage.supervisor.tokens) == 0
+    assert len(stage.session.tokens) == 0
 
 
 def test_a_killed_process_is_forgotten(stage: Stage) -> None:
@@ -328,7 +328,7 @@ def test_a_killed_process_is_forgotten(stage: Stage) -> None:
     os.kill(child.pid, signal.SIGKILL)
     stage.puppet.must("wait4", child.pid, 0, 0, 0)
     assert group_fd(stage.puppet) == fd
-    assert child.pid not in stage.supervisor.processes.by_tgid
+    assert child.pid not in stage.session.processes.by_tgid
     assert owns(stage.puppet, fd)  # the child's ownership went with its files
 
 
@@ -337,7 +337,7 @@ def test_a_task_that_is_not_there(stage: Stage) -> None:
     child = stage.puppet.spawn()
     child.exit()
     stage.puppet.must("wait4", child.pid, 0, 0, 0)
-    processes = stage.supervisor.processes
+    processes = stage.session.processes
     ghost = processes.get(child.pid)
     with pytest.raises(BadAddress):
         ghost.memory.read(stage.puppet.arena, 1)
@@ -392,12 +392,12 @@ def test_the_limit_of_locked_memory(stage: Stage, monkeypatch: pytest.MonkeyPatc
     assert process._may_lock() == (os.geteuid() == 0) or os.geteuid() == 0
     if process._may_lock():
         assert process.memlock_limit() is None
-    stage.supervisor.memlock = 5 << 10
+    stage.session.processes.memlock = 5 << 10
     assert process.memlock_limit() == 5 << 10
 
 
 def test_free_numbers(stage: Stage) -> None:
-    reserved = stage.supervisor.reserved
+    reserved = stage.session.reserved
     trap(stage.puppet)
     process = stage.process
     assert process.free_number() == reserved.start
