@@ -1,4 +1,4 @@
-"""A program of the mainline ABIs on a machine of real models: system calls in one line each, and what can be seen of it all.
+"""A program of the mainline ABIs on a machine of real models: system calls in one line each, and all that it sees.
 
 ``Desk`` has an exerciser alone in group 1, two more on a bus of their own in group 2 and an edu that a driver of
 the host has in group 3. ``refused`` asserts an errno *and* that nothing that can be seen has changed.
