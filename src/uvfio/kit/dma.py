@@ -3,8 +3,8 @@
 Addresses are I/O virtual addresses; the domain that the device is attached to translates them. The gate in
 front of it is the silicon's:
 
-    ``PlainDma``   open while the device is attached to a domain: platform devices
-    ``Dma``        besides: bus mastering on, not in D3hot, and not quiet (a P2P state of migration): PCI functions
+    ``PlainDma``   open while the device is attached to a domain and not quiet (a P2P state of migration)
+    ``Dma``        of PCI functions; besides: bus mastering on, and not in D3hot
 
 Every refusal is a ``DmaFault``; nothing was transferred then, and a domain, if there is one, has recorded it.
 
@@ -37,6 +37,7 @@ class PlainDma:
     def __init__(self, name: str) -> None:
         self.domain: Domain | None = None
         self.log: DmaLog | None = None
+        self.quiet = False
         self._name = name
 
     def read(self, iova: int, size: int) -> bytes:
@@ -85,7 +86,7 @@ class PlainDma:
     @property
     def direct(self) -> bool:
         """Whether accesses may go past the gate, to windows (``DmaWindows``): it is open and nobody looks on."""
-        return self.domain is not None and self.log is None
+        return self.domain is not None and self.log is None and not self._closed()
 
     def _gate(self, iova: int, size: int, write: bool) -> Domain:
         domain = self.domain
@@ -94,7 +95,14 @@ class PlainDma:
             raise DmaFault(
                 f"dma fault: {self._name} {way} iova {iova:#x}+{size:#x}: attached to no domain"
             )
+        reason = self._closed()
+        if reason:
+            raise domain.fault(self._name, iova, size, write, reason)
         return domain
+
+    def _closed(self) -> str:
+        """Why nothing goes out although a domain is attached; empty if it does."""
+        return "the device is in a P2P state of migration" if self.quiet else ""
 
 
 class Dma(PlainDma):
@@ -103,7 +111,6 @@ class Dma(PlainDma):
     def __init__(self, name: str, config: ConfigSpace) -> None:
         super().__init__(name)
         self.asleep = False
-        self.quiet = False
         self._config = config
 
     def read(self, iova: int, size: int) -> bytes:
@@ -115,19 +122,11 @@ class Dma(PlainDma):
             self._config.put(pci.PCI_STATUS, 2, status | pci.PCI_STATUS_REC_MASTER_ABORT)
             raise
 
-    @property
-    def direct(self) -> bool:
-        master = self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER
-        return super().direct and not self.asleep and not self.quiet and master != 0
-
-    def _gate(self, iova: int, size: int, write: bool) -> Domain:
-        domain = super()._gate(iova, size, write)
+    def _closed(self) -> str:
         if self.asleep:
-            raise domain.fault(self._name, iova, size, write, "the function is in D3hot")
+            return "the function is in D3hot"
         if self.quiet:
-            raise domain.fault(
-                self._name, iova, size, write, "the function is in a P2P state of migration"
-            )
+            return "the function is in a P2P state of migration"
         if not self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER:
-            raise domain.fault(self._name, iova, size, write, "bus mastering is off")
-        return domain
+            return "bus mastering is off"
+        return ""

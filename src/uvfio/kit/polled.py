@@ -39,7 +39,7 @@ from uvfio.kit.register import RegisterMap
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Store
-    from uvfio.kit.pci.bar import Window
+    from uvfio.kit.window import Window
 
 __all__ = ["POLLED", "MappedRegisters", "Polling", "check_mapped", "kind_of_mapping"]
 

@@ -8,7 +8,7 @@ from support.model_world import World, power_on
 from uvfio.errors import InvalidArgument, Unsupported
 from uvfio.kit import MemoryBar, PciModel, Register, RegisterBar, RegisterMap
 from uvfio.kit.pending import PendingCalls
-from uvfio.kit.state import identity, load, pack, save, unpack
+from uvfio.kit.state import pack, unpack
 
 
 class Registers(RegisterMap):
@@ -88,7 +88,7 @@ def test_another_function_of_the_kind_takes_a_state_over(world: World[Model]) ->
     model.after(2.0, model.grow)
     other = power_on(Model)
     other.model.after(1.0, other.model.grow)
-    load(other.model, pending(other), save(model, pending(world)))
+    other.model.load_state(model.save_state())
     assert see(other) == see(world)
     assert [name for _, name, _ in pending(other).export()] == ["grow"]
 
@@ -112,33 +112,33 @@ def test_another_function_of_the_kind_takes_a_state_over(world: World[Model]) ->
 def test_a_wrong_section_changes_nothing(world: World[Model], section: str, content: bytes) -> None:
     donor = power_on(Model)
     donor.model.regs.value, donor.model.total = 5, 5
-    sections = unpack(save(donor.model, pending(donor)))
+    sections = unpack(donor.model.save_state())
     before = see(world)
     with pytest.raises(InvalidArgument, match="no state of such a device"):
-        load(world.model, pending(world), pack(sections | {section: content}))
+        world.model.load_state(pack(sections | {section: content}))
     assert see(world) == before
 
 
 def test_a_missing_section_changes_nothing(world: World[Model]) -> None:
-    sections = unpack(save(world.model, pending(world)))
+    sections = unpack(world.model.save_state())
     before = see(world)
     for name in sections:
         rest = {other: content for other, content in sections.items() if other != name}
         with pytest.raises(InvalidArgument):
-            load(world.model, pending(world), pack(rest))
+            world.model.load_state(pack(rest))
         assert see(world) == before
 
 
 def test_a_call_without_a_name_cannot_be_saved(world: World[Model]) -> None:
     world.model.after(1.0, lambda: None)
     with pytest.raises(Unsupported):
-        save(world.model, pending(world))
+        world.model.save_state()
 
 
 def test_the_identity_tells_functions_apart_that_cannot_take_each_others_state() -> None:
     world = power_on(Model)
-    before = identity(world.model)
+    before = world.model.identity
     world.model.regs.value, world.model.total = 9, 9
     world.model.config_write(0x3C, 0x55, 1)
-    assert identity(world.model) == before == identity(power_on(Model).model)
-    assert identity(power_on(Other).model) != before
+    assert world.model.identity == before == power_on(Model).model.identity
+    assert power_on(Other).model.identity != before

@@ -1,4 +1,4 @@
-"""Base address registers of a model: how they are declared, and what answers behind them.
+"""Base address registers of a model: how they are declared.
 
 A declaration is a class attribute of the model and gives, on an instance, what is behind the BAR::
 
@@ -8,8 +8,7 @@ A declaration is a class attribute of the model and gives, on an instance, what 
 What a program may do with a BAR is its *mapping*: ``""`` registers, reached by calls only; ``"memory"`` plain bytes,
 mapped; ``"polled"`` registers that are mapped too, see ``polled.py``.
 
-A *window* answers bus accesses inside a BAR; a ``RegisterMap`` is one. Accesses reach a window aligned, of
-1, 2, 4 or 8 bytes. What the declarations do not do: they allocate nothing and know no configuration space.
+What the declarations do not do: they allocate nothing and know no configuration space.
 """
 
 from __future__ import annotations
@@ -21,32 +20,17 @@ from uvfio.kit.polled import check_mapped, kind_of_mapping
 from uvfio.kit.register import RegisterMap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from uvfio.kit.option import Option
 
 __all__ = [
-    "AbsentWindow",
     "BarDeclaration",
-    "CallWindow",
     "MemoryBar",
-    "MemoryWindow",
-    "OverlayWindow",
     "RegisterBar",
-    "Window",
     "power_of_two",
 ]
 
 PAGE = 4096
 M = TypeVar("M", bound=RegisterMap)
-
-
-class Window(Protocol):
-    """What answers accesses to a BAR. Offsets count from its beginning."""
-
-    def read(self, offset: int, size: int) -> int: ...
-
-    def write(self, offset: int, value: int, size: int) -> None: ...
 
 
 class _HasBars(Protocol):
@@ -154,71 +138,6 @@ class MemoryBar(BarDeclaration):
     def __get__(self, instance: _HasBars, owner: type) -> memoryview: ...
     def __get__(self, instance: _HasBars | None, owner: type) -> object:
         return self if instance is None else instance.memories[self.index]
-
-
-class AbsentWindow:
-    """Nothing answers: reads give ones, writes vanish."""
-
-    def read(self, offset: int, size: int) -> int:
-        return (1 << 8 * size) - 1
-
-    def write(self, offset: int, value: int, size: int) -> None:
-        pass
-
-
-class MemoryWindow:
-    """Plain memory: the bytes that ``memories`` has for a BAR now."""
-
-    def __init__(self, memories: dict[int, memoryview], index: int) -> None:
-        self._memories = memories
-        self._index = index
-
-    def read(self, offset: int, size: int) -> int:
-        return int.from_bytes(self._memories[self._index][offset : offset + size], "little")
-
-    def write(self, offset: int, value: int, size: int) -> None:
-        """Slice assignment copies at once: an aligned word is not seen half written on x86-64."""
-        self._memories[self._index][offset : offset + size] = value.to_bytes(size, "little")
-
-
-class CallWindow:
-    """Functions of (offset, size) and (offset, value, size); without ``write`` it is read-only."""
-
-    def __init__(
-        self,
-        read: Callable[[int, int], int],
-        write: Callable[[int, int, int], None] | None = None,
-    ) -> None:
-        self._read = read
-        self._write = write
-
-    def read(self, offset: int, size: int) -> int:
-        return self._read(offset, size)
-
-    def write(self, offset: int, value: int, size: int) -> None:
-        if self._write is not None:
-            self._write(offset, value, size)
-
-
-class OverlayWindow:
-    """``base`` with others laid over ranges of it: the MSI-X table inside a BAR of registers."""
-
-    def __init__(self, base: Window, parts: Sequence[tuple[int, int, Window]]) -> None:
-        self._base = base
-        self._parts = tuple(parts)
-
-    def read(self, offset: int, size: int) -> int:
-        for first, end, window in self._parts:
-            if first <= offset < end:
-                return window.read(offset - first, size)
-        return self._base.read(offset, size)
-
-    def write(self, offset: int, value: int, size: int) -> None:
-        for first, end, window in self._parts:
-            if first <= offset < end:
-                window.write(offset - first, value, size)
-                return
-        self._base.write(offset, value, size)
 
 
 def power_of_two(size: int, least: int = 1) -> int:

@@ -34,26 +34,16 @@ It does not know drivers, groups beyond a number, files or programs.
 
 from __future__ import annotations
 
-from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar
+from zlib import crc32
 
 from uvfio.core.bus import Activity
 from uvfio.drivers.pci.hardware import Bar, BarKind
-from uvfio.errors import ConfigError, DmaFault
+from uvfio.errors import ConfigError
 from uvfio.kit.dma import Dma
 from uvfio.kit.migration import Migrating
 from uvfio.kit.option import Option, resolve
-from uvfio.kit.pci.bar import (
-    AbsentWindow,
-    BarDeclaration,
-    CallWindow,
-    MemoryBar,
-    MemoryWindow,
-    OverlayWindow,
-    RegisterBar,
-    Window,
-    power_of_two,
-)
+from uvfio.kit.pci.bar import BarDeclaration, MemoryBar, RegisterBar, power_of_two
 from uvfio.kit.pci.capability import (
     AdvancedFeatures,
     Capability,
@@ -67,16 +57,13 @@ from uvfio.kit.pci.config import ConfigSpace
 from uvfio.kit.pci.header import define_bars, define_command, define_identity, padded_rom
 from uvfio.kit.pci.interrupt import Interrupts
 from uvfio.kit.pci.sriov import Sriov, follow_control
-from uvfio.kit.pending import PendingCalls
-from uvfio.kit.polled import Polling
-from uvfio.kit.register import RegisterMap, hooks_of
+from uvfio.kit.window import AbsentWindow, CallWindow, MemoryWindow, OverlayWindow, Window
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from uvfio.core.seams import Clock, Store, Timer
-    from uvfio.core.translation.domain import Domain
+    from uvfio.core.seams import Clock, Store
     from uvfio.core.translation.unit import IommuUnit
     from uvfio.drivers.pci.hardware import InterruptSink
 
@@ -112,17 +99,15 @@ class PciModel(Migrating):
 
     bar_declarations: ClassVar[dict[int, BarDeclaration]] = {}
     """The BARs that the class and its bases declare, by index."""
-    option_declarations: ClassVar[dict[str, Option[Any]]] = {}
-    """The options that the class and its bases declare, by name."""
+    dma: Dma
+    resets: int = 0
+    """How often a write to configuration space has reset the function."""
+    callable_later = ("interrupt",)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        attributes: dict[str, object] = {}
-        for base in reversed(cls.__mro__):
-            attributes.update(vars(base))
-        cls.option_declarations = {k: v for k, v in attributes.items() if isinstance(v, Option)}
         bars: dict[int, BarDeclaration] = {}
-        for name, value in attributes.items():
+        for name, value in cls._declarations().items():
             if isinstance(value, BarDeclaration):
                 if not 0 <= value.index <= 5:
                     raise ValueError(
@@ -134,12 +119,7 @@ class PciModel(Migrating):
                 bars[value.index] = value
         cls.bar_declarations = dict(sorted(bars.items()))
         maps = {b.registers for b in bars.values() if isinstance(b, RegisterBar)}
-        known = {register for m in maps for register in m.registers.values()}
-        for register, kind in hooks_of(cls):
-            if register not in known:
-                raise ValueError(
-                    f"{cls.__name__}: on_{kind} of register {register.name}, which is in none of its BARs"
-                )
+        cls._check_hooks(maps, "BARs")
 
     def __init__(
         self,
@@ -163,21 +143,11 @@ class PciModel(Migrating):
         cls = type(self)
         if cls.vendor_id == 0xFFFF:
             raise ConfigError(f"{cls.__name__} declares no vendor_id", "it is a base, not a device")
-        self.option_values = resolve(
-            self.option_declarations, options, f"{address}: {cls.__name__}"
-        )
-        self.lock: Any = RLock()
-        self.clock = clock
-        self._address = address
-        self._group = group
-        self._unit = unit
-        self._store = store
+        super().__init__(address, group=group, unit=unit, clock=clock, store=store, options=options)
         self.bus_reset = bus_reset
         self.virtual_functions: list[PciModel] = []
         self._physfn = physfn
         self._decoded = physfn is None
-        self._pending = PendingCalls(self)
-        self._gone = False
         try:
             self._rom = padded_rom(b"" if physfn else self.build_rom())
             self._caps = self.build_capabilities()
@@ -189,23 +159,24 @@ class PciModel(Migrating):
         self.interrupts = Interrupts(self.config, self._placed(Msi), self._placed(MsiX))
         self._hook_resets()
         self.config.seal()
-        self.register_maps: dict[int, RegisterMap] = {}
-        self.memories: dict[int, memoryview] = {}
-        self._awake: list[Window] = []
         self._stopped: list[Window] = []
-        self._polling = Polling(self, store, self._awake, self.bar_write)
+        self._mappings = {
+            index: (bar.size, bar.polled) for index, bar in self._bars.items() if bar.mappable
+        }
         self._take_memory()
         for index in range(6):
             awake, stopped = self._make_windows(index)
-            self._awake.append(awake)
+            self._answering.append(awake)
             self._stopped.append(stopped)
+        self._volatile = tuple(
+            index
+            for index in self.memories
+            if isinstance(declared := self.bar_declarations[index], MemoryBar) and not declared.keep
+        )
         self._settle_windows()
         self.on_reset()
 
     # -- for authors -----------------------------------------------------------------------------
-
-    def on_reset(self) -> None:
-        """Set the attributes of your own to their power-on values; called when made and at each reset."""
 
     def build_capabilities(self) -> tuple[Capability, ...]:
         """The capabilities of this instance; override where they depend on options."""
@@ -214,10 +185,6 @@ class PciModel(Migrating):
     def build_rom(self) -> bytes:
         """The expansion ROM's image (empty: no ROM); override where it depends on options."""
         return self.rom_image
-
-    def statistics(self) -> dict[str, int]:
-        """Counters that `uvfio ctl status` shows; override to have some. They survive a reset."""
-        return {}
 
     def interrupt(self, vector: int = 0) -> None:
         """Send message ``vector`` by MSI-X or MSI if the host enabled one of them, else raise INTx.
@@ -234,38 +201,12 @@ class PciModel(Migrating):
         self._polling.settle()
         self.interrupts.set_level(level)
 
-    def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call ``callback`` once, ``seconds`` from now or later, unless a reset or unplug comes first.
-
-        0 means: when the serving loop comes around, never within this call.
-        """
-        return self._pending.after(seconds, callback)
-
-    # -- BusDevice -------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        return self._address
+    # -- PciFunction -----------------------------------------------------------------------------
 
     @property
     def bus(self) -> str:
+        """The name of the bus: "pci"."""
         return "pci"
-
-    @property
-    def group(self) -> int | None:
-        return self._group
-
-    @property
-    def unit(self) -> IommuUnit | None:
-        return self._unit
-
-    def attach(self, domain: Domain) -> None:
-        self.dma.domain = domain
-
-    def detach(self) -> None:
-        self.dma.domain = None
-
-    # -- PciFunction -----------------------------------------------------------------------------
 
     @property
     def physfn(self) -> PciModel | None:
@@ -313,68 +254,30 @@ class PciModel(Migrating):
         if not self._gone:
             self.config.write(offset, value, size)
 
-    def bar_read(self, index: int, offset: int, size: int) -> int:
-        try:
-            return self._windows[index].read(offset, size)
-        except DmaFault:
-            return (1 << 8 * size) - 1
-
-    def bar_write(self, index: int, offset: int, value: int, size: int) -> None:
-        try:
-            self._windows[index].write(offset, value, size)
-        except DmaFault:
-            pass  # recorded; the write was posted
-
-    def bar_memory(self, index: int) -> memoryview:
-        """The bytes of a mappable BAR; a polled one is mapped from now on. KeyError for any other."""
-        bar = self._bars[index]
-        if not bar.mappable:
-            raise KeyError(index)
-        return self._polling.start(index) if bar.polled else self.memories[index]
+    bar_read = Migrating._read
+    bar_write = Migrating._write
+    bar_memory = Migrating._memory
 
     def show_mappings(self, visible: bool) -> None:
-        if not self._gone and any(bar.mappable for bar in self._bars.values()):
-            (self._store.show if visible else self._store.hide)(self._address)
-
-    def end_mappings(self) -> None:
-        self._polling.stop()
+        if not self._gone and self._mappings:
+            (self._store.show if visible else self._store.hide)(self._name)
 
     def connect(self, sink: InterruptSink | None) -> None:
         """Deliver interrupts to ``sink``. A wire that is up already is to be seen in ``intx_asserted``."""
         self.interrupts.sink = sink
 
-    def reset(self) -> None:
-        with self.lock:
-            self._pending.cancel_all()
-            self.config.reset()
-            self.dma.asleep = False
-            for vf in self.virtual_functions:
-                vf.reset()
-                vf.decode(False)
-            self._settle_windows()
-            self.interrupts.reset()
-            for registers in self.register_maps.values():
-                registers.reset()
-            for index, memory in self.memories.items():
-                declared = self.bar_declarations[index]
-                if isinstance(declared, MemoryBar) and not declared.keep:
-                    memory[:] = bytes(len(memory))
-            self.on_reset()
-            self._polling.refresh()
+    def _reset_bus(self) -> None:
+        self.config.reset()
+        self.dma.asleep = False
+        for vf in self.virtual_functions:
+            vf.reset()
+            vf.decode(False)
+        self._settle_windows()
+        self.interrupts.reset()
 
-    def unplug(self) -> None:
-        """The function is gone: nothing answers, nothing is sent. Its memory goes back to the store."""
-        with self.lock:
-            if self._gone:
-                return
-            self._gone = True
-            self._pending.cancel_all()
-            self._settle_windows()
-            self._polling.end()
-            self.dma.domain = None
-            self.interrupts.sink = None
-            if any(bar.mappable for bar in self._bars.values()):
-                self._store.release(self._address)
+    def _disconnect(self) -> None:
+        self._settle_windows()
+        self.interrupts.sink = None
 
     # -- facts for people ------------------------------------------------------------------------
 
@@ -388,21 +291,15 @@ class PciModel(Migrating):
                 made.name = "msix"
                 bars.append(_describe_bar(made))
         bars.sort(key=lambda bar: str(bar["index"]))
-        return {
-            "class": f"{cls.__module__}:{cls.__qualname__}",
-            "bus": "pci",
-            "summary": (cls.__doc__ or "").strip().partition("\n")[0],
+        facts = {
             "vendor": f"{cls.vendor_id:04x}",
             "device": f"{cls.device_id:04x}",
             "class_code": f"{cls.class_code:06x}",
             "revision": cls.revision,
             "bars": bars,
             "capabilities": [type(cap).__name__ for cap in cls.capabilities],
-            "options": [option.describe() for option in cls.option_declarations.values()],
         }
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._address}>"
+        return cls.describe_as("pci", facts)
 
     # -- construction ----------------------------------------------------------------------------
 
@@ -452,20 +349,6 @@ class PciModel(Migrating):
                 return cap, self._places[kind]
         return None
 
-    def renew_memory(self) -> None:
-        """Give mappable BARs other, zeroed memory: what a program still has mapped leads nowhere from now on."""
-        self._polling.stop()
-        self._store.release(self._address)
-        self._take_memory()
-
-    def _take_memory(self) -> None:
-        mappable = {index: bar.size for index, bar in self._bars.items() if bar.mappable}
-        if mappable:
-            late = [index for index, bar in self._bars.items() if bar.polled]
-            found = self._store.allocate(self._address, mappable, late)
-            self._polling.shadows.update((index, found[index]) for index in late)
-            self.memories.update((i, memory) for i, memory in found.items() if i not in late)
-
     def _make_windows(self, index: int) -> tuple[Window, Window]:
         """What answers behind BAR ``index``, and what of it does while the function is stopped."""
         bar = self._bars.get(index)
@@ -493,11 +376,39 @@ class PciModel(Migrating):
         return OverlayWindow(window, parts), OverlayWindow(stopped, parts)
 
     def _settle_windows(self) -> None:
-        """Let answer behind the BARs who does so now."""
         if self._gone or self.dma.asleep or not self._decoded:
             self._windows = _NOTHING
         else:
-            self._windows = self._stopped if self.activity is Activity.STOPPED else self._awake
+            self._windows = self._stopped if self.activity is Activity.STOPPED else self._answering
+
+    # -- migration -------------------------------------------------------------------------------
+
+    def _bus_identity(self) -> str:
+        bars = " ".join(f"{index}:{bar.size:#x}" for index, bar in self.bars.items())
+        power_on = crc32(self.config.power_on)
+        return f"{self.vendor_id:04x}:{self.device_id:04x} config {power_on:08x} bars {bars}"
+
+    def _save_bus(self) -> Mapping[str, bytes]:
+        """ "config": all of configuration space, addresses of the host included; "interrupts": ``Interrupts.save``."""
+        return {"config": bytes(self.config.data), "interrupts": self.interrupts.save()}
+
+    def _load_bus(self, sections: Mapping[str, bytes]) -> Callable[[], None]:
+        config, interrupts = sections["config"], sections["interrupts"]
+        if len(config) != self.config.size:
+            raise ValueError(f"configuration space of {len(config)} bytes")
+        self.interrupts.load(interrupts)
+
+        def take() -> None:
+            self.config.data[:] = config
+            self.interrupts.update()
+
+        return take
+
+    def _settle_loaded(self) -> None:
+        self._settle_power()
+
+    def _hold_interrupts(self, held: bool) -> None:
+        self.interrupts.hold(held)
 
     # -- resets and power ------------------------------------------------------------------------
 

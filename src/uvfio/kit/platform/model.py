@@ -32,16 +32,13 @@ Threads: as for ``PciModel``. It does not know drivers, groups beyond a number, 
 from __future__ import annotations
 
 from dataclasses import replace
-from threading import RLock
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from uvfio.core.bus import DtProperty
+from uvfio.core.bus import Activity, DtProperty
 from uvfio.drivers.platform.hardware import Origin, PlatformInterrupt, PlatformRegion, Resources
-from uvfio.errors import ConfigError, DmaFault
+from uvfio.errors import ConfigError
 from uvfio.kit.dma import PlainDma
-from uvfio.kit.option import Option, resolve
-from uvfio.kit.pci.bar import AbsentWindow, MemoryWindow, Window
-from uvfio.kit.pending import PendingCalls
+from uvfio.kit.migration import Migrating
 from uvfio.kit.platform.region import (
     PAGE,
     EdgeLine,
@@ -53,23 +50,23 @@ from uvfio.kit.platform.region import (
     RegionDeclaration,
     RegisterRegion,
 )
-from uvfio.kit.polled import Polling
-from uvfio.kit.register import RegisterMap, hooks_of
+from uvfio.kit.window import AbsentWindow, MemoryWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from uvfio.core.seams import Clock, Store, Timer
-    from uvfio.core.translation.domain import Domain
+    from uvfio.core.seams import Clock, Store
     from uvfio.core.translation.unit import IommuUnit
     from uvfio.drivers.platform.hardware import InterruptSink
+    from uvfio.kit.register import RegisterMap
+    from uvfio.kit.window import Window
 
 __all__ = ["EdgeLine", "LevelLine", "MemoryRegion", "PlatformModel", "RegisterRegion"]
 
 _ABSENT = AbsentWindow()
 
 
-class PlatformModel:
+class PlatformModel(Migrating):
     """One platform device. Implements ``drivers.platform.hardware.PlatformHardware``.
 
     Class attributes to set: ``compatible``, most specific first, at least one. ``resettable`` False: there is no
@@ -83,18 +80,12 @@ class PlatformModel:
     """The regions that the class and its bases declare, by number."""
     line_declarations: ClassVar[tuple[LineDeclaration, ...]] = ()
     """The interrupt lines that the class and its bases declare, by number."""
-    option_declarations: ClassVar[dict[str, Option[Any]]] = {}
-    """The options that the class and its bases declare, by name."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        attributes: dict[str, object] = {}
-        for base in reversed(cls.__mro__):
-            attributes.update(vars(base))
-        found = attributes.values()
+        found = cls._declarations().values()
         regions = [value for value in found if isinstance(value, RegionDeclaration)]
         lines = [value for value in found if isinstance(value, LineDeclaration)]
-        cls.option_declarations = {k: v for k, v in attributes.items() if isinstance(v, Option)}
         for what, numbers in (
             ("region", [declared.index for declared in regions]),
             ("interrupt", [declared.index for declared in lines]),
@@ -106,13 +97,7 @@ class PlatformModel:
         cls.region_declarations = tuple(sorted(regions, key=lambda declared: declared.index))
         cls.line_declarations = tuple(sorted(lines, key=lambda declared: declared.index))
         maps = {region.registers for region in regions if isinstance(region, RegisterRegion)}
-        known = {register for m in maps for register in m.registers.values()}
-        for register, kind in hooks_of(cls):
-            if register not in known:
-                raise ValueError(
-                    f"{cls.__name__}: on_{kind} of register {register.name}, "
-                    "which is in none of its regions"
-                )
+        cls._check_hooks(maps, "regions")
 
     def __init__(
         self,
@@ -133,18 +118,10 @@ class PlatformModel:
         cls = type(self)
         if not cls.compatible:
             raise ConfigError(f"{cls.__name__} declares no compatible string", "it is a base")
-        self.option_values = resolve(self.option_declarations, options, f"{name}: {cls.__name__}")
+        super().__init__(name, group=group, unit=unit, clock=clock, store=store, options=options)
         self.check_resources(resources)
-        self.lock: Any = RLock()
-        self.clock = clock
         self.path = resources.path
-        self._name = name
-        self._group = group
-        self._unit = unit
-        self._store = store
-        self._pending = PendingCalls(self)
         self._sink: InterruptSink | None = None
-        self._gone = False
         self.dma = PlainDma(name)
         self._interrupts = resources.interrupts
         self._regions = tuple(
@@ -160,49 +137,24 @@ class PlatformModel:
             line.index: (LevelWire if line.level else EdgeWire)(line.index, self._tell)
             for line in self.line_declarations
         }
-        self.register_maps: dict[int, RegisterMap] = {}
-        self.memories: dict[int, memoryview] = {}
-        self._windows: list[Window] = []
-        self._polling = Polling(self, store, self._windows, self.write)
+        self._mappings = {
+            index: (region.size, region.polled)
+            for index, region in enumerate(self._regions)
+            if region.mappable
+        }
         self._take_memory()
-        self._windows += [self._window(declared) for declared in self.region_declarations]
+        self._answering += [self._window(declared) for declared in self.region_declarations]
+        self._volatile = tuple(
+            declared.index
+            for declared in self.region_declarations
+            if isinstance(declared, MemoryRegion) and not declared.keep
+        )
         self.on_reset()
-
-    # -- for authors -----------------------------------------------------------------------------
-
-    def on_reset(self) -> None:
-        """Set the attributes of your own to their power-on values; called when made and at each reset."""
-
-    def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call ``callback`` once, ``seconds`` from now or later, unless a reset or unplug comes first.
-
-        0 means: when the serving loop comes around, never within this call.
-        """
-        return self._pending.after(seconds, callback)
-
-    # -- BusDevice -------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     @property
     def bus(self) -> str:
+        """The name of the bus: "platform"."""
         return "platform"
-
-    @property
-    def group(self) -> int | None:
-        return self._group
-
-    @property
-    def unit(self) -> IommuUnit | None:
-        return self._unit
-
-    def attach(self, domain: Domain) -> None:
-        self.dma.domain = domain
-
-    def detach(self) -> None:
-        self.dma.domain = None
 
     # -- PlatformHardware ------------------------------------------------------------------------
 
@@ -219,68 +171,59 @@ class PlatformModel:
         wire = self.wires[index]
         return isinstance(wire, LevelWire) and wire.level
 
-    def read(self, index: int, offset: int, size: int) -> int:
-        try:
-            return self._windows[index].read(offset, size)
-        except DmaFault:
-            return (1 << 8 * size) - 1
-
-    def write(self, index: int, offset: int, value: int, size: int) -> None:
-        try:
-            self._windows[index].write(offset, value, size)
-        except DmaFault:
-            pass  # recorded; the write was posted
-
-    def memory(self, index: int) -> memoryview:
-        """The bytes of a mappable region; a polled one is mapped from now on. KeyError for any other."""
-        region = self._regions[index]
-        if not region.mappable:
-            raise KeyError(index)
-        return self._polling.start(index) if region.polled else self.memories[index]
-
-    def end_mappings(self) -> None:
-        self._polling.stop()
+    read = Migrating._read
+    write = Migrating._write
+    memory = Migrating._memory
 
     def connect(self, sink: InterruptSink | None) -> None:
         """Deliver interrupts to ``sink``. A wire that is high already is to be seen with ``asserted``."""
         self._sink = sink
 
-    def reset(self) -> None:
-        with self.lock:
-            self._pending.cancel_all()
-            for registers in self.register_maps.values():
-                registers.reset()
-            for wire in self.wires.values():
+    # -- migration -------------------------------------------------------------------------------
+
+    def _settle_windows(self) -> None:
+        if self._gone:
+            self._windows = [_ABSENT] * len(self._answering)
+        elif self.activity is Activity.STOPPED:
+            self._windows = [
+                _ABSENT if isinstance(declared, RegisterRegion) else window
+                for declared, window in zip(self.region_declarations, self._answering, strict=True)
+            ]
+        else:
+            self._windows = self._answering
+
+    def _bus_identity(self) -> str:
+        regions = " ".join(f"{region.size:#x}" for region in self._regions)
+        return f"{' '.join(self.compatible)} regions {regions} lines {len(self.wires)}"
+
+    def _save_bus(self) -> Mapping[str, bytes]:
+        """ "lines": a byte for each interrupt, 1 for a level interrupt that is asserted."""
+        return {"lines": bytes(self.asserted(index) for index in self.wires)}
+
+    def _load_bus(self, sections: Mapping[str, bytes]) -> Callable[[], None]:
+        lines = sections["lines"]
+        if len(lines) != len(self.wires) or not set(lines) <= {0, 1}:
+            raise ValueError(f"{len(lines)} bytes of interrupt lines")
+
+        def take() -> None:
+            for wire, level in zip(self.wires.values(), lines, strict=True):
                 if isinstance(wire, LevelWire):
-                    wire.set(False)
-            for declared in self.region_declarations:
-                if isinstance(declared, MemoryRegion) and not declared.keep:
-                    memory = self.memories[declared.index]
-                    memory[:] = bytes(len(memory))
-            self.on_reset()
-            self._polling.refresh()
+                    wire.set(bool(level))
+
+        return take
+
+    # -- inner -----------------------------------------------------------------------------------
+
+    def _reset_bus(self) -> None:
+        for wire in self.wires.values():
+            if isinstance(wire, LevelWire):
+                wire.set(False)
+
+    def _disconnect(self) -> None:
+        self._settle_windows()
+        self._sink = None
 
     # -- for the machine -------------------------------------------------------------------------
-
-    def renew_memory(self) -> None:
-        """Give mappable regions other, zeroed memory: what a program still has mapped leads nowhere from now on."""
-        self._polling.stop()
-        self._store.release(self._name)
-        self._take_memory()
-
-    def unplug(self) -> None:
-        """The device is gone: nothing answers, nothing is sent. Its memory goes back to the store."""
-        with self.lock:
-            if self._gone:
-                return
-            self._gone = True
-            self._pending.cancel_all()
-            self._windows = [_ABSENT] * len(self._windows)
-            self._polling.end()
-            self.dma.domain = None
-            self._sink = None
-            if any(region.mappable for region in self._regions):
-                self._store.release(self._name)
 
     @classmethod
     def default_resources(cls, path: str, first_interrupt: int = 32) -> Resources:
@@ -357,19 +300,13 @@ class PlatformModel:
     @classmethod
     def describe(cls) -> dict[str, object]:
         """The model as JSON values: compatible strings, regions with their registers, interrupts, options."""
-        return {
-            "class": f"{cls.__module__}:{cls.__qualname__}",
-            "bus": "platform",
-            "summary": (cls.__doc__ or "").strip().partition("\n")[0],
+        facts = {
             "compatible": list(cls.compatible),
             "regions": [region.describe() for region in cls.region_declarations],
             "interrupts": [line.describe() for line in cls.line_declarations],
             "resettable": cls.resettable,
-            "options": [option.describe() for option in cls.option_declarations.values()],
         }
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._name}>"
+        return cls.describe_as("platform", facts)
 
     # -- inner -----------------------------------------------------------------------------------
 
@@ -377,16 +314,6 @@ class PlatformModel:
         self._polling.settle()
         if self._sink is not None:
             self._sink.irq(index, asserted)
-
-    def _take_memory(self) -> None:
-        mappable = {
-            index: region.size for index, region in enumerate(self._regions) if region.mappable
-        }
-        if mappable:
-            late = [index for index in mappable if self._regions[index].polled]
-            found = self._store.allocate(self._name, mappable, late)
-            self._polling.shadows.update((index, found[index]) for index in late)
-            self.memories.update((i, memory) for i, memory in found.items() if i not in late)
 
     def _window(self, declared: RegionDeclaration) -> Window:
         index = declared.index
