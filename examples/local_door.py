@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from uvfio.doors.local import Process
-from uvfio.machine.local_seams import ManualClock
+from uvfio.machine.clock import ManualClock
 from uvfio.machine.machine import Machine
 from uvfio.uapi.rfc import (
     VFIO_DEVICE_GET_FLAGS,

@@ -27,7 +27,9 @@ from uvfio.core.translation.domain import Domain
 from uvfio.core.translation.unit import IommuUnit
 from uvfio.doors.local import Process
 from uvfio.errors import BadAddress, InvalidArgument, NoSuchDevice, Unsupported, VfioError
-from uvfio.machine.local_seams import ByteStore
+from uvfio.fops.file import File
+from uvfio.machine.open import open_node
+from uvfio.machine.store import ByteStore
 from uvfio.uapi import rfc
 
 PAGE = 4096
@@ -256,6 +258,9 @@ class FakeMachine:
     def __init__(self, framework: Framework) -> None:
         self.framework = framework
         self.store = ByteStore()
+
+    def open(self, path: str, task: Process, abi: str) -> File:
+        return open_node(self.framework, path, task, abi)
 
     def look(self) -> None:
         self.store.look()

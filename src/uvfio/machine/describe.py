@@ -21,6 +21,8 @@ from uvfio.machine.facts import Resource, capabilities, identity, interrupts, re
 if TYPE_CHECKING:
     from uvfio.core.structure.group import Group
     from uvfio.core.translation.unit import IommuUnit
+    from uvfio.drivers.platform.hardware import Origin
+    from uvfio.kit.platform.model import PlatformModel
     from uvfio.machine.machine import Machine
     from uvfio.machine.slot import Slot
 
@@ -57,9 +59,7 @@ def describe_device(machine: Machine, slot: Slot) -> dict[str, Any]:
         about["physfn"] = slot.physical.address if slot.physical else None
         about["sriov"] = _sriov(slot, device)
     else:
-        from uvfio.machine.sysfs import platform as platform_facts
-
-        about |= platform_facts.describe(device)
+        about |= _platform_device(device)
     about["iommu"] = None if device.unit is None else device.unit.name
     return about
 
@@ -153,3 +153,38 @@ def _iommu(machine: Machine, unit: IommuUnit) -> dict[str, Any]:
         "enable_sriov": machine.driver.enable_sriov,
         "enable_unsafe_noiommu_mode": machine.framework.noiommu,
     }
+
+
+def _platform_device(device: PlatformModel) -> dict[str, Any]:
+    """The part of a device's JSON values that only platform devices have."""
+    return {
+        "node": device.path,
+        "compatible": list(device.compatible),
+        "resources": [
+            {
+                "index": index,
+                "kind": "registers" if index in device.register_maps else "memory",
+                "start": region.address,
+                "size": region.size,
+                "prefetchable": False,
+                "mappable": region.mappable,
+                "mapping": kind_of_mapping(region.mappable, region.polled),
+                **_origin(region.origin),
+            }
+            for index, region in enumerate(device.regions)
+        ],
+        "interrupt_lines": [
+            {
+                "index": index,
+                "number": line.number,
+                "trigger": "level" if line.level else "edge",
+                **_origin(line.origin),
+            }
+            for index, line in enumerate(device.interrupts)
+        ],
+        "reset_methods": ["device"] if device.resettable else [],
+    }
+
+
+def _origin(origin: Origin) -> dict[str, Any]:
+    return {"node": origin.path, "property": origin.prop.value, "entry": origin.entry}

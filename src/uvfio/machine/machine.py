@@ -38,8 +38,9 @@ from uvfio.errors import (
 )
 from uvfio.kit.pci.model import PciModel
 from uvfio.machine.binding import Binding
+from uvfio.machine.clock import ManualClock
 from uvfio.machine.firmware import Firmware
-from uvfio.machine.local_seams import ByteStore, ManualClock
+from uvfio.machine.open import open_node
 from uvfio.machine.slot import Slot
 from uvfio.machine.spec import (
     NO_DRIVER,
@@ -55,6 +56,7 @@ from uvfio.machine.spec import (
     parse_device,
     place,
 )
+from uvfio.machine.store import ByteStore
 from uvfio.models import catalogue
 
 if TYPE_CHECKING:
@@ -62,9 +64,10 @@ if TYPE_CHECKING:
 
     from uvfio.core.bus import BoundDevice, BusDevice
     from uvfio.core.events import Observer
-    from uvfio.core.seams import Clock, Store
+    from uvfio.core.seams import Clock, Store, Task
     from uvfio.core.structure.device import Device
     from uvfio.core.waiting import Wait
+    from uvfio.fops.file import File
     from uvfio.kit.platform.model import PlatformModel
     from uvfio.machine.platform import PlatformBus
 
@@ -79,6 +82,7 @@ class Machine:
     ``iommus`` are further IOMMUs by name, for devices that choose one.
     ``clock`` and ``store`` come from the door; in-process defaults keep memory in bytearrays and stand
     still until ``machine.clock.advance(seconds)``. ``observer`` takes the framework's events (``core/events.py``).
+    ``processors`` is how many the host has, as sysfs shows it.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Machine:
         clock: Clock | None = None,
         store: Store | None = None,
         observer: Observer | None = None,
+        processors: int = 1,
     ) -> None:
         in_place = iommu is not None or devices is not None or iommus is not None
         if spec is not None and in_place:
@@ -104,6 +109,7 @@ class Machine:
             spec = MachineSpec(iommu or IommuSpec(), tuple(described), iommus or {})
         self.clock: Clock = clock if clock is not None else ManualClock()
         self.store: Store = store if store is not None else ByteStore()
+        self.processors = processors
         self.iommu = spec.iommu
         self.unit = _unit(UNIT_NAME, spec.iommu)
         self.units = {name: _unit(name, unit) for name, unit in spec.iommus.items()}
@@ -172,6 +178,10 @@ class Machine:
         device = self.framework.lookup(self.slot(address).device)
         assert device is not None, "a device in its slot is known to the framework"
         return device
+
+    def open(self, path: str, task: Task, abi: str) -> File:
+        """The VFIO file that an open of the device node at ``path`` makes; see ``machine/open.py``."""
+        return open_node(self.framework, path, task, abi)
 
     def look(self) -> None:
         """Take up now what was stored through mappings of registers; a door's calls do that by themselves."""

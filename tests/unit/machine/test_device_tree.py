@@ -16,10 +16,11 @@ from uvfio.doors.local import Process
 from uvfio.drivers.platform.hardware import Origin, PlatformRegion, Resources
 from uvfio.errors import Busy, ConfigError, Gone, InvalidArgument, NoSuchDevice, VfioError
 from uvfio.machine.device_tree import check_path, platform_name
-from uvfio.machine.local_seams import ByteStore
 from uvfio.machine.machine import Machine
+from uvfio.machine.nodes import CharDev, Directory, Link, Text
 from uvfio.machine.spec import DeviceSpec, MachineSpec, parse_device
-from uvfio.machine.sysfs.tree import PREFIXES, CharDev, Directory, Link, Text, nodes
+from uvfio.machine.store import ByteStore
+from uvfio.machine.sysfs.tree import PREFIXES, nodes
 from uvfio.models.timer import Timer
 from uvfio.uapi import rfc
 

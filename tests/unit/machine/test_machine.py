@@ -11,9 +11,9 @@ from uvfio.doors.local import Process
 from uvfio.errors import Busy, ConfigError, Gone, InvalidArgument, NoSuchDevice, VfioError
 from uvfio.kit.pci.bar import MemoryBar
 from uvfio.kit.pci.model import PciModel
-from uvfio.machine.local_seams import ByteStore
 from uvfio.machine.machine import Machine
 from uvfio.machine.spec import DeviceSpec, IommuSpec, MachineSpec
+from uvfio.machine.store import ByteStore
 from uvfio.models.edu import Edu
 from uvfio.uapi import pci, rfc
 

@@ -13,9 +13,10 @@ from uvfio.cli.machinefile import parse
 from uvfio.doors.local import Process
 from uvfio.errors import ConfigError, InvalidArgument
 from uvfio.machine.machine import Machine
+from uvfio.machine.nodes import CharDev, Link, Text
 from uvfio.machine.spec import IommuSpec
 from uvfio.machine.sysfs import attributes
-from uvfio.machine.sysfs.tree import CharDev, Link, Text, nodes
+from uvfio.machine.sysfs.tree import nodes
 from uvfio.uapi import rfc, vfio
 
 BARE, ORDINARY = "0000:01:00.0", "0000:02:00.0"

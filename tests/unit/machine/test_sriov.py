@@ -27,9 +27,10 @@ from uvfio.errors import (
 )
 from uvfio.machine.facts import resources
 from uvfio.machine.machine import Machine
+from uvfio.machine.nodes import Link, Text
 from uvfio.machine.spec import IommuSpec
 from uvfio.machine.sysfs import attributes
-from uvfio.machine.sysfs.tree import Link, Text, nodes
+from uvfio.machine.sysfs.tree import nodes
 from uvfio.uapi import vfio
 
 PF = "0000:06:00.0"

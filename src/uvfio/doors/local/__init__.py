@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from uvfio.doors.local.process import LocalEvent, LocalMemory, MemoryFile, Process
+from uvfio.doors.local.memory import LocalEvent, LocalMemory, MemoryFile
+from uvfio.doors.local.process import Process
 
 __all__ = ["LocalEvent", "LocalMemory", "MemoryFile", "Process"]

@@ -22,172 +22,22 @@ last close releases. No thread is started; events are delivered at once.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from uvfio.core.seams import Mm
-from uvfio.errors import BadAddress, BadDescriptor, InvalidArgument, NoSuchGroup, TooManyFiles
-from uvfio.fops.either import open_group
-from uvfio.fops.file import MAINLINE, File, install
-from uvfio.fops.mainline.cdev import DEVICES, open_cdev
-from uvfio.fops.mainline.container import CONTAINER_NODE, open_container
-from uvfio.fops.mainline.iommufd import IOMMU_NODE, open_iommufd
+from uvfio.doors.local.memory import LocalEvent, LocalMemory, MemoryFile, NoMemoryFile
+from uvfio.errors import BadDescriptor, InvalidArgument, TooManyFiles
+from uvfio.fops.file import File, install
 
 if TYPE_CHECKING:
     from uvfio.machine.machine import Machine
 
-__all__ = ["LocalEvent", "LocalMemory", "MemoryFile", "Process"]
+__all__ = ["Process"]
 
-PAGE = 4096
-HEAP = 0x10000000
 OPEN_MAX = 1024
 
-Hidden = Callable[[], bool]
 Argument = int | str | bytes | bytearray | memoryview | ctypes.Structure
-
-
-def _never() -> bool:
-    return False
-
-
-class LocalMemory:
-    """An address space of separate areas; between two areas at least one page is unmapped."""
-
-    def __init__(self) -> None:
-        self._areas: dict[int, tuple[memoryview, bool, Hidden | None]] = {}
-        self._top = HEAP
-
-    def allocate(self, size: int, *, writable: bool = True) -> int:
-        """A zeroed, page-aligned area of ``size`` bytes rounded up to pages; returns its address."""
-        size = max(-(-size // PAGE) * PAGE, PAGE)
-        return self.place(memoryview(bytearray(size)), writable=writable)
-
-    def place(
-        self,
-        area: memoryview,
-        *,
-        writable: bool = True,
-        device: bool = False,
-        hidden: Hidden | None = None,
-    ) -> int:
-        """Map existing memory, a ``device``'s or not; returns its address. ``hidden`` says when it faults."""
-        address = self._top
-        self._areas[address] = (area, writable, (hidden or _never) if device else None)
-        self._top += -(-len(area) // PAGE) * PAGE + PAGE
-        return address
-
-    def free(self, address: int) -> None:
-        """Unmap the area that begins at ``address``; BadAddress if none does."""
-        if self._areas.pop(address, None) is None:
-            raise BadAddress(f"no area begins at {address:#x}")
-
-    def copy(self) -> LocalMemory:
-        """What fork gives the child: the same contents in memory of its own (device memory is shared)."""
-        child = LocalMemory()
-        child._top = self._top
-        for address, (area, writable, device) in self._areas.items():
-            mine = area if device is not None else memoryview(bytearray(area))
-            child._areas[address] = (mine, writable, device)
-        return child
-
-    def read(self, address: int, size: int) -> bytes:
-        return bytes(self._slice(address, size, writable=False))
-
-    def write(self, address: int, data: bytes) -> None:
-        self._slice(address, len(data), writable=True)[:] = data
-
-    def store(self, address: int, value: int, width: int) -> None:
-        self._slice(address, width, writable=True)[:] = value.to_bytes(width, "little")
-
-    def view(self, address: int, size: int) -> memoryview | None:
-        return self._slice(address, size, writable=True)
-
-    def pin(self, address: int, size: int, writable: bool) -> int:
-        self._slice(address, size, writable=writable)
-        device = any(
-            d is not None and base <= address < base + len(a)
-            for base, (a, _, d) in self._areas.items()
-        )
-        return 0 if device else size
-
-    def _slice(self, address: int, size: int, *, writable: bool) -> memoryview:
-        for base, (area, may_write, hidden) in self._areas.items():
-            if base <= address and address + size <= base + len(area):
-                if writable and not may_write:
-                    raise BadAddress(f"{address:#x}+{size:#x} is read-only")
-                if hidden is not None and hidden():
-                    raise BadAddress(f"{address:#x}+{size:#x}: the device does not answer there")
-                return area[address - base : address - base + size]
-        raise BadAddress(f"{address:#x}+{size:#x} is not mapped")
-
-
-class LocalEvent:
-    """An eventfd of a local process: a counter that callbacks can watch."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._watchers: list[Callable[[], None]] = []
-
-    def signal(self) -> None:
-        self.count += 1
-        for callback in list(self._watchers):
-            callback()
-
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        self._watchers.append(callback)
-        if self.count:
-            callback()
-
-        def stop() -> None:
-            if callback in self._watchers:
-                self._watchers.remove(callback)
-
-        return stop
-
-    def close(self) -> None:
-        """References to a local event need no counting."""
-
-    def take(self) -> int:
-        """Read the counter and set it to 0, like read(2)."""
-        count, self.count = self.count, 0
-        return count
-
-
-class MemoryFile:
-    """A memfd of a local process: bytes that processes share and that can be given to devices, by offset."""
-
-    def __init__(self, size: int) -> None:
-        self.data = memoryview(bytearray(size))
-
-    def read(self, address: int, size: int) -> bytes:
-        return bytes(self._slice(address, size))
-
-    def write(self, address: int, data: bytes) -> None:
-        self._slice(address, len(data))[:] = data
-
-    def store(self, address: int, value: int, width: int) -> None:
-        self._slice(address, width)[:] = value.to_bytes(width, "little")
-
-    def view(self, address: int, size: int) -> memoryview | None:
-        return self._slice(address, size)
-
-    def pin(self, address: int, size: int, writable: bool) -> int:
-        if address + size > len(self.data):
-            raise InvalidArgument(f"{address:#x}+{size:#x} is beyond the end of the file")
-        return size
-
-    def _slice(self, address: int, size: int) -> memoryview:
-        if address + size > len(self.data):
-            raise BadAddress(f"{address:#x}+{size:#x} is beyond the end of the file")
-        return self.data[address : address + size]
-
-
-class NoMemoryFile(MemoryFile):
-    """Any other file: no device can use it."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
 
 
 class _Open:
@@ -263,25 +113,10 @@ class Process:
     def open(self, path: str) -> int:
         """``open(2)`` of a node of the machine; NoSuchGroup for anything else.
 
-        Those are /dev/vfio/N, and where today's ABI is known /dev/vfio/vfio, /dev/iommu and
+        Those are /dev/vfio/N and, unless ``abi`` is "2011", /dev/vfio/vfio, /dev/iommu and
         /dev/vfio/devices/vfioN.
         """
-        framework = self.machine.framework
-        if path == CONTAINER_NODE and self.abi != "2011":
-            self._mm.abi = MAINLINE
-            return install(self, open_container(framework))
-        if path == IOMMU_NODE and self.abi != "2011":
-            self._mm.abi = MAINLINE
-            return install(self, open_iommufd(framework))
-        folder, _, name = path.rpartition("/vfio")
-        number = int(name) if folder == DEVICES and name.isdecimal() else -1
-        if number in framework.nodes and self.abi != "2011":
-            return install(self, open_cdev(framework, number))
-        for group in framework.groups:
-            shown = self.abi == "2011" or any(device.bound for device in group.devices)
-            if shown and path == f"/dev/vfio/{group.node_name}":
-                return install(self, open_group(framework, group, self, self.abi))
-        raise NoSuchGroup(f"{path}: no such device", "see `uvfio list`", errno=2)
+        return install(self, self.machine.open(path, self, self.abi))
 
     def close(self, fd: int) -> None:
         """``close(2)``; the last descriptor of a file releases it."""

@@ -5,7 +5,6 @@ What is written and remembered (``numa_node``, ``msi_bus``...) lives in ``Slot.s
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from uvfio.core.waiting import Then
@@ -161,13 +160,9 @@ def power_state(machine: Machine, address: str) -> str:
     return ("D0", "D1", "D2", "D3hot")[state]
 
 
-def _processors() -> int:
-    return os.cpu_count() or 1
-
-
 def local_cpus(machine: Machine, address: str) -> str:
-    """All of them, as a mask in words of 32 bits (%*pb)."""
-    count = _processors()
+    """All processors of the host, as a mask in words of 32 bits (%*pb)."""
+    count = machine.processors
     words: list[str] = []
     while count > 0:
         bits = min(count, 32)
@@ -177,7 +172,8 @@ def local_cpus(machine: Machine, address: str) -> str:
 
 
 def local_cpulist(machine: Machine, address: str) -> str:
-    last = _processors() - 1
+    """All processors of the host, as a list of ranges (%*pbl)."""
+    last = machine.processors - 1
     return f"0-{last}" if last else "0"
 
 

@@ -15,32 +15,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.core.translation.vtd import capabilities, extended_capabilities
-from uvfio.machine.sysfs.tree import MAJOR, MISC_MAJOR, CharDev, Directory, Link, text_line
+from uvfio.machine.nodes import CDEV_MAJOR, Directory, Link, text_line
 
 if TYPE_CHECKING:
     from uvfio.core.translation.unit import IommuUnit
     from uvfio.machine.machine import Machine
-    from uvfio.machine.sysfs.tree import Node
+    from uvfio.machine.nodes import Node
 
-__all__ = ["CDEV_MAJOR", "IOMMU_MINOR", "add_iommufd"]
+__all__ = ["add_iommufd"]
 
-CDEV_MAJOR = MAJOR - 1  # numbers are given from the top, and groups come first
-IOMMU_MINOR = 125
 NODES = "/dev/vfio/devices"
 IOMMUS = "/sys/class/iommu"
 
 
 def add_iommufd(tree: dict[str, Node], machine: Machine) -> None:
-    """Add it to ``tree``, which has the devices' folders already."""
-    tree["/dev/iommu"] = CharDev("", 0, MISC_MAJOR, IOMMU_MINOR, 0o660, "iommufd")
-    tree[NODES] = Directory()
+    """Add it to ``tree``, which has the device nodes and the devices' folders already."""
     for number, device in sorted(machine.framework.nodes.items()):
-        if device.dev.unit is None:
-            continue  # reached by its group only
         name = f"vfio{number}"
+        if f"{NODES}/{name}" not in tree:
+            continue
         home = f"bus/{device.dev.bus}/devices/{device.name}/vfio-dev"
         folder = f"/sys/{home}/{name}"
-        tree[f"{NODES}/{name}"] = CharDev("", 0, CDEV_MAJOR, number, opens="cdev")
         tree[f"/sys/{home}"] = Directory()
         tree[folder] = Directory()
         tree[f"{folder}/dev"] = text_line(f"{CDEV_MAJOR}:{number}")

@@ -1,4 +1,4 @@
-"""What a machine shows of its platform devices: their files in sysfs, and JSON values.
+"""What a machine shows of its platform devices: their files in sysfs.
 
 In sysfs a platform device has no file that says what it is but ``modalias`` and ``uevent``; the node of the
 device tree does, and ``of_node`` leads there. On a real host that is a link into /sys/firmware; here it is a
@@ -11,18 +11,17 @@ Imported when there is a platform device.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uvfio.core.bus import DtProperty
-from uvfio.kit.polled import kind_of_mapping
-from uvfio.machine.sysfs.tree import Directory, Link, Text, text_line
+from uvfio.machine.nodes import Directory, Link, Text, text_line
 
 if TYPE_CHECKING:
     from uvfio.drivers.platform.hardware import Origin
     from uvfio.kit.platform.model import PlatformModel
-    from uvfio.machine.sysfs.tree import Node
+    from uvfio.machine.nodes import Node
 
-__all__ = ["add_device", "describe", "modalias", "uevent"]
+__all__ = ["add_device", "modalias", "uevent"]
 
 _PLATFORM = "/sys/bus/platform"
 _UP = "../../../.."  # from the folder of a device or of a driver to /sys
@@ -89,41 +88,6 @@ def _add_nodes(tree: dict[str, Node], device: PlatformModel, folder: str) -> Non
             if values:
                 tree[f"{at}/{prop.value}"] = Text(b"".join(values))
     tree[f"{folder}/compatible"] = Text(b"".join(c.encode() + b"\0" for c in device.compatible))
-
-
-def describe(device: PlatformModel) -> dict[str, Any]:
-    """The part of a device's JSON values that only platform devices have."""
-    return {
-        "node": device.path,
-        "compatible": list(device.compatible),
-        "resources": [
-            {
-                "index": index,
-                "kind": "registers" if index in device.register_maps else "memory",
-                "start": region.address,
-                "size": region.size,
-                "prefetchable": False,
-                "mappable": region.mappable,
-                "mapping": kind_of_mapping(region.mappable, region.polled),
-                **_origin(region.origin),
-            }
-            for index, region in enumerate(device.regions)
-        ],
-        "interrupt_lines": [
-            {
-                "index": index,
-                "number": line.number,
-                "trigger": "level" if line.level else "edge",
-                **_origin(line.origin),
-            }
-            for index, line in enumerate(device.interrupts)
-        ],
-        "reset_methods": ["device"] if device.resettable else [],
-    }
-
-
-def _origin(origin: Origin) -> dict[str, Any]:
-    return {"node": origin.path, "property": origin.prop.value, "entry": origin.entry}
 
 
 def _node_name(path: str) -> str:

@@ -8,8 +8,6 @@ Differences from a kernel's tree, on purpose: device folders stand in /sys/bus/B
 instead of being links to /sys/devices, and every link is relative and stays within ``PREFIXES``, so that
 a tree works wherever it is written.
 
-Nodes are named tuples because a data class costs a millisecond to define, which every `uvfio run` would pay.
-
 ``abi`` decides what iommu_group is: in 2011 a plain file that holds the number (the name of the node, should
 another bus have had a group of that number first), in mainline a link to the group's folder. Group nodes belong
 to every group in 2011, in mainline to groups that VFIO has a device of. Mainline has /dev/vfio/vfio besides, and what
@@ -18,10 +16,19 @@ to every group in 2011, in mainline to groups that VFIO has a device of. Mainlin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from uvfio.kit.pci.model import PciModel
 from uvfio.machine.facts import identity, resources
+from uvfio.machine.nodes import (
+    GROUP_MAJOR,
+    Directory,
+    Link,
+    Node,
+    Text,
+    device_nodes,
+    text_line,
+)
 from uvfio.machine.sysfs import drivers as driver_files  # noqa: F401 (they register)
 from uvfio.machine.sysfs import functions as function_files  # noqa: F401 (they register)
 from uvfio.machine.sysfs import sriov as sriov_files  # noqa: F401 (they register)
@@ -35,16 +42,9 @@ if TYPE_CHECKING:
     from uvfio.machine.slot import Slot
 
 __all__ = [
-    "MAJOR",
     "PREFIXES",
-    "CharDev",
-    "Directory",
-    "Link",
-    "Node",
-    "Text",
     "attribute_text",
     "nodes",
-    "text_line",
 ]
 
 PREFIXES = (
@@ -62,9 +62,7 @@ PREFIXES = (
 """Everything at and below these belongs to the machine; the host's own is hidden."""
 NO_FOLDERS = (b"/dev/iommu",)
 
-MAJOR = 511  # the top of the kernel's dynamic range
-MISC_MAJOR, VFIO_MINOR = 10, 196
-
+CDEVS = "/dev/vfio/devices"
 _PCI = "/sys/bus/pci"
 _PLATFORM = "/sys/bus/platform"
 _UP = "../../../.."  # from the folder of a device, of a driver, or of a group's devices to /sys
@@ -73,48 +71,6 @@ _MODULE_DRIVERS = (
     ("vfio_platform", "platform", "vfio-platform"),
 )
 _RESOURCE_LINES = 13  # 6 BARs, the ROM, 6 of SR-IOV
-
-
-class Directory(NamedTuple):
-    """A folder."""
-
-    mode: int = 0o755
-
-
-class Text(NamedTuple):
-    """A file with these bytes (text but for ``config``)."""
-
-    data: bytes
-    mode: int = 0o444
-
-
-def text_line(text: str, mode: int = 0o444) -> Text:
-    """A file with ``text`` and a newline."""
-    return Text(f"{text}\n".encode("ascii"), mode)
-
-
-class Link(NamedTuple):
-    """A symbolic link; ``target`` is relative to the folder that the link is in."""
-
-    target: str
-
-
-class CharDev(NamedTuple):
-    """The node of the group with this ``minor``; only its owner, the user who runs the program, may open it.
-
-    With ``opens`` "container" and "iommufd" it is the node that makes those, with "cdev" that of the device with this
-    ``minor``; then ``bus`` and ``group`` mean nothing.
-    """
-
-    bus: str
-    group: int
-    major: int
-    minor: int
-    mode: int = 0o600
-    opens: str = "group"
-
-
-Node = Directory | Text | Link | CharDev
 
 
 def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
@@ -127,11 +83,13 @@ def nodes(machine: Machine, abi: str = "2011") -> dict[str, Node]:
     for bus in ("pci", "platform"):
         _add_drivers(tree, machine, bus)
     _add_modules(tree, machine)
+    devices = device_nodes(machine.framework, abi)
     if abi != "2011":
-        tree["/dev/vfio/vfio"] = CharDev("", 0, MISC_MAJOR, VFIO_MINOR, 0o666, "container")
+        tree[CDEVS] = Directory()
+    tree.update(devices)
     for group in machine.framework.groups:
         bound = any(device.bound for device in group.devices)
-        if abi == "2011" or bound:
+        if f"/dev/vfio/{group.node_name}" in devices:
             _add_node(tree, group)
         if bound or not group.unprotected:  # without an IOMMU a group is VFIO's own
             _add_group(tree, machine, group)
@@ -186,15 +144,13 @@ def _add_modules(tree: dict[str, Node], machine: Machine) -> None:
 
 
 def _add_node(tree: dict[str, Node], group: Group) -> None:
-    node = CharDev(group.bus, group.number, MAJOR, group.minor)
-    tree[f"/dev/vfio/{group.node_name}"] = node
     folder = f"/sys/devices/virtual/vfio/{group.node_name}"
     tree[folder] = Directory()
     tree[f"/sys/class/vfio/{group.node_name}"] = Link(f"../..{folder[4:]}")
     tree[f"{folder}/subsystem"] = Link(f"{_UP}/class/vfio")
-    tree[f"{folder}/dev"] = text_line(f"{MAJOR}:{group.minor}")
+    tree[f"{folder}/dev"] = text_line(f"{GROUP_MAJOR}:{group.minor}")
     tree[f"{folder}/uevent"] = text_line(
-        f"MAJOR={MAJOR}\nMINOR={group.minor}\nDEVNAME=vfio/{group.node_name}", 0o644
+        f"MAJOR={GROUP_MAJOR}\nMINOR={group.minor}\nDEVNAME=vfio/{group.node_name}", 0o644
     )
 
 

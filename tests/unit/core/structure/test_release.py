@@ -22,7 +22,7 @@ from uvfio.errors import (
     NotViable,
     VfioError,
 )
-from uvfio.machine.local_seams import ManualClock
+from uvfio.machine.clock import ManualClock
 
 PATIENCE = 20.0  # a test that needs this long has failed
 

@@ -166,10 +166,8 @@ def test_power_state(machine: Machine) -> None:
     ("count", "mask", "words"),
     [(1, "1", "0"), (2, "3", "0-1"), (32, "ffffffff", "0-31"), (36, "f,ffffffff", "0-35")],
 )
-def test_processors(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, count: int, mask: str, words: str
-) -> None:
-    monkeypatch.setattr(function_files, "_processors", lambda: count)
+def test_processors(machine: Machine, count: int, mask: str, words: str) -> None:
+    machine.processors = count
     assert show(machine, "local_cpus") == mask
     assert show(machine, "local_cpulist") == words
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import posixpath
 
 from uvfio.machine.machine import Machine
+from uvfio.machine.nodes import CharDev, Directory, Link, Text
 from uvfio.machine.spec import IommuSpec
-from uvfio.machine.sysfs.tree import CharDev, Directory, Link, Text, nodes
+from uvfio.machine.sysfs.tree import nodes
 
 A, B = "0000:06:0d.0", "0000:07:00.0"
 

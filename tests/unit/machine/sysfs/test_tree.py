@@ -9,7 +9,8 @@ import pytest
 
 from uvfio.machine.facts import capabilities, identity, interrupts
 from uvfio.machine.machine import Machine
-from uvfio.machine.sysfs.tree import MAJOR, PREFIXES, CharDev, Directory, Link, Node, Text, nodes
+from uvfio.machine.nodes import GROUP_MAJOR, CharDev, Directory, Link, Node, Text
+from uvfio.machine.sysfs.tree import PREFIXES, nodes
 
 A = "0000:06:0d.0"
 DEVICE = f"/sys/bus/pci/devices/{A}"
@@ -57,10 +58,10 @@ def test_device_nodes(machine: Machine) -> None:
     tree = nodes(machine)
     minors = {group.number: group.minor for group in machine.framework.groups}
     for number in (240, 241):
-        assert tree[f"/dev/vfio/{number}"] == CharDev("pci", number, MAJOR, minors[number])
+        assert tree[f"/dev/vfio/{number}"] == CharDev("pci", number, GROUP_MAJOR, minors[number])
         folder = f"/sys/devices/virtual/vfio/{number}"
         assert resolve(tree, f"/sys/class/vfio/{number}") is tree[folder]
-        assert text(tree, f"{folder}/dev") == f"{MAJOR}:{minors[number]}\n"
+        assert text(tree, f"{folder}/dev") == f"{GROUP_MAJOR}:{minors[number]}\n"
         assert f"DEVNAME=vfio/{number}\n" in text(tree, f"{folder}/uevent")
 
 

@@ -15,42 +15,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
-from uvfio.fops.rfc2011.group import open_group
-
 if TYPE_CHECKING:
-    from uvfio.doors.run.session.processes import Process
     from uvfio.doors.run.session.session import Session
     from uvfio.doors.run.session.tree import Found
-    from uvfio.fops.file import File
-    from uvfio.machine.sysfs.tree import CharDev
 
-__all__ = ["group_number", "open_node"]
-
-
-def open_node(session: Session, node: CharDev, process: Process) -> File:
-    """The VFIO file behind a device node. As the open functions of ``fops``."""
-    framework, abi = session.machine.framework, session.abi
-    if node.opens == "cdev":
-        from uvfio.fops.mainline.cdev import open_cdev
-
-        return open_cdev(framework, node.minor)
-    if node.opens != "group":
-        process.mm.abi = "mainline"
-        if node.opens == "iommufd":
-            from uvfio.fops.mainline.iommufd import open_iommufd
-
-            return open_iommufd(framework)
-
-        from uvfio.fops.mainline.container import open_container
-
-        return open_container(framework)
-    group = framework.group(node.bus, node.group)
-    if abi == "2011":
-        return open_group(framework, group, process)
-
-    from uvfio.fops.either import open_group as open_any_group
-
-    return open_any_group(framework, group, process, abi)
+__all__ = ["group_number"]
 
 
 def group_number(session: Session, path: str, found: Found, flags: int) -> BinaryIO | None:

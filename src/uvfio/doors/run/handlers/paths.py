@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from uvfio.doors.run.filter.rules import ARG, INT
 from uvfio.doors.run.handlers.attributes import open_attribute
 from uvfio.doors.run.handlers.lookup import MODULES, Lookup
-from uvfio.doors.run.handlers.nodes import group_number, open_node
+from uvfio.doors.run.handlers.nodes import group_number
 from uvfio.doors.run.linux.stat import (
     Facts,
     pack_stat,
@@ -110,7 +110,8 @@ class Paths(Lookup):
             return self._open_real(found, flags, cloexec)
         if flags & os.O_DIRECTORY:
             raise OSError(errno.ENOTDIR, f"{path} is a device")
-        file = open_node(self.session, found.node, process)
+        node = self.tree.virtual(found.real) or path
+        file = self.session.machine.open(node, process, self.session.abi)
         try:
             return self.session.install(process, file, cloexec)
         except BaseException:

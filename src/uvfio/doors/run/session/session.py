@@ -86,7 +86,9 @@ class Session:
             polls=polls,
             inotify=inotify,
         )
-        self.machine = Machine(spec, clock=self.reactor, store=self.tokens)
+        self.machine = Machine(
+            spec, clock=self.reactor, store=self.tokens, processors=os.cpu_count() or 1
+        )
         self.tree = Tree(scratch)
         self.tree.update(nodes(self.machine, abi))
         self.shown = self.machine.framework.generation

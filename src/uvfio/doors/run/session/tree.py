@@ -19,10 +19,10 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from uvfio.doors.run.linux import syscalls as sc
-from uvfio.machine.sysfs.tree import CharDev, Directory, Link, Text
+from uvfio.machine.nodes import CharDev, Directory, Link, Text
 
 if TYPE_CHECKING:
-    from uvfio.machine.sysfs.tree import Node
+    from uvfio.machine.nodes import Node
 
 __all__ = ["Found", "Tree"]
 

@@ -11,8 +11,9 @@ import pytest
 from uvfio.doors.run.handlers.attributes import Written, open_attribute
 from uvfio.errors import InvalidArgument
 from uvfio.fops.attribute import AttributeFile
+from uvfio.machine import nodes
 from uvfio.machine.machine import Machine
-from uvfio.machine.sysfs import attributes, tree
+from uvfio.machine.sysfs import attributes
 from uvfio.machine.sysfs.attributes import Refused
 
 EDU = "0000:08:00.0"
@@ -27,7 +28,7 @@ class Run:
         self.log: list[object] = []
         self.tree = SimpleNamespace(virtual=lambda real: real, renew=self._renew)
 
-    def _renew(self, path: str, node: tree.Text) -> None:
+    def _renew(self, path: str, node: nodes.Text) -> None:
         self.log.append((path, node.data))
 
     def settle(self) -> None:

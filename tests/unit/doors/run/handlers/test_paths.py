@@ -14,7 +14,7 @@ import pytest
 
 from support.puppet import AT_FDCWD, PAGE, Puppet, Stage, open_descriptors
 from uvfio.fops.rfc2011.group import GroupFile
-from uvfio.machine.sysfs.tree import MAJOR
+from uvfio.machine.nodes import GROUP_MAJOR
 from uvfio.uapi import rfc
 
 AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH = 0x100, 0x1000
@@ -57,7 +57,11 @@ def mode_of(puppet: Puppet, path: bytes, **how: int) -> int:
 
 def is_device(puppet: Puppet, path: bytes, **how: int) -> bool:
     found = facts(puppet, path, **how)
-    return not isinstance(found, int) and stat.S_ISCHR(found.mode) and os.major(found.rdev) == MAJOR
+    return (
+        not isinstance(found, int)
+        and stat.S_ISCHR(found.mode)
+        and os.major(found.rdev) == GROUP_MAJOR
+    )
 
 
 def readlink(puppet: Puppet, path: bytes, size: int = PATH_MAX) -> bytes | int:
@@ -375,9 +379,9 @@ def test_a_device_is_a_character_device(stage: Stage, call: str) -> None:
     assert struct.unpack_from("<I", raw, 24)[0] == stat.S_IFCHR | 0o600
     (rdev,) = struct.unpack_from("<Q", raw, 40)
     where = stage.session.machine.framework.groups
-    assert os.major(rdev) == MAJOR
+    assert os.major(rdev) == GROUP_MAJOR
     assert os.minor(rdev) in {group.minor for group in where if group.number == 241}
-    assert content(puppet, b"/sys/class/vfio/241/dev") == b"%d:%d\n" % (MAJOR, os.minor(rdev))
+    assert content(puppet, b"/sys/class/vfio/241/dev") == b"%d:%d\n" % (GROUP_MAJOR, os.minor(rdev))
 
 
 def test_statx(puppet: Puppet) -> None:
@@ -385,7 +389,7 @@ def test_statx(puppet: Puppet) -> None:
     puppet.must("statx", AT_FDCWD, b"/dev/vfio/241", 0, 0x7FF, at)
     raw = puppet.peek(at, 256)
     assert struct.unpack_from("<H", raw, 28)[0] == stat.S_IFCHR | 0o600
-    assert struct.unpack_from("<I", raw, 128)[0] == MAJOR
+    assert struct.unpack_from("<I", raw, 128)[0] == GROUP_MAJOR
 
 
 def test_links_and_what_they_lead_to(puppet: Puppet) -> None:

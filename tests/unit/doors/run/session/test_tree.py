@@ -14,7 +14,8 @@ import pytest
 from support.puppet import machine_of, open_descriptors
 from uvfio.doors.run.session.tree import Tree, remove_folder, sweep
 from uvfio.machine.machine import Machine
-from uvfio.machine.sysfs.tree import CharDev, Directory, Link, Node, Text, nodes
+from uvfio.machine.nodes import CharDev, Directory, Link, Node, Text
+from uvfio.machine.sysfs.tree import nodes
 
 SMALL: dict[str, Node] = {
     "/dev/vfio": Directory(),

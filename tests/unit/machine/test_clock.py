@@ -1,4 +1,4 @@
-"""In-process memory and clocks."""
+"""The clock that stands still until it is moved."""
 
 from __future__ import annotations
 
@@ -6,22 +6,8 @@ from threading import Condition, Thread
 
 import pytest
 
-from uvfio.errors import Busy, InvalidArgument
-from uvfio.machine.local_seams import ByteStore, ManualClock, RealClock
-
-
-def test_store_gives_zeroed_memory_once() -> None:
-    store = ByteStore()
-    views = store.allocate("a", {0: 4096, 2: 16})
-    assert {index: bytes(view) for index, view in views.items()} == {0: bytes(4096), 2: bytes(16)}
-    views[0][1] = 7
-    with pytest.raises(Busy, match="a has memory already"):
-        store.allocate("a", {0: 1})
-    store.release("a")
-    store.release("a")
-    assert store.devices == ()
-    assert views[0][1] == 7, "who still looks at it keeps it"
-    assert store.allocate("a", {0: 2})[0][1] == 0
+from uvfio.errors import InvalidArgument
+from uvfio.machine.clock import ManualClock
 
 
 def test_manual_clock_calls_in_order_of_time() -> None:
@@ -81,23 +67,6 @@ def test_a_callback_that_raises_leaves_the_rest_for_the_next_time() -> None:
     assert seen == []
     clock.advance(5)
     assert seen == ["b"]
-
-
-def test_real_clock_waits_for_its_server() -> None:
-    clock = RealClock()
-    assert clock.timeout() is None
-    seen: list[str] = []
-    clock.call_later(0, lambda: seen.append("now"))
-    later = clock.call_later(1000, lambda: seen.append("later"))
-    assert clock.timeout() == 0
-    assert seen == []
-    clock.run_due()
-    assert seen == ["now"]
-    remaining = clock.timeout()
-    assert remaining is not None
-    assert 900 < remaining <= 1000
-    later.cancel()
-    assert clock.timeout() is None
 
 
 def test_a_wait_that_nothing_ends_moves_a_manual_clock_but_makes_no_calls() -> None:

@@ -1,0 +1,163 @@
+"""What a process of the local door has besides its table of descriptors: memory, eventfds, memfds.
+
+``LocalMemory`` is an address space of separate areas, ``LocalEvent`` a counter, ``MemoryFile`` bytes that can be mapped
+for DMA. All of it is ordinary Python memory: an access outside an area is BadAddress, a load cannot fault.
+
+This module knows no machine and no VFIO file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from uvfio.errors import BadAddress, InvalidArgument
+
+__all__ = ["LocalEvent", "LocalMemory", "MemoryFile", "NoMemoryFile"]
+
+PAGE = 4096
+HEAP = 0x10000000
+
+Hidden = Callable[[], bool]
+
+
+def _never() -> bool:
+    return False
+
+
+class LocalMemory:
+    """An address space of separate areas; between two areas at least one page is unmapped."""
+
+    def __init__(self) -> None:
+        self._areas: dict[int, tuple[memoryview, bool, Hidden | None]] = {}
+        self._top = HEAP
+
+    def allocate(self, size: int, *, writable: bool = True) -> int:
+        """A zeroed, page-aligned area of ``size`` bytes rounded up to pages; returns its address."""
+        size = max(-(-size // PAGE) * PAGE, PAGE)
+        return self.place(memoryview(bytearray(size)), writable=writable)
+
+    def place(
+        self,
+        area: memoryview,
+        *,
+        writable: bool = True,
+        device: bool = False,
+        hidden: Hidden | None = None,
+    ) -> int:
+        """Map existing memory, a ``device``'s or not; returns its address. ``hidden`` says when it faults."""
+        address = self._top
+        self._areas[address] = (area, writable, (hidden or _never) if device else None)
+        self._top += -(-len(area) // PAGE) * PAGE + PAGE
+        return address
+
+    def free(self, address: int) -> None:
+        """Unmap the area that begins at ``address``; BadAddress if none does."""
+        if self._areas.pop(address, None) is None:
+            raise BadAddress(f"no area begins at {address:#x}")
+
+    def copy(self) -> LocalMemory:
+        """What fork gives the child: the same contents in memory of its own (device memory is shared)."""
+        child = LocalMemory()
+        child._top = self._top
+        for address, (area, writable, device) in self._areas.items():
+            mine = area if device is not None else memoryview(bytearray(area))
+            child._areas[address] = (mine, writable, device)
+        return child
+
+    def read(self, address: int, size: int) -> bytes:
+        return bytes(self._slice(address, size, writable=False))
+
+    def write(self, address: int, data: bytes) -> None:
+        self._slice(address, len(data), writable=True)[:] = data
+
+    def store(self, address: int, value: int, width: int) -> None:
+        self._slice(address, width, writable=True)[:] = value.to_bytes(width, "little")
+
+    def view(self, address: int, size: int) -> memoryview | None:
+        return self._slice(address, size, writable=True)
+
+    def pin(self, address: int, size: int, writable: bool) -> int:
+        self._slice(address, size, writable=writable)
+        device = any(
+            d is not None and base <= address < base + len(a)
+            for base, (a, _, d) in self._areas.items()
+        )
+        return 0 if device else size
+
+    def _slice(self, address: int, size: int, *, writable: bool) -> memoryview:
+        for base, (area, may_write, hidden) in self._areas.items():
+            if base <= address and address + size <= base + len(area):
+                if writable and not may_write:
+                    raise BadAddress(f"{address:#x}+{size:#x} is read-only")
+                if hidden is not None and hidden():
+                    raise BadAddress(f"{address:#x}+{size:#x}: the device does not answer there")
+                return area[address - base : address - base + size]
+        raise BadAddress(f"{address:#x}+{size:#x} is not mapped")
+
+
+class LocalEvent:
+    """An eventfd of a local process: a counter that callbacks can watch."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._watchers: list[Callable[[], None]] = []
+
+    def signal(self) -> None:
+        self.count += 1
+        for callback in list(self._watchers):
+            callback()
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self._watchers.append(callback)
+        if self.count:
+            callback()
+
+        def stop() -> None:
+            if callback in self._watchers:
+                self._watchers.remove(callback)
+
+        return stop
+
+    def close(self) -> None:
+        """References to a local event need no counting."""
+
+    def take(self) -> int:
+        """Read the counter and set it to 0, like read(2)."""
+        count, self.count = self.count, 0
+        return count
+
+
+class MemoryFile:
+    """A memfd of a local process: bytes that processes share and that can be given to devices, by offset."""
+
+    def __init__(self, size: int) -> None:
+        self.data = memoryview(bytearray(size))
+
+    def read(self, address: int, size: int) -> bytes:
+        return bytes(self._slice(address, size))
+
+    def write(self, address: int, data: bytes) -> None:
+        self._slice(address, len(data))[:] = data
+
+    def store(self, address: int, value: int, width: int) -> None:
+        self._slice(address, width)[:] = value.to_bytes(width, "little")
+
+    def view(self, address: int, size: int) -> memoryview | None:
+        return self._slice(address, size)
+
+    def pin(self, address: int, size: int, writable: bool) -> int:
+        if address + size > len(self.data):
+            raise InvalidArgument(f"{address:#x}+{size:#x} is beyond the end of the file")
+        return size
+
+    def _slice(self, address: int, size: int) -> memoryview:
+        if address + size > len(self.data):
+            raise BadAddress(f"{address:#x}+{size:#x} is beyond the end of the file")
+        return self.data[address : address + size]
+
+
+class NoMemoryFile(MemoryFile):
+    """Any other file: no device can use it."""
+
+    def __init__(self) -> None:
+        super().__init__(0)

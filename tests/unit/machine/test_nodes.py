@@ -1,0 +1,38 @@
+"""Which device nodes there are, for each ABI."""
+
+from __future__ import annotations
+
+from uvfio.machine.machine import Machine
+from uvfio.machine.nodes import CDEV_MAJOR, GROUP_MAJOR, CharDev, device_nodes
+from uvfio.machine.spec import IommuSpec
+
+
+def test_2011_has_a_node_for_every_group() -> None:
+    machine = Machine()
+    assert set(device_nodes(machine.framework, "2011")) == {"/dev/vfio/240", "/dev/vfio/241"}
+    machine.unbind("0000:07:00.0")
+    found = device_nodes(machine.framework, "2011")
+    assert found["/dev/vfio/241"] == CharDev("pci", 241, GROUP_MAJOR, 1)
+
+
+def test_mainline_has_a_node_for_groups_and_devices_that_vfio_has() -> None:
+    machine = Machine()
+    machine.unbind("0000:07:00.0")
+    for abi in ("mainline", "auto"):
+        found = device_nodes(machine.framework, abi)
+        assert {path: node.opens for path, node in found.items()} == {
+            "/dev/vfio/vfio": "container",
+            "/dev/vfio/240": "group",
+            "/dev/iommu": "iommufd",
+            "/dev/vfio/devices/vfio0": "cdev",
+            "/dev/vfio/devices/vfio1": "cdev",
+        }
+        assert found["/dev/vfio/devices/vfio1"] == CharDev("", 0, CDEV_MAJOR, 1, opens="cdev")
+
+
+def test_a_device_without_an_iommu_has_no_node_of_its_own() -> None:
+    machine = Machine(iommu=IommuSpec(enable_unsafe_noiommu_mode=True), devices=["edu"])
+    before = set(device_nodes(machine.framework, "mainline"))
+    machine.plug("edu@0000:01:00.0,iommu=none")
+    added = set(device_nodes(machine.framework, "mainline")) - before
+    assert {path.rpartition("-")[0] for path in added} == {"/dev/vfio/noiommu"}
