@@ -2,21 +2,25 @@
 
     from uvfio.kit import PciModel, Register, RegisterBar, RegisterMap
 
-The names live in the modules around this one, which tell their rules; nothing is defined here.
+The names live in the modules around this one, which state their rules; nothing is defined here.
 
 Devices of the platform bus are made of registers and options as well, and of what ``uvfio.kit.platform`` has
-besides: it is not part of this module, so that PCI models do not load it.
+besides: it is not part of this module, so that PCI models do not load it. Nor are ``uvfio.kit.dma_window`` (DMA for
+devices that make millions of accesses) and ``uvfio.kit.wire`` (wires between network devices).
 """
 
 from __future__ import annotations
 
+from uvfio.core.seams import Timer
 from uvfio.drivers.pci.hardware import BarKind
-from uvfio.errors import DmaFault
-from uvfio.kit.option import Option
+from uvfio.drivers.pci.sriov import routing_id
+from uvfio.errors import DmaFault, InvalidArgument
+from uvfio.kit.option import Option, not_negative
 from uvfio.kit.pci.bar import MemoryBar, RegisterBar
 from uvfio.kit.pci.capability import (
     AdvancedErrorReporting,
     AdvancedFeatures,
+    Capability,
     Msi,
     MsiX,
     PciExpress,
@@ -34,7 +38,9 @@ __all__ = [
     "AdvancedErrorReporting",
     "AdvancedFeatures",
     "BarKind",
+    "Capability",
     "DmaFault",
+    "InvalidArgument",
     "MemoryBar",
     "Msi",
     "MsiX",
@@ -50,5 +56,8 @@ __all__ = [
     "RegisterMap",
     "SerialNumber",
     "Sriov",
+    "Timer",
     "VendorSpecific",
+    "not_negative",
+    "routing_id",
 ]

@@ -1,17 +1,12 @@
 """A device's way to memory: the ``self.dma`` of a model.
 
-Addresses are I/O virtual addresses; the domain that the device is attached to translates them. The gate in
-front of it is the silicon's:
-
-    ``PlainDma``   open while the device is attached to a domain and not quiet (a P2P state of migration)
-    ``Dma``        of PCI functions; besides: bus mastering on, and not in D3hot
+Addresses are I/O virtual addresses; the domain that the device is attached to translates them. In front of it is a
+gate: ``PlainDma`` lets accesses out while the device is attached to a domain and not quiet (a P2P state of
+migration). PCI functions have more conditions (``kit/pci/dma.py``).
 
 Every refusal is a ``DmaFault``; nothing was transferred then, and a domain, if there is one, has recorded it.
 
-A PCI read that faults sets Received Master Abort in the status register: its completion says so. A write is
-posted and the function never hears of it, so nothing is set; the model hears of both.
-
-While a ``log`` is set each write is marked there, and there are no windows: nobody sees what is written through one.
+While a ``log`` is set each write is marked there, and there are no windows: a write through one could not be logged.
 """
 
 from __future__ import annotations
@@ -19,16 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.errors import DmaFault
-from uvfio.uapi import pci
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.core.translation.dma_log import DmaLog
     from uvfio.core.translation.domain import Domain
-    from uvfio.kit.pci.config import ConfigSpace
 
-__all__ = ["Dma", "PlainDma"]
+__all__ = ["PlainDma"]
 
 
 class PlainDma:
@@ -103,30 +96,3 @@ class PlainDma:
     def _closed(self) -> str:
         """Why nothing goes out although a domain is attached; empty if it does."""
         return "the device is in a P2P state of migration" if self.quiet else ""
-
-
-class Dma(PlainDma):
-    """Reads and writes of memory by the PCI function ``name``."""
-
-    def __init__(self, name: str, config: ConfigSpace) -> None:
-        super().__init__(name)
-        self.asleep = False
-        self._config = config
-
-    def read(self, iova: int, size: int) -> bytes:
-        """``size`` bytes at ``iova``. DmaFault."""
-        try:
-            return super().read(iova, size)
-        except DmaFault:
-            status = self._config.get(pci.PCI_STATUS, 2)
-            self._config.put(pci.PCI_STATUS, 2, status | pci.PCI_STATUS_REC_MASTER_ABORT)
-            raise
-
-    def _closed(self) -> str:
-        if self.asleep:
-            return "the function is in D3hot"
-        if self.quiet:
-            return "the function is in a P2P state of migration"
-        if not self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER:
-            return "bus mastering is off"
-        return ""

@@ -30,12 +30,17 @@ The BAR can be mapped and is polled (``polled.py``): no register changes by bein
 
 from __future__ import annotations
 
-from uvfio.errors import DmaFault, InvalidArgument
-from uvfio.kit.option import Option, not_negative
-from uvfio.kit.pci.bar import RegisterBar
-from uvfio.kit.pci.capability import Msi
-from uvfio.kit.pci.model import PciModel
-from uvfio.kit.register import Register, RegisterMap
+from uvfio.kit import (
+    DmaFault,
+    InvalidArgument,
+    Msi,
+    Option,
+    PciModel,
+    Register,
+    RegisterBar,
+    RegisterMap,
+    not_negative,
+)
 
 __all__ = ["Edu", "EduRegisters", "factorial"]
 

@@ -54,22 +54,27 @@ from __future__ import annotations
 
 from functools import partial
 
-from uvfio.drivers.pci.hardware import BarKind
-from uvfio.errors import DmaFault, InvalidArgument
-from uvfio.kit.option import Option, not_negative
-from uvfio.kit.pci.bar import MemoryBar, RegisterBar
-from uvfio.kit.pci.capability import (
+from uvfio.kit import (
     AdvancedErrorReporting,
+    BarKind,
     Capability,
+    DmaFault,
+    InvalidArgument,
+    MemoryBar,
     Msi,
     MsiX,
+    Option,
     PciExpress,
+    PciModel,
     PowerManagement,
+    Register,
+    RegisterArray,
+    RegisterBar,
+    RegisterMap,
     SerialNumber,
+    Sriov,
+    not_negative,
 )
-from uvfio.kit.pci.model import PciModel
-from uvfio.kit.pci.sriov import Sriov
-from uvfio.kit.register import Register, RegisterArray, RegisterMap
 
 __all__ = ["Exerciser", "ExerciserPorts", "ExerciserRegisters", "ExerciserVf"]
 

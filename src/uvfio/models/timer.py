@@ -40,14 +40,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.errors import DmaFault
-from uvfio.kit.option import Option
-from uvfio.kit.platform.model import PlatformModel
-from uvfio.kit.platform.region import EdgeLine, LevelLine, MemoryRegion, RegisterRegion
-from uvfio.kit.register import Register, RegisterMap
+from uvfio.kit import DmaFault, Option, Register, RegisterMap
+from uvfio.kit.platform import EdgeLine, LevelLine, MemoryRegion, PlatformModel, RegisterRegion
 
 if TYPE_CHECKING:
-    from uvfio.core.seams import Timer as Alarm
+    from uvfio.kit import Timer as Alarm
 
 __all__ = ["ENTRY_SIZE", "LOG_HEAD", "Timer", "TimerRegisters"]
 

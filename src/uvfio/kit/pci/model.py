@@ -40,7 +40,6 @@ from zlib import crc32
 from uvfio.core.bus import Activity
 from uvfio.drivers.pci.hardware import Bar, BarKind
 from uvfio.errors import ConfigError
-from uvfio.kit.dma import Dma
 from uvfio.kit.migration import Migrating
 from uvfio.kit.option import Option, resolve
 from uvfio.kit.pci.bar import BarDeclaration, MemoryBar, RegisterBar, power_of_two
@@ -54,6 +53,7 @@ from uvfio.kit.pci.capability import (
     place,
 )
 from uvfio.kit.pci.config import ConfigSpace
+from uvfio.kit.pci.dma import PciDma
 from uvfio.kit.pci.header import define_bars, define_command, define_identity, padded_rom
 from uvfio.kit.pci.interrupt import Interrupts
 from uvfio.kit.pci.sriov import Sriov, follow_control
@@ -99,7 +99,7 @@ class PciModel(Migrating):
 
     bar_declarations: ClassVar[dict[int, BarDeclaration]] = {}
     """The BARs that the class and its bases declare, by index."""
-    dma: Dma
+    dma: PciDma
     resets: int = 0
     """How often a write to configuration space has reset the function."""
     callable_later = ("interrupt",)
@@ -155,7 +155,7 @@ class PciModel(Migrating):
             self.config, self._places = self._config_space()
         except ValueError as wrong:
             raise ConfigError(f"{address}: {cls.__name__}: {wrong}") from wrong
-        self.dma = Dma(address, self.config)
+        self.dma = PciDma(address, self.config)
         self.interrupts = Interrupts(self.config, self._placed(Msi), self._placed(MsiX))
         self._hook_resets()
         self.config.seal()

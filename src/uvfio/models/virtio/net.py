@@ -20,10 +20,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from uvfio.drivers.pci.sriov import routing_id
-from uvfio.errors import DmaFault
-from uvfio.kit import wire
-from uvfio.kit.option import Option, not_negative
+from uvfio.kit import DmaFault, Option, not_negative, routing_id, wire
 from uvfio.models.virtio.transport import LegacyVirtio
 from uvfio.uapi import virtio
 

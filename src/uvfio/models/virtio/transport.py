@@ -36,19 +36,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from uvfio.drivers.pci.hardware import BarKind
-from uvfio.errors import BrokenRing, DmaFault
+from uvfio.errors import BrokenRing
+from uvfio.kit import (
+    AdvancedFeatures,
+    BarKind,
+    Capability,
+    DmaFault,
+    MsiX,
+    Option,
+    PciModel,
+    Register,
+    RegisterArray,
+    RegisterBar,
+    RegisterMap,
+    not_negative,
+)
 from uvfio.kit.dma_window import DmaWindows
-from uvfio.kit.option import Option, not_negative
-from uvfio.kit.pci.bar import RegisterBar
-from uvfio.kit.pci.capability import AdvancedFeatures, Capability, MsiX
-from uvfio.kit.pci.model import PciModel
-from uvfio.kit.register import Register, RegisterArray, RegisterMap
 from uvfio.models.virtio.ring import SplitRing
 from uvfio.uapi import virtio
 
 if TYPE_CHECKING:
-    from uvfio.core.seams import Timer
+    from uvfio.kit import Timer
 
 __all__ = ["LegacyVirtio", "VirtioRegisters"]
 
