@@ -88,6 +88,15 @@ def identifiers() -> frozenset[str]:
 
 
 @cache
+def files_of_source() -> frozenset[str]:
+    """The names of Python files that a module may mention without a folder."""
+    files = [*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").glob("*.py")]
+    return frozenset(
+        {path.name for path in files} | {"path.py"}
+    )  # path.py:Class, as users write it
+
+
+@cache
 def members() -> dict[str, set[str]]:
     """What is in each class of src, by the class's name: its own names and those of its bases."""
     own: dict[str, set[str]] = {}
@@ -136,7 +145,8 @@ def dotted_exists(name: str) -> bool:
 
 def missing_in(text: str, folder: Path, quoted: re.Pattern[str]) -> Iterator[str]:
     for path in PATH.findall(text):
-        if "/" in path and not path_exists(path, folder):
+        known = path_exists(path, folder) if "/" in path else path in files_of_source()
+        if not known and ("/" in path or folder.is_relative_to(PACKAGE)):
             yield path
     for name in DOTTED.findall(text):
         if not dotted_exists(name.rstrip(".")):

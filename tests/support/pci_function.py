@@ -8,6 +8,7 @@ does to it is in ``log``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from uvfio.drivers.pci.hardware import Bar, BarKind, InterruptSink
@@ -86,6 +87,7 @@ class FakeFunction:
         has_disable_bit: bool = True,
         header_type: int = 0,
     ) -> None:
+        self.lock = RLock()
         self.name = name
         self.bus = "pci"
         self.group: int | None = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from uvfio.core.bus import DtProperty
@@ -50,6 +51,7 @@ class FakePlatform:
         interrupts: tuple[PlatformInterrupt, ...] = LINES,
         resettable: bool = True,
     ) -> None:
+        self.lock = RLock()
         self.name = "1000.block"
         self.bus = "platform"
         self.path = NODE

@@ -11,11 +11,13 @@ by one, and locked memory is charged to it, as to ``current->mm`` in the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
 from threading import Condition, Lock
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from uvfio.errors import LimitExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["Clock", "Event", "Memory", "Mm", "Store", "Task", "Timer"]
 

@@ -30,7 +30,6 @@ thread and keeps no time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +37,8 @@ from uvfio.errors import DmaFault
 from uvfio.kit.register import RegisterMap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uvfio.core.seams import Store
     from uvfio.kit.window import Window
 

@@ -179,7 +179,7 @@ class Containers(Structure):
             iommu = group.iommu
             assert iommu is not None, "an ordinary open has a context"
             if len(group.opens) > 1 or len(iommu.groups) > 1 or iommu.domain is not None:
-                raise Busy(f"group {group} is open already", "today's ABI opens a group once")
+                raise Busy(f"group {group} is open already", "the mainline ABI opens a group once")
             iommu.detach_group(group)
             held.exclusive = True
 
@@ -257,7 +257,7 @@ class Containers(Structure):
         """Busy if the group cannot be opened (again) in this way."""
         container = group.iommu is not None and group.iommu.lifetime is Lifetime.WITH_HANDLE
         if any(held.exclusive for held in group.opens) or (exclusive and group.opens):
-            raise Busy(f"group {group} is open already", "today's ABI opens a group once")
+            raise Busy(f"group {group} is open already", "the mainline ABI opens a group once")
         if group.devices_in_use and (exclusive or container):
             names = ", ".join(d.name for d in group.devices if d.in_use)
             raise Busy(f"group {group} is in use: {names} is open", "close its device files")

@@ -9,10 +9,12 @@ order, is a matter of the rule sets (``rules_2011.py``, ``rules_type1.py``, ``io
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from uvfio.errors import InvalidArgument, WrapsAround
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "ADDRESS_MAX",

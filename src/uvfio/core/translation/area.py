@@ -10,7 +10,6 @@ Behaviour: drivers/iommu/iommufd/pages.c.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from uvfio.core.translation.address import PAGE_SIZE, join
@@ -18,6 +17,8 @@ from uvfio.core.translation.iova import Mapping
 from uvfio.errors import BadAddress, InvalidArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from uvfio.core.seams import Mm
 
 __all__ = ["Area", "Backing"]

@@ -19,12 +19,14 @@ It does not know bitmaps, memory or files.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
 from errno import E2BIG
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from uvfio.core.translation.address import PAGE_SIZE, check_end
 from uvfio.errors import InvalidArgument, LimitExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["COARSEST", "RANGES_MAX", "DmaLog", "DmaLogger"]
 

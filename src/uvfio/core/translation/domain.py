@@ -24,7 +24,6 @@ files. Locked memory is charged to the ``Mm`` that maps.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
@@ -34,6 +33,7 @@ from uvfio.core.translation.iova import IovaMap, Mapping
 from uvfio.errors import BadAddress, DmaFault, Gone, InvalidArgument, Overlap, TooManyMappings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
     from uvfio.core.seams import Mm

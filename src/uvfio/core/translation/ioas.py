@@ -22,7 +22,6 @@ Behaviour: drivers/iommu/iommufd/io_pagetable.c (iopt_map_pages, iopt_unmap_iova
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from uvfio.core.translation.address import (
@@ -50,6 +49,8 @@ from uvfio.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from uvfio.core.translation.domain import Change, Domain
     from uvfio.core.translation.unit import IommuUnit
 

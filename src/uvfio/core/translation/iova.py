@@ -12,10 +12,11 @@ coalescing are the domain's rules; this module only keeps order. Not synchronise
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from uvfio.core.seams import Mm
 
 __all__ = ["IovaMap", "Mapping"]

@@ -21,7 +21,6 @@ Behaviour: drivers/vfio/vfio_iommu_type1.c, vfio_dma_do_map, vfio_dma_do_unmap, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from uvfio.core.translation.address import (
@@ -36,6 +35,8 @@ from uvfio.core.translation.iova import Mapping
 from uvfio.errors import InvalidArgument, NotMapped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uvfio.core.seams import Mm
     from uvfio.core.translation.domain import Domain
 

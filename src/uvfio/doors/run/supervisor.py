@@ -30,7 +30,6 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from uvfio.doors.run.filter.build import build_filter
@@ -54,6 +53,8 @@ from uvfio.uapi.seccomp import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from uvfio.doors.run.observe.control import Control
     from uvfio.machine.spec import MachineSpec
 

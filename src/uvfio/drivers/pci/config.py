@@ -25,7 +25,6 @@ Does not: know when it is made and dropped (``device.py``), or deliver interrupt
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from uvfio.drivers.pci.sriov import virtual_header
@@ -34,6 +33,8 @@ from uvfio.errors import InvalidArgument
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uvfio.drivers.pci.bars import BarRegisters
     from uvfio.drivers.pci.capabilities import CapabilityMap
     from uvfio.drivers.pci.hardware import PciFunction

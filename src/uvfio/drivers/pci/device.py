@@ -24,30 +24,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 from struct import Struct
-from threading import RLock
 from typing import TYPE_CHECKING
 
-from uvfio.core.bus import DeviceKind, IrqInfo, Region
+from uvfio.core.bus import Dependent, DeviceKind, Region
 from uvfio.drivers.pci.access import bar_window, rom_window
 from uvfio.drivers.pci.bars import ROM_INDEX, BarRegisters
 from uvfio.drivers.pci.capabilities import survey
 from uvfio.drivers.pci.config import ConfigSpace
+from uvfio.drivers.pci.decoding import AccessRules, place_of
 from uvfio.drivers.pci.interrupts import NUM_IRQS, Interrupts
+from uvfio.drivers.pci.ioevents import Ioevents
 from uvfio.drivers.pci.irqset import IrqSets
-from uvfio.drivers.pci.mainline import AccessRules, Ioevents, MainlinePci
+from uvfio.drivers.pci.mainline import ConfigWindow, MainlinePci
 from uvfio.drivers.pci.sriov import Offspring, TokenRule
 from uvfio.drivers.pci.state import SavedState
-from uvfio.drivers.window import Window
-from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
+from uvfio.errors import Gone, Unsupported
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
+    from uvfio.core.bus import BusDevice
     from uvfio.core.migration.states import Migration
-    from uvfio.core.seams import Event
     from uvfio.core.translation.dma_log import DmaLogger
     from uvfio.drivers.pci.hardware import PciFunction
+    from uvfio.drivers.window import Window
 
 __all__ = ["CONFIG_INDEX", "NUM_REGIONS", "VfioPciDevice"]
 
@@ -59,27 +60,6 @@ _pack_word = _WORD.pack
 _unpack_word = _WORD.unpack
 
 
-class _ConfigWindow(Window):
-    """Region 7. The space behind it exists while the device is open."""
-
-    __slots__ = ("space",)
-
-    def __init__(self, name: str, region: Region) -> None:
-        super().__init__(name, region)
-        self.space: ConfigSpace | None = None
-
-    def read(self, offset: int, count: int) -> bytes:
-        return self._opened().read(offset, count)
-
-    def write(self, offset: int, data: bytes) -> int:
-        return self._opened().write(offset, data)
-
-    def _opened(self) -> ConfigSpace:
-        if self.space is None:
-            raise Gone(f"{self.name} is not open")
-        return self.space
-
-
 class VfioPciDevice(MainlinePci):
     """Implements ``core.bus.BoundDevice`` for one ``PciFunction``; ``MainlinePci`` has what came after 2011.
 
@@ -87,12 +67,11 @@ class VfioPciDevice(MainlinePci):
     BARs or ROM are laid out as no silicon can be.
     """
 
+    regions_hint = "0-5 BARs, 6 ROM, 7 configuration space"
+
     def __init__(self, function: PciFunction, parent: VfioPciDevice | None = None) -> None:
+        super().__init__(function.name, function.lock)
         self.function = function
-        self._lock = RLock()
-        self._opens = 0
-        self._requests = 0
-        self._reset_failed = False
         self._layout = survey(function)
         self._bars = BarRegisters(function)
         self._interrupts = IrqSets(function, self._layout, self._lock)
@@ -107,7 +86,7 @@ class VfioPciDevice(MainlinePci):
         self._saved: SavedState | None = None
         self.migration: Migration | None = None
         self.dma_logger: DmaLogger | None = None
-        self._config = _ConfigWindow(function.name, Region(CONFIG_INDEX, function.config_size))
+        self._config = ConfigWindow(function.name, Region(CONFIG_INDEX, function.config_size))
         self._windows: tuple[Window, ...] = (
             *(bar_window(function, n, function.bars.get(n)) for n in range(ROM_INDEX)),
             rom_window(function, ROM_INDEX),
@@ -126,20 +105,12 @@ class VfioPciDevice(MainlinePci):
         self._bar_read = function.bar_read
         self._bar_write = function.bar_write
 
-    def __repr__(self) -> str:
-        return f"<VfioPciDevice {self.function.name} opens={self._opens}>"
-
     # Facts
 
     @property
     def kind(self) -> DeviceKind:
         """PCI."""
         return DeviceKind.PCI
-
-    @property
-    def resettable(self) -> bool:
-        """Whether the function has a reset of its own that has not been seen failing."""
-        return bool(self.function.reset_methods) and not self._reset_failed
 
     @property
     def num_regions(self) -> int:
@@ -156,52 +127,13 @@ class VfioPciDevice(MainlinePci):
         """The interrupts, for those who show or trace them."""
         return self._interrupts
 
-    @property
-    def opens(self) -> int:
-        """How many ``get`` have no ``put`` yet."""
-        return self._opens
-
-    @property
-    def requests(self) -> int:
-        """The count of the latest request to give the device back; 0 before the first."""
-        return self._requests
-
-    def region(self, index: int) -> Region:
-        """Size and access of region ``index``. InvalidArgument for one that does not exist."""
-        return self._window(index).region
-
-    def irq(self, index: int) -> IrqInfo:
-        """Count and kind of interrupt ``index``. InvalidArgument for one that does not exist."""
-        return self._interrupts.info(index)
-
     # Life
-
-    def get(self) -> None:
-        """Count an open; the first one enables the device. What the function raises passes through."""
-        with self._lock:
-            if not self._opens:
-                self._enable()
-                self._token.opened()
-            self._opens += 1
-
-    def put(self) -> None:
-        """Count a close; the last one quiesces the device and puts the hardware back as it was.
-
-        Gone without a matching ``get``.
-        """
-        with self._lock:
-            if not self._opens:
-                raise Gone(f"{self.function.name} is not open")
-            self._opens -= 1
-            if not self._opens:
-                self._token.closed()
-                self._disable()
 
     def reset(self) -> None:
         """Reset the function. Unsupported if it has no way to be reset; else what the function raises.
 
         What the host and the program had set up in the hardware (addresses, decoding, bus master,
-        interrupts) is back afterwards, as the kernel's pci_reset_function leaves it.
+        interrupts) is back afterwards, as the kernel's pci_reset_hardware leaves it.
         """
         with self._lock:
             if not self.function.reset_methods:
@@ -209,7 +141,7 @@ class VfioPciDevice(MainlinePci):
                     f"{self.function.name} has no function reset", "see VFIO_DEVICE_GET_FLAGS"
                 )
             if self._saved is None:
-                raise Gone(f"{self.function.name} is not open")
+                raise Gone(f"{self.name} is not open")
             self._reset_and_restore()
 
     def _reset_and_restore(self) -> None:
@@ -218,7 +150,7 @@ class VfioPciDevice(MainlinePci):
             self._bars.save()
         before = SavedState(self.function, self._layout, self._bars)
         try:
-            self._reset_function()
+            self._reset_hardware()
         finally:
             before.restore(before.command | (self._bars.decode if opened else 0))
             if opened:
@@ -234,12 +166,7 @@ class VfioPciDevice(MainlinePci):
         self._requests = count
         self._interrupts.signal_request()
 
-    def _command(self) -> int:
-        if self._config.space is None:
-            raise Gone(f"{self.function.name} is not open")
-        return self._config.space.command
-
-    def _enable(self) -> None:
+    def _first_open(self) -> None:
         self._bars.save()
         saved = self._saved = SavedState(self.function, self._layout, self._bars)
         try:
@@ -264,8 +191,10 @@ class VfioPciDevice(MainlinePci):
             finally:
                 saved.restore()
             raise
+        self._token.opened()
 
-    def _disable(self) -> None:
+    def _last_close(self) -> None:
+        self._token.closed()
         saved, self._saved, self._config.space = self._saved, None, None
         self._decodes = False
         assert saved is not None
@@ -296,16 +225,10 @@ class VfioPciDevice(MainlinePci):
         if migration is not None:
             migration.close()
 
-    def _try_reset(self) -> None:
-        """Reset if there is a way. A reset that fails costs the program its reset, not the device."""
-        if self.function.reset_methods:
-            try:
-                self._reset_function()
-                self._reset_failed = False
-            except VfioError:
-                self._reset_failed = True
+    def _has_reset(self) -> bool:
+        return bool(self.function.reset_methods)
 
-    def _reset_function(self) -> None:
+    def _reset_hardware(self) -> None:
         try:
             self.function.reset()
         finally:
@@ -318,6 +241,21 @@ class VfioPciDevice(MainlinePci):
         self.function.config_write(pci.PCI_COMMAND, command | self._bars.decode, 2)
         self.offspring.restore()
         self._interrupts.reprogram()
+
+    # Resets of the bus
+
+    def reset_scope(self, others: Iterable[BusDevice]) -> list[Dependent] | None:
+        """``MainlineDevice.reset_scope``: the functions below the same bridge, or None on a bus without one."""
+        segment, bus, _ = place_of(self.name)
+        if not bus:
+            return None
+        scope = [Dependent(dev, *place_of(dev.name)) for dev in others if dev.bus == "pci"]
+        return [found for found in scope if (found.segment, found.bus) == (segment, bus)]
+
+    def bus_reset(self) -> None:
+        """``MainlineDevice.bus_reset``."""
+        with self._lock:
+            self._reset_and_restore()
 
     # Regions
 
@@ -339,36 +277,4 @@ class VfioPciDevice(MainlinePci):
                 return 4
             return self._window(index).write(offset, data)
 
-    def mmap(self, index: int, offset: int, size: int) -> memoryview:
-        """The memory behind ``size`` bytes at ``offset`` of region ``index``.
-
-        InvalidArgument for ROM and configuration space, BARs that are no plain memory or smaller than a
-        page, and ranges that are not inside.
-        """
-        return self._window(index).mmap(offset, size)
-
-    def _window(self, index: int) -> Window:
-        if not 0 <= index < NUM_REGIONS:
-            raise InvalidArgument(
-                f"{self.function.name}: region {index} does not exist",
-                "0-5 BARs, 6 ROM, 7 configuration space",
-            )
-        return self._windows[index]
-
     # Interrupts
-
-    def check_irqs(self, index: int, count: int) -> None:
-        """What SET_IRQ_EVENTFDS refuses before it looks at descriptors; see ``Interrupts.check``."""
-        self._interrupts.check(index, count)
-
-    def set_irqs(self, index: int, events: Sequence[Event]) -> None:
-        """Signal ``events`` from interrupt ``index``; see ``Interrupts.set``."""
-        self._interrupts.set(index, events)
-
-    def unmask_irq(self, index: int) -> None:
-        """Let INTx fire again. InvalidArgument for an index other than 0 (D32c)."""
-        self._interrupts.unmask(index)
-
-    def set_unmask_event(self, index: int, event: Event | None) -> None:
-        """Let ``event`` unmask INTx, or end that; see ``Interrupts.set_unmask_event``."""
-        self._interrupts.set_unmask_event(index, event)

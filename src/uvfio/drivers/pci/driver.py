@@ -13,7 +13,6 @@ the driver.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from uvfio.core.bus import TakesToken
@@ -23,6 +22,8 @@ from uvfio.errors import Busy, Unsupported
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uvfio.core.bus import BoundDevice, BusDevice
     from uvfio.drivers.pci.hardware import PciFunction
 

@@ -9,14 +9,15 @@ through that domain while its bus master bit is set.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uvfio.core.bus import BusDevice, Movable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.translation.dma_log import DmaLog
 
 __all__ = ["Bar", "BarKind", "InterruptSink", "MigratableFunction", "PciFunction"]
@@ -60,6 +61,9 @@ class InterruptSink(Protocol):
 
 class PciFunction(BusDevice, Protocol):
     """One PCI function in silicon."""
+
+    lock: Any
+    """A reentrant lock, which its driver uses as well: one serialises silicon and driver."""
 
     @property
     def physfn(self) -> PciFunction | None:

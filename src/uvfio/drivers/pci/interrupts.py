@@ -28,7 +28,6 @@ Does not: read the program's descriptors, or know the program's view of the regi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -39,6 +38,7 @@ from uvfio.errors import Busy, InvalidArgument, NoSuchDevice
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from threading import RLock
 
     from uvfio.core.seams import Event

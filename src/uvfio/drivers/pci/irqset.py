@@ -1,7 +1,7 @@
-"""Interrupts of a PCI function as today's programs set them: ranges, holes, masks, and tests of themselves.
+"""Interrupts of a PCI function in the vocabulary of mainline: ranges, holes, masks, and tests of themselves.
 
 ``IrqSets`` adds to ``Interrupts`` the vocabulary of ``core/bus.py`` and two kinds that are no interrupts of the
-function at all, single events of the host: 3 ERR (a bus error) and 4 REQ (somebody wants the device back).
+function at all, single events of the host: 3 ERR (a bus error) and 4 REQ (the device is wanted back).
 
     kind       mask, unmask             trigger with an event          trigger with none or a byte
     INTx       none, byte;              first one enables, later ones  signals as the wire would, masks
@@ -70,7 +70,7 @@ class IrqSets(Interrupts):
         return index == MSIX and self.count(MSIX) > 0
 
     def signal_request(self) -> None:
-        """Somebody wants the device back: tell the program, if it wants to be told."""
+        """The device is wanted back: signal the program's event for that, if it has set one."""
         with self._lock:
             event = self._single.get(REQ)
             if event is not None:

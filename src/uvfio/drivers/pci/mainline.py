@@ -1,18 +1,15 @@
-"""The mainline interfaces of a PCI function beyond 2011; implements ``core.bus.MainlineDevice`` and
-``TakesToken``.
+"""``MainlinePci``: the operations of a PCI function that the mainline ABIs have and 2011 does not. With what
+``VfioPciDevice`` adds it implements ``core.bus.MainlineDevice`` and ``TakesToken``.
 
 Accesses differ from ``VfioPciDevice.read`` and ``write`` in four things:
 
     8-byte accesses      reach registers as one
     memory decoding      switched off by the program (or the function sleeps in D3hot): memory BARs and the ROM
-                         answer DecodingOff; I/O BARs do not care, nor does a virtual function for the bit
+                         answer DecodingOff; I/O BARs answer always; a virtual function has no bit
     outside              at and beyond the end InvalidArgument; configuration space BadAddress, never cut
     MSI-X table          reads ones and takes no writes: the host programs it
     mappings             loads and stores fault (SIGBUS) while memory decoding is off, in D3hot and in low power;
-                         what is behind them stays. A reset is over before anybody can look
-
-``Ioevents`` are stores that the host makes for the program whenever an event is signalled. They end with the last
-close of the device.
+                         what is behind them stays. A reset is over before the next call
 
 A bus reset reaches every function below the same bridge. Buses 00 have no bridge above them here.
 
@@ -23,172 +20,82 @@ Behaviour: drivers/vfio/pci/vfio_pci_rdwr.c (vfio_pci_bar_rw, vfio_pci_ioeventfd
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from uvfio.core.bus import Dependent, IrqAction, IrqData
+from uvfio.drivers.life import VfioDevice
 from uvfio.drivers.pci.bars import ROM_INDEX
-from uvfio.drivers.pci.hardware import BarKind
-from uvfio.drivers.window import RegisterWindow
+from uvfio.drivers.window import RegisterWindow, Window
 from uvfio.errors import (
     BadAddress,
     DecodingOff,
+    Gone,
     InvalidArgument,
-    NoSpace,
-    NoSuchDevice,
-    Overlap,
     UnknownCommand,
 )
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
-    from threading import RLock
+    from collections.abc import Callable
 
-    from uvfio.core.bus import BusDevice
+    from uvfio.core.bus import IrqAction, IrqData, Region
     from uvfio.core.seams import Event
-    from uvfio.drivers.pci.capabilities import CapabilityMap
+    from uvfio.drivers.pci.config import ConfigSpace
+    from uvfio.drivers.pci.decoding import AccessRules
     from uvfio.drivers.pci.hardware import PciFunction
+    from uvfio.drivers.pci.ioevents import Ioevents
     from uvfio.drivers.pci.irqset import IrqSets
     from uvfio.drivers.pci.sriov import TokenRule
 
-__all__ = ["AccessRules", "Ioevents", "MainlinePci", "place_of"]
+__all__ = ["ConfigWindow", "MainlinePci"]
 
-IOEVENTS_MAX = 1000
 _WIDEST = 8
 _CONFIG = 7
 _WORD = struct.Struct("<I")
 
 
-def place_of(name: str) -> tuple[int, int, int]:
-    """Segment, bus, and device and function number of the address ``name``."""
-    segment, bus, rest = name.split(":")
-    device, function = rest.split(".")
-    return int(segment, 16), int(bus, 16), int(device, 16) << 3 | int(function, 16)
+class ConfigWindow(Window):
+    """Region 7. The space behind it exists while the device is open."""
+
+    __slots__ = ("space",)
+
+    def __init__(self, name: str, region: Region) -> None:
+        super().__init__(name, region)
+        self.space: ConfigSpace | None = None
+
+    def read(self, offset: int, count: int) -> bytes:
+        return self._opened().read(offset, count)
+
+    def write(self, offset: int, data: bytes) -> int:
+        return self._opened().write(offset, data)
+
+    def _opened(self) -> ConfigSpace:
+        if self.space is None:
+            raise Gone(f"{self.name} is not open")
+        return self.space
 
 
-class AccessRules:
-    """Facts about one function that decide what an access may do."""
-
-    __slots__ = ("_function", "_memory", "power", "table", "virtual")
-
-    def __init__(self, function: PciFunction, layout: CapabilityMap) -> None:
-        self._function = function
-        self._memory = {n for n, bar in function.bars.items() if bar.kind is not BarKind.IO} | {
-            ROM_INDEX
-        }
-        self.power = layout.find(pci.PCI_CAP_ID_PM)
-        self.virtual = function.physfn is not None
-        self.table = self._table(function, layout.find(pci.PCI_CAP_ID_MSIX))
-
-    @staticmethod
-    def _table(function: PciFunction, msix: int) -> tuple[int, int, int]:
-        """(BAR, start, end) of the MSI-X table; BAR -1 without one."""
-        if not msix:
-            return -1, 0, 0
-        table = function.config_read(msix + pci.PCI_MSIX_TABLE, 4)
-        size = (function.config_read(msix + pci.PCI_MSIX_FLAGS, 2) & pci.PCI_MSIX_FLAGS_QSIZE) + 1
-        start = table & pci.PCI_MSIX_TABLE_OFFSET
-        return table & pci.PCI_MSIX_TABLE_BIR, start, start + size * pci.PCI_MSIX_ENTRY_SIZE
-
-    def check_decoding(self, index: int, command: int) -> None:
-        """DecodingOff if region ``index`` does not answer with this command register."""
-        if index not in self._memory:
-            return
-        if not command & pci.PCI_COMMAND_MEMORY and not self.virtual:
-            raise DecodingOff(
-                f"{self._function.name}: memory decoding is off",
-                "set bit 1 of the command register",
-            )
-        if self.asleep():
-            raise DecodingOff(f"{self._function.name} sleeps in D3hot", "put it into D0 first")
-
-    def asleep(self) -> bool:
-        """Whether the function is in D3hot."""
-        if not self.power:
-            return False
-        state = self._function.config_read(self.power + pci.PCI_PM_CTRL, 2)
-        return state & pci.PCI_PM_CTRL_STATE_MASK == 3
-
-    def pieces(self, index: int, offset: int, count: int) -> Iterable[tuple[int, int, bool]]:
-        """The range as (offset, bytes, whether it is the MSI-X table's)."""
-        bar, start, end = self.table
-        if index != bar or offset >= end or offset + count <= start:
-            yield offset, count, False
-            return
-        if offset < start:
-            yield offset, start - offset, False
-        low, high = max(offset, start), min(offset + count, end)
-        yield low, high - low, True
-        if offset + count > end:
-            yield end, offset + count - end, False
-
-
-class Ioevents:
-    """Stores on demand: (BAR, offset, width, value) -> the event that asks for it."""
-
-    __slots__ = ("_known",)
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, int, int, int], tuple[Event, Callable[[], None]]] = {}
-
-    def add(
-        self,
-        key: tuple[int, int, int, int],
-        event: Callable[[], Event],
-        store: Callable[[], None],
-    ) -> None:
-        """Call ``store`` at each signal. Overlap, NoSpace, then what ``event`` raises."""
-        if key in self._known:
-            raise Overlap("an eventfd does exactly this store already", "remove it with fd -1")
-        if len(self._known) >= IOEVENTS_MAX:
-            raise NoSpace(f"there are {IOEVENTS_MAX} stores by eventfd, which is the most")
-        got = event()
-        self._known[key] = got, got.watch(store)
-
-    def remove(self, key: tuple[int, int, int, int]) -> None:
-        """NoSuchDevice if there is none."""
-        found = self._known.pop(key, None)
-        if found is None:
-            raise NoSuchDevice("no eventfd does exactly this store")
-        _end(found)
-
-    def clear(self) -> None:
-        """The device is closed."""
-        known, self._known = self._known, {}
-        for found in known.values():
-            _end(found)
-
-
-def _end(found: tuple[Event, Callable[[], None]]) -> None:
-    event, cancel = found
-    cancel()
-    event.close()
-
-
-class MainlinePci:
-    """The part of ``VfioPciDevice`` that today's ABIs use. Its state is the device's."""
+class MainlinePci(VfioDevice):
+    """The operations of a PCI function that 2011 does not have."""
 
     function: PciFunction
-    _lock: RLock
+    _interrupts: IrqSets
     _bar_read: Callable[[int, int, int], int]
     _bar_write: Callable[[int, int, int, int], None]
     _open_words: dict[int, int]
-    _interrupts: IrqSets
+    _config: ConfigWindow
     _rules: AccessRules
     _ioevents: Ioevents
-    _opens: int
     _low_power: bool
     _shown: bool
     _decodes: bool
     _token: TokenRule
     _wakeup: Event | None
 
-    if TYPE_CHECKING:
-        from uvfio.drivers.window import Window
-
-        def _window(self, index: int) -> Window: ...
-        def _command(self) -> int: ...
-        def _reset_and_restore(self) -> None: ...
+    def _command(self) -> int:
+        """The command register as the program sees it. Raises Gone while the device is not open."""
+        if self._config.space is None:
+            raise Gone(f"{self.name} is not open")
+        return self._config.space.command
 
     # Regions
 
@@ -316,19 +223,6 @@ class MainlinePci:
             )
         if token is not None:
             own.uuid = token
-
-    # Resets
-
-    def reset_scope(self, others: Iterable[BusDevice]) -> list[Dependent] | None:
-        segment, bus, _ = place_of(self.function.name)
-        if not bus:
-            return None
-        scope = [Dependent(dev, *place_of(dev.name)) for dev in others if dev.bus == "pci"]
-        return [found for found in scope if (found.segment, found.bus) == (segment, bus)]
-
-    def bus_reset(self) -> None:
-        with self._lock:
-            self._reset_and_restore()
 
     # Power
 

@@ -14,7 +14,6 @@ that is pending in the function is delivered there once the device runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from uvfio.core.migration.states import Migration
@@ -22,6 +21,8 @@ from uvfio.core.translation.dma_log import DmaLogger
 from uvfio.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from uvfio.core.bus import Activity
     from uvfio.drivers.pci.config import ConfigSpace
     from uvfio.drivers.pci.hardware import MigratableFunction, PciFunction

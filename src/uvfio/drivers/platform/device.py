@@ -21,38 +21,29 @@ Does not: translate file offsets (callers give region and offset), or decide who
 
 from __future__ import annotations
 
-from threading import RLock
 from typing import TYPE_CHECKING
 
-from uvfio.core.bus import DeviceKind, DtProperty, IrqInfo, Region, ResourceKind
+from uvfio.core.bus import DeviceKind, DtProperty, Region, ResourceKind
+from uvfio.drivers.life import VfioDevice
 from uvfio.drivers.platform.irqset import IrqSets
 from uvfio.drivers.window import PAGE_SIZE, MemoryWindow, PolledWindow, RegisterWindow, Window
-from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
+from uvfio.errors import Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from uvfio.core.bus import IrqAction, IrqData
-    from uvfio.core.seams import Event
     from uvfio.drivers.platform.hardware import Origin, PlatformHardware
 
 __all__ = ["VfioPlatformDevice"]
 
 
-class VfioPlatformDevice:
+class VfioPlatformDevice(VfioDevice):
     """Implements ``core.bus.BoundDevice`` and ``DeviceTree`` for one ``PlatformHardware``."""
 
     def __init__(self, hardware: PlatformHardware) -> None:
+        super().__init__(hardware.name, hardware.lock)
         self.hardware = hardware
-        self._lock = RLock()
-        self._opens = 0
-        self._requests = 0
-        self._reset_failed = False
-        self._interrupts = IrqSets(hardware, self._lock)
+        self._interrupts: IrqSets = IrqSets(hardware, self._lock)
         self._windows = tuple(_window(hardware, index) for index in range(len(hardware.regions)))
-
-    def __repr__(self) -> str:
-        return f"<VfioPlatformDevice {self.hardware.name} opens={self._opens}>"
 
     # Facts
 
@@ -62,35 +53,12 @@ class VfioPlatformDevice:
         return DeviceKind.PLATFORM
 
     @property
-    def resettable(self) -> bool:
-        """Whether the device has a reset that has not been seen failing."""
-        return self.hardware.resettable and not self._reset_failed
-
-    @property
     def num_regions(self) -> int:
         return len(self._windows)
 
     @property
     def num_irqs(self) -> int:
         return len(self._interrupts)
-
-    @property
-    def opens(self) -> int:
-        """How many ``get`` have no ``put`` yet."""
-        return self._opens
-
-    @property
-    def requests(self) -> int:
-        """The count of the latest request to give the device back; 0 before the first."""
-        return self._requests
-
-    def region(self, index: int) -> Region:
-        """Size and access of region ``index``. InvalidArgument for one that does not exist."""
-        return self._window(index).region
-
-    def irq(self, index: int) -> IrqInfo:
-        """Kind of interrupt ``index``. InvalidArgument for one that does not exist."""
-        return self._interrupts.info(index)
 
     # Device tree
 
@@ -112,29 +80,19 @@ class VfioPlatformDevice:
 
     # Life
 
-    def get(self) -> None:
-        """Count an open; the first one enables the device. What the hardware raises passes through."""
-        with self._lock:
-            if not self._opens:
-                self._try_reset()
-                try:
-                    self._interrupts.start()
-                except BaseException:
-                    self._interrupts.stop()
-                    raise
-            self._opens += 1
+    def _first_open(self) -> None:
+        self._try_reset()
+        try:
+            self._interrupts.start()
+        except BaseException:
+            self._interrupts.stop()
+            raise
 
-    def put(self) -> None:
-        """Count a close; the last one quiesces the device. Gone without a matching ``get``."""
-        with self._lock:
-            if not self._opens:
-                raise Gone(f"{self.hardware.name} is not open")
-            self._opens -= 1
-            if not self._opens:
-                try:
-                    self.hardware.end_mappings()  # which takes the last stores
-                finally:
-                    self._quiesce()
+    def _last_close(self) -> None:
+        try:
+            self.hardware.end_mappings()  # which takes the last stores
+        finally:
+            self._quiesce()
 
     def _quiesce(self) -> None:
         try:
@@ -142,27 +100,19 @@ class VfioPlatformDevice:
         finally:
             self._try_reset()
 
+    def _has_reset(self) -> bool:
+        return self.hardware.resettable
+
+    def _reset_hardware(self) -> None:
+        self.hardware.reset()
+
     def reset(self) -> None:
         """Reset the device. Unsupported if it has no way to be reset; else what the hardware raises."""
         with self._lock:
             if not self.hardware.resettable:
                 raise Unsupported(f"{self.hardware.name} has no reset", "see VFIO_DEVICE_GET_FLAGS")
-            if not self._opens:
-                raise Gone(f"{self.hardware.name} is not open")
-            self.hardware.reset()
-
-    def request(self, count: int) -> None:
-        """Record that somebody wants the device back for the ``count``-th time."""
-        self._requests = count
-
-    def _try_reset(self) -> None:
-        """Reset if there is a way. A reset that fails costs the program its reset, not the device."""
-        if self.hardware.resettable:
-            try:
-                self.hardware.reset()
-                self._reset_failed = False
-            except VfioError:
-                self._reset_failed = True
+            self._check_open()
+            self._reset_hardware()
 
     # Regions
 
@@ -182,41 +132,9 @@ class VfioPlatformDevice:
         with self._lock:
             return self._window(index).write(offset, data)
 
-    def mmap(self, index: int, offset: int, size: int) -> memoryview:
-        """The memory behind ``size`` bytes at ``offset`` of region ``index``.
-
-        InvalidArgument for regions that are no plain, writable memory or smaller than a page, and for
-        ranges that are not inside.
-        """
-        return self._window(index).mmap(offset, size)
-
-    def _window(self, index: int) -> Window:
-        if not 0 <= index < len(self._windows):
-            raise InvalidArgument(
-                f"{self.hardware.name}: region {index} does not exist",
-                f"it has {len(self._windows)}",
-            )
-        return self._windows[index]
-
     # Interrupts
 
-    def check_irqs(self, index: int, count: int) -> None:
-        """What SET_IRQ_EVENTFDS refuses before it looks at descriptors; see ``Interrupts.check``."""
-        self._interrupts.check(index, count)
-
-    def set_irqs(self, index: int, events: Sequence[Event]) -> None:
-        """Signal ``events`` from interrupt ``index``; see ``Interrupts.set``."""
-        self._interrupts.set(index, events)
-
-    def unmask_irq(self, index: int) -> None:
-        """Let level interrupt ``index`` fire again; see ``Interrupts.unmask``."""
-        self._interrupts.unmask(index)
-
-    def set_unmask_event(self, index: int, event: Event | None) -> None:
-        """Let ``event`` unmask interrupt ``index``, or end that; see ``Interrupts.set_unmask_event``."""
-        self._interrupts.set_unmask_event(index, event)
-
-    # Interrupts as today's programs set them (``core.bus.IrqDevice``)
+    # Interrupts of mainline (``core.bus.IrqDevice``)
 
     def irq_count(self, index: int) -> int:
         """1. InvalidArgument for an interrupt that does not exist."""

@@ -14,11 +14,13 @@ through that domain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uvfio.core.bus import BusDevice, DtProperty
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "InterruptSink",
@@ -91,6 +93,9 @@ class InterruptSink(Protocol):
 
 class PlatformHardware(BusDevice, Protocol):
     """One platform device in silicon. Its ``bus`` is "platform", its ``name`` is Linux's: "10010000.timer"."""
+
+    lock: Any
+    """A reentrant lock, which its driver uses as well: one serialises silicon and driver."""
 
     @property
     def path(self) -> str:

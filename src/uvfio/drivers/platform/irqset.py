@@ -1,4 +1,4 @@
-"""Interrupts of a platform device as today's programs set them: each index is one wire with one event.
+"""Interrupts of a platform device in the vocabulary of mainline: each index is one wire with one event.
 
 ``IrqSets`` adds to ``Interrupts`` the vocabulary of ``core/bus.py``:
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.errors import BadAddress, InvalidArgument, Unsupported
@@ -27,6 +26,8 @@ from uvfio.fops.wire import read_sized, read_struct, read_u32
 from uvfio.uapi import vfio
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.bus import Dependent
     from uvfio.core.seams import Memory, Task
     from uvfio.core.structure.device import Device, OpenCdev

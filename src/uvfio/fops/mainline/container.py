@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.errors import InvalidArgument, NoSuchDevice, NotOwner, UnknownCommand
@@ -36,6 +35,8 @@ from uvfio.fops.wire import Chain, read_struct
 from uvfio.uapi import vfio
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.seams import Memory, Task
     from uvfio.core.structure.container import Container
     from uvfio.core.structure.framework import Framework

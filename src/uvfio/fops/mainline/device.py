@@ -17,7 +17,6 @@ drivers/vfio/pci/vfio_pci_core.c (vfio_pci_core_ioctl and the functions that it 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.bus import DeviceKind, IrqAction, IrqData, IrqDevice, MainlineDevice, TakesToken
@@ -32,6 +31,8 @@ from uvfio.uapi import vfio
 from uvfio.uapi import vfio_feature as features
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.bus import BoundDevice, Dependent, Region
     from uvfio.core.seams import Event, Task
     from uvfio.core.structure.device import Device, OpenDevice

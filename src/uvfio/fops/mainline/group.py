@@ -8,7 +8,6 @@ Behaviour: drivers/vfio/group.c, vfio_group_fops_unl_ioctl.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from uvfio.fops.file import find_file, install
@@ -20,6 +19,8 @@ from uvfio.fops.wire import read_int, read_string, read_struct
 from uvfio.uapi import vfio
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.seams import Task
 
 __all__ = ["GroupFile"]

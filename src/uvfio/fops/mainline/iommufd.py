@@ -21,7 +21,6 @@ Behaviour: drivers/iommu/iommufd/main.c, ioas.c, hw_pagetable.c, device.c (iommu
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.seams import Mm
@@ -47,6 +46,8 @@ from uvfio.uapi import iommufd as uapi
 from uvfio.uapi.ioctl import _IOC_NR
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from uvfio.core.seams import Memory, Task
     from uvfio.core.structure.framework import Framework
     from uvfio.uapi.structs import Struct

@@ -16,7 +16,6 @@ Behaviour: drivers/iommu/iommufd/vfio_compat.c.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.translation.area import Backing
@@ -35,6 +34,8 @@ from uvfio.fops.wire import Chain
 from uvfio.uapi import vfio
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.seams import Task
     from uvfio.core.structure.iommufd import Iommufd
 

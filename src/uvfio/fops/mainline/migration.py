@@ -19,7 +19,6 @@ mlx5vf_resume_write, mlx5vf_precopy_ioctl).
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from errno import ESPIPE
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -35,6 +34,8 @@ from uvfio.uapi import vfio
 from uvfio.uapi import vfio_feature as features
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.seams import Memory, Task
     from uvfio.core.structure.device import Device
     from uvfio.core.translation.dma_log import DmaLogger

@@ -6,7 +6,6 @@ of one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.bus import DeviceKind, DeviceTree
@@ -19,6 +18,8 @@ from uvfio.fops.wire import REGION_SHIFT as SHIFT
 from uvfio.uapi import rfc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.bus import BoundDevice
     from uvfio.core.seams import Event, Task
     from uvfio.core.structure.device import OpenDevice

@@ -6,7 +6,6 @@ order of the checks is the RFC's. New files are close-on-exec.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from uvfio.errors import InvalidArgument
@@ -20,6 +19,8 @@ from uvfio.fops.wire import read_int, read_string
 from uvfio.uapi import rfc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.seams import Task
     from uvfio.core.structure.framework import Framework
     from uvfio.core.structure.group import Group, OpenGroup

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from uvfio.core.translation.rules_2011 import Rules2011
@@ -15,6 +14,8 @@ from uvfio.fops.rfc2011.file import RfcFile
 from uvfio.uapi import rfc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from uvfio.core.seams import Task
     from uvfio.core.structure.framework import Framework
     from uvfio.core.structure.iommu import Iommu, OpenIommu

@@ -16,8 +16,8 @@ returns a ``Wait``: the door polls it, and answers the write when it is over.
 Nothing here knows a door, or what is open. Data flow: ``machine/sysfs/tree.py`` lists the files (``shown``), a door
 finds what is behind a path (``find``) and calls it. After a store the tree may differ: the door writes it anew.
 
-The attributes themselves: ``driver_files.py`` (buses and drivers), ``function_files.py`` (PCI functions),
-``host_files.py`` (modules, groups). They register when they are imported, which ``tree.py`` does.
+The attributes themselves: ``drivers.py`` (buses and drivers), ``functions.py`` (PCI functions), ``host.py``
+(modules, groups), ``sriov.py``. They register when they are imported, which ``tree.py`` does.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ A ring that makes no sense, or is not mapped, stops the device: status bit 6 (ne
 says why, and nothing moves until the driver resets it. The driver's reset, function reset and power-on forget rings
 and interrupt vectors; ``counters`` go on.
 
-What a device does with its queues is the subclass's: ``move`` and ``wants_notice``. ``vring.py`` has the rings.
+What a device does with its queues is the subclass's: ``move`` and ``wants_notice``. ``ring.py`` has the rings.
 """
 
 from __future__ import annotations

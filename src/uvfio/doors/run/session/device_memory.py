@@ -24,11 +24,14 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.uapi.linux import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
 from uvfio.uapi.rfc import VFIO_REGION_SHIFT as REGION_SHIFT
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 __all__ = ["DeviceMemory"]
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from uvfio.core.seams import Mm
@@ -31,6 +30,8 @@ from uvfio.errors import BadAddress, BadDescriptor, VfioError
 from uvfio.uapi.linux import AT_RANDOM, CAP_IPC_LOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uvfio.doors.run.linux.file_memory import FileMemory
     from uvfio.doors.run.session.reactor import Reactor
     from uvfio.doors.run.session.tokens import Token, Tokens

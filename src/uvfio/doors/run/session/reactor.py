@@ -16,12 +16,15 @@ import heapq
 import os
 import select
 from collections import deque
-from collections.abc import Callable
 from itertools import count
-from threading import Condition
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from uvfio.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Condition
 
 __all__ = ["EventFd", "Reactor", "RunTimer"]
 

@@ -27,7 +27,6 @@ import errno
 import fcntl
 import os
 import select
-from collections.abc import Callable, Collection, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,7 @@ from uvfio.doors.run.session.device_memory import DeviceMemory
 from uvfio.errors import NoMemory, NoSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from uvfio.doors.run.session.polls import Polls
     from uvfio.fops.file import File
