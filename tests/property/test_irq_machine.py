@@ -73,7 +73,7 @@ class IntxMachine(RuleBasedStateMachine):
             irqs.mode,
             level.bound,
             level.masked,
-            level.guest_masked,
+            level._guest,
             irqs.msi_vectors,
             self.event.count,
             self.event.closed,
@@ -216,7 +216,7 @@ class IntxMachine(RuleBasedStateMachine):
         naive, irqs = self.naive, self.device.interrupts
         assert irqs._level.bound == naive.bound
         assert irqs._level.masked == naive.masked
-        assert irqs._level.guest_masked == naive.guest
+        assert irqs._level._guest == naive.guest
         assert self.event.count == naive.signals
         assert (irqs.mode.value or 0) == naive.messages
         command = self.function.word(pci.PCI_COMMAND)

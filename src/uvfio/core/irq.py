@@ -81,11 +81,6 @@ class LevelInterrupt:
         return self._masked
 
     @property
-    def guest_masked(self) -> bool:
-        """Whether the program's mask in the device's registers is set."""
-        return self._guest
-
-    @property
     def asserted(self) -> bool:
         """The level of the wire as last reported."""
         return self._wire

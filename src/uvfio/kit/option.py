@@ -16,7 +16,7 @@ from uvfio.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Option", "not_negative", "resolve", "suggest"]
+__all__ = ["Option", "not_negative", "resolve", "suggest", "whole_number"]
 
 T = TypeVar("T", bound=bool | int | float | str)
 
@@ -97,7 +97,7 @@ class Option(Generic[T]):
         elif isinstance(value, bool):
             found = None
         elif self.kind is int:
-            found = value if isinstance(value, int) else _whole(value)
+            found = value if isinstance(value, int) else whole_number(value)
         elif self.kind is float:
             found = _real(value)
         elif isinstance(value, str):
@@ -132,7 +132,11 @@ def suggest(word: str, known: Mapping[str, object]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _whole(value: object) -> int | None:
+def whole_number(value: object) -> int | None:
+    """The number that the text ``value`` states: decimal or with 0x, or with the unit K, M, G or T (powers of 1024).
+
+    None for anything else.
+    """
     if not isinstance(value, str):
         return None
     text = value.strip().lower()

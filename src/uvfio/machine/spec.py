@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from uvfio.errors import ConfigError
+from uvfio.kit.option import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,7 +54,6 @@ NO_DRIVER = "none"
 UNIT_NAME = "iommu0"  # of the machine's first IOMMU
 NO_IOMMU = "none"  # what a device says that has none
 MAX_GROUP = 2**31 - 1  # programs read the number with %d
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _HEX = frozenset("0123456789abcdefABCDEF")
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _UNSAID = "\0"  # no driver is named: the VFIO driver of the bus
@@ -354,14 +354,9 @@ def parse_number(value: object, source: str, key: str) -> int:
 def parse_size(value: object, source: str, key: str) -> int:
     """A number of bytes: an int, or a string with the unit K, M, G or T (powers of 1024)."""
     if isinstance(value, str):
-        text = value.strip()
-        digits = text.rstrip("KMGTkmgt") if text[:2].lower() != "0x" else text
-        unit = text[len(digits) :].lower()
-        if unit in _UNITS and digits:
-            try:
-                return int(digits, 0) * _UNITS[unit]
-            except ValueError:
-                pass
+        size = whole_number(value)
+        if size is not None:
+            return size
         raise _error(source, key, value, "is not a size", 'for example "4K", "2M", "1G" or 4096')
     return parse_number(value, source, key)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.drivers.pci.hardware import BarKind
+from uvfio.drivers.pci.hardware import BarKind, bar_fault
 from uvfio.errors import InvalidArgument
 from uvfio.uapi import pci
 
@@ -37,7 +37,6 @@ _OFFSETS = (
     pci.PCI_ROM_ADDRESS,
 )
 _INDEX = {offset: index for index, offset in enumerate(_OFFSETS)}
-_SMALLEST = {BarKind.MEMORY32: 16, BarKind.MEMORY64: 16, BarKind.IO: 4}
 _SMALLEST_ROM = 2048
 _WORD = 0xFFFFFFFF
 
@@ -60,14 +59,11 @@ class BarRegisters:
         self.decode = 0
         for index, bar in function.bars.items():
             wide = bar.kind is BarKind.MEMORY64
-            if (
-                not 0 <= index < pci.PCI_STD_NUM_BARS - wide
-                or (wide and index + 1 in function.bars)
-                or bar.size < _SMALLEST[bar.kind]
-                or bar.size & bar.size - 1
-            ):
+            fault = bar_fault(index, bar, function.bars)
+            if fault:
                 raise InvalidArgument(
-                    f"{function.name}: BAR {index} cannot be {bar.size:#x} bytes of {bar.kind.value}"
+                    f"{function.name}: BAR {index} cannot be {bar.size:#x} bytes of {bar.kind.value}",
+                    f"BAR {index}{fault}",
                 )
             address = -bar.size
             if bar.kind is BarKind.IO:

@@ -14,13 +14,14 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from uvfio.core.bus import BusDevice, Movable
+from uvfio.uapi import pci
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from uvfio.core.translation.dma_log import DmaLog
 
-__all__ = ["Bar", "BarKind", "InterruptSink", "MigratableFunction", "PciFunction"]
+__all__ = ["Bar", "BarKind", "InterruptSink", "MigratableFunction", "PciFunction", "bar_fault"]
 
 
 class BarKind(Enum):
@@ -44,6 +45,26 @@ class Bar:
     prefetchable: bool = False
     mappable: bool = False
     polled: bool = False
+
+
+def bar_fault(index: int, bar: Bar, others: Container[int] = (), least: int = 0) -> str:
+    """Why a function cannot have ``bar`` as base address register ``index``; empty if it can.
+
+    ``others`` are the indexes of its other BARs; ``least`` is a smallest size in bytes beyond that of the
+    register's encoding (PCI Local Bus 3.0, 6.2.5.1).
+    """
+    io, wide = bar.kind is BarKind.IO, bar.kind is BarKind.MEMORY64
+    least = max(least, 4 if io else 16)
+    most = 256 if io else 1 << 63
+    if bar.size & bar.size - 1 or not least <= bar.size <= most:
+        return f": size {bar.size:#x} is not a power of two from {least:#x} to {most:#x}"
+    if bar.size > 1 << 31 and not wide:
+        return f": size {bar.size:#x} needs a 64-bit BAR"
+    if not 0 <= index < pci.PCI_STD_NUM_BARS:
+        return f": there are BARs 0 to {pci.PCI_STD_NUM_BARS - 1}"
+    if wide and (index + 1 == pci.PCI_STD_NUM_BARS or index + 1 in others):
+        return f" is 64-bit and needs BAR {index + 1} too"
+    return ""
 
 
 class InterruptSink(Protocol):

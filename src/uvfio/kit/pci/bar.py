@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, overload
 
-from uvfio.drivers.pci.hardware import Bar, BarKind
+from uvfio.drivers.pci.hardware import Bar, BarKind, bar_fault
 from uvfio.kit.polled import check_mapped, kind_of_mapping
 from uvfio.kit.register import RegisterMap
 
@@ -67,16 +67,12 @@ class BarDeclaration:
         self.name = name
 
     def facts(self, size: int) -> Bar:
-        """The BAR with its size known. ValueError if no base address register can say it."""
-        least = 4 if self.kind is BarKind.IO else PAGE if self.mappable else 16
-        most = 256 if self.kind is BarKind.IO else 1 << 63
-        if size & (size - 1) or not least <= size <= most:
-            raise ValueError(
-                f"BAR {self.index}: size {size:#x} is not a power of two from {least:#x} to {most:#x}"
-            )
-        if size > 1 << 31 and self.kind is not BarKind.MEMORY64:
-            raise ValueError(f"BAR {self.index}: size {size:#x} needs a 64-bit BAR")
-        return Bar(size, self.kind, self.prefetchable, self.mappable, self.polled)
+        """The BAR with its size known. ValueError if no base address register can have it."""
+        bar = Bar(size, self.kind, self.prefetchable, self.mappable, self.polled)
+        fault = bar_fault(0, bar, least=PAGE if self.mappable else 0)  # neighbours: see PciModel
+        if fault:
+            raise ValueError(f"BAR {self.index}{fault}")
+        return bar
 
 
 class RegisterBar(BarDeclaration, Generic[M]):

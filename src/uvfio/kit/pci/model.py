@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
 
 from uvfio.core.bus import Activity
-from uvfio.drivers.pci.hardware import Bar, BarKind
+from uvfio.drivers.pci.hardware import Bar, BarKind, bar_fault
 from uvfio.errors import ConfigError
 from uvfio.kit.migration import Migrating
 from uvfio.kit.option import Option, resolve
@@ -328,8 +328,9 @@ class PciModel(Migrating):
                 if bar.mappable or bar.kind is BarKind.IO or cap.end > bar.size:
                     raise ValueError(f"BAR {cap.bar} cannot hold the MSI-X table: {bar}")
         for index, bar in found.items():
-            if bar.kind is BarKind.MEMORY64 and (index == 5 or index + 1 in found):
-                raise ValueError(f"BAR {index} is 64-bit and needs BAR {index + 1} too")
+            fault = bar_fault(index, bar, found)
+            if fault:
+                raise ValueError(f"BAR {index}{fault}")
         return dict(sorted(found.items()))
 
     def _config_space(self) -> tuple[ConfigSpace, dict[type[Capability], int]]:
