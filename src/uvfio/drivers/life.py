@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from uvfio.core.bus import IrqInfo, Region
+    from uvfio.core.migration.states import Migration
     from uvfio.core.seams import Event
+    from uvfio.core.translation.dma_log import DmaLogger
     from uvfio.drivers.window import Window
 
 __all__ = ["InterruptLogic", "VfioDevice"]
@@ -67,6 +69,8 @@ class VfioDevice:
         self._opens = 0
         self._requests = 0
         self._reset_failed = False
+        self.migration: Migration | None = None
+        self.dma_logger: DmaLogger | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} opens={self._opens}>"
@@ -145,6 +149,17 @@ class VfioDevice:
                 self._reset_failed = False
             except VfioError:
                 self._reset_failed = True
+
+    # Migration (``core.migration.states.Migratable``)
+
+    def _end_migration(self) -> None:
+        """The last close: no session and no log stay, and the hardware runs."""
+        migration, self.migration = self.migration, None
+        logger, self.dma_logger = self.dma_logger, None
+        if logger is not None:
+            logger.stop()
+        if migration is not None:
+            migration.close()
 
     # Regions
 

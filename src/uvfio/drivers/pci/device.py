@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from uvfio.core.bus import BusDevice
-    from uvfio.core.migration.states import Migration
-    from uvfio.core.translation.dma_log import DmaLogger
     from uvfio.drivers.pci.hardware import PciFunction
     from uvfio.drivers.window import Window
 
@@ -84,8 +82,6 @@ class VfioPciDevice(MainlinePci):
         self._decodes = False
         self._wakeup = None
         self._saved: SavedState | None = None
-        self.migration: Migration | None = None
-        self.dma_logger: DmaLogger | None = None
         self._config = ConfigWindow(function.name, Region(CONFIG_INDEX, function.config_size))
         self._windows: tuple[Window, ...] = (
             *(bar_window(function, n, function.bars.get(n)) for n in range(ROM_INDEX)),
@@ -215,15 +211,6 @@ class VfioPciDevice(MainlinePci):
             self._try_reset()
         finally:
             saved.restore(saved.command & ~pci.PCI_COMMAND_MASTER)
-
-    def _end_migration(self) -> None:
-        """The last close: no session and no log stay, and the function runs."""
-        migration, self.migration = self.migration, None
-        logger, self.dma_logger = self.dma_logger, None
-        if logger is not None:
-            logger.stop()
-        if migration is not None:
-            migration.close()
 
     def _has_reset(self) -> bool:
         return bool(self.function.reset_methods)

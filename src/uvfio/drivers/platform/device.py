@@ -84,6 +84,10 @@ class VfioPlatformDevice(VfioDevice):
         self._try_reset()
         try:
             self._interrupts.start()
+            if getattr(self.hardware, "migratable", False):
+                from uvfio.drivers.platform.migration import begin
+
+                self.migration, self.dma_logger = begin(self.hardware)
         except BaseException:
             self._interrupts.stop()
             raise
@@ -97,6 +101,7 @@ class VfioPlatformDevice(VfioDevice):
     def _quiesce(self) -> None:
         try:
             self._interrupts.stop()
+            self._end_migration()
         finally:
             self._try_reset()
 
@@ -113,6 +118,8 @@ class VfioPlatformDevice(VfioDevice):
                 raise Unsupported(f"{self.hardware.name} has no reset", "see VFIO_DEVICE_GET_FLAGS")
             self._check_open()
             self._reset_hardware()
+            if self.migration is not None:
+                self.migration.reset()
 
     # Regions
 

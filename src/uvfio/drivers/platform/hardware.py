@@ -20,10 +20,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uvfio.core.bus import BusDevice, DtProperty
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+if TYPE_CHECKING:
+    from uvfio.core.bus import Activity
+    from uvfio.core.translation.dma_log import DmaLog
 
 __all__ = [
     "InterruptSink",
+    "MigratableHardware",
     "Origin",
     "PlatformHardware",
     "PlatformInterrupt",
@@ -134,3 +139,31 @@ class PlatformHardware(BusDevice, Protocol):
 
     def reset(self) -> None:
         """Registers take their power-on values, interrupts go low, DMA ends."""
+
+
+class MigratableHardware(Protocol):
+    """What a ``PlatformHardware`` has besides if its state can be moved to another one."""
+
+    @property
+    def migratable(self) -> bool:
+        """Whether this one's can; without the attribute it cannot."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for devices that can take each other's state."""
+
+    @property
+    def memories(self) -> Mapping[int, memoryview]:
+        """The bytes of regions that are plain memory, mappable or not."""
+
+    def quiesce(self, activity: Activity) -> None:
+        """Restrict the device to ``activity``; resets do not change that."""
+
+    def log_dma(self, log: DmaLog | None) -> None:
+        """Mark each DMA write in ``log``, or stop that."""
+
+    def save_state(self) -> bytes:
+        """All but memory, while stopped. Unsupported for what cannot be saved now."""
+
+    def load_state(self, state: bytes) -> None:
+        """Take over a state. InvalidArgument."""

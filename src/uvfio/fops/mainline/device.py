@@ -351,7 +351,9 @@ class DeviceFile(MainlineFile):
             raise InvalidArgument(f"flags {flags:#x} has unknown bits")
         if not flags & PROBE and flags & GET and flags & SET:
             raise InvalidArgument("GET and SET exclude each other")
-        handler = self.FEATURE_HANDLERS.get(number) if self.mainline is not None else None
+        handler = self.FEATURE_HANDLERS.get(number)
+        if self.mainline is None and not (handler is DeviceFile.migration and self._migrates()):
+            handler = None
         if handler is None:
             known = features.FEATURES.get(number)
             name = known.name if known else f"feature {number}"
@@ -405,7 +407,11 @@ class DeviceFile(MainlineFile):
         from uvfio.fops.mainline.migration import HANDLERS
 
         number = call.flags & features.VFIO_DEVICE_FEATURE_MASK
-        return HANDLERS[number](self.device, self.mainline, call)
+        return HANDLERS[number](self.device, self._bound(), call)
+
+    def _migrates(self) -> bool:
+        """Whether the device is of another bus than PCI and its model takes part in migration."""
+        return getattr(self._bound(), "migration", None) is not None
 
     # -- inner -------------------------------------------------------------------------------------
 
