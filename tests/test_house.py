@@ -32,6 +32,7 @@ LARGEST_FOLDER = 16
 STARTUP_STANDARD_MODULES = 63
 STARTUP_LINES = 15_200
 STARTUP_FORBIDDEN = (
+    "uvfio.core.events",  # data classes, which only an observer needs
     *("argparse", "asyncio", "concurrent", "difflib", "email", "hypothesis", "importlib.metadata"),
     *("json", "logging", "msgspec", "multiprocessing", "numpy", "rich", "subprocess", "tomllib"),
     # what only a machine with platform devices needs

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from uvfio.core.events import Interrupt
 from uvfio.core.irq import ReportedEvent
 from uvfio.errors import InvalidArgument, UnknownCommand
 
@@ -163,4 +162,6 @@ def report_signals(framework: Framework, event: Event, device: str, irq: str, ve
     """``event``, wrapped so that the framework's observer learns of each signal if there is an observer."""
     if framework.observer is None:
         return event
+    from uvfio.core.events import Interrupt
+
     return ReportedEvent(event, framework, Interrupt(device, irq, vector))

@@ -208,18 +208,12 @@ def test_a_signal_emits_the_interrupt_before_the_counter_grows() -> None:
 def test_without_an_observer_no_event_is_made(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uvfio.core.structure import base, release
-
     def made(*_: object) -> None:
         raise AssertionError("an event was made")
 
     world.framework.observer = None
-    for module, names in (
-        (base, ("GroupAdded", "GroupRemoved", "DeviceTainted")),
-        (release, ("DeviceRequested", "DeviceRevoked")),
-    ):
-        for name in names:
-            monkeypatch.setattr(module, name, made)
+    for name in ("GroupAdded", "GroupRemoved", "DeviceTainted", "DeviceRequested", "DeviceRevoked"):
+        monkeypatch.setattr(f"uvfio.core.events.{name}", made)
     mm = world.mm()
     held = world.hold(1, mm)
     opened = world.framework.open_device(held, "a", mm)

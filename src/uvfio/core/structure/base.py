@@ -28,7 +28,6 @@ import heapq
 from threading import Condition, RLock
 from typing import TYPE_CHECKING
 
-from uvfio.core.events import DeviceTainted, GroupAdded, GroupRemoved
 from uvfio.core.structure.group import Group
 from uvfio.core.structure.iommu import Iommu, Lifetime
 from uvfio.core.translation.domain import DmaCounters, Domain
@@ -118,6 +117,8 @@ class Structure:
     def _taint(self, device: Device, reason: str) -> None:
         device.taint = reason
         if self.observer:
+            from uvfio.core.events import DeviceTainted
+
             self.observer(DeviceTainted(device.name, str(device.group), reason))
 
     def _create_group(self, dev: BusDevice, number: int) -> Group:
@@ -136,6 +137,8 @@ class Structure:
         self.generation += 1
         try:
             if self.observer:
+                from uvfio.core.events import GroupAdded
+
                 self.observer(GroupAdded(str(group), bus, number, minor))
         except Exception:
             self._forget_group(group)
@@ -155,6 +158,8 @@ class Structure:
             group.iommu.detach_group(group)
         self._forget_group(group)
         if self.observer:
+            from uvfio.core.events import GroupRemoved
+
             self.observer(GroupRemoved(str(group), group.bus, group.number))
 
     # -- open devices ---------------------------------------------------------------------------------

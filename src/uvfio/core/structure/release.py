@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.core.events import DeviceRequested, DeviceRevoked
 from uvfio.core.structure.iommu import Lifetime
 from uvfio.core.structure.nodes import Nodes
 from uvfio.errors import Busy, Cancelled, InvalidArgument
@@ -109,6 +108,8 @@ class Releases(Nodes):
         with self.lock:
             group = device.group
             if self.observer:
+                from uvfio.core.events import DeviceRevoked
+
                 self.observer(DeviceRevoked(device.name, str(group)))
             alone = group.iommu is not None and group.iommu.lifetime is Lifetime.WITH_HANDLE
             members = [device] if alone else group.devices
@@ -231,6 +232,8 @@ class Release:
             device.requests += 1
             data, count = device.data, device.requests
         if self._framework.observer:
+            from uvfio.core.events import DeviceRequested
+
             self._framework.observer(DeviceRequested(device.name, count))
         if data is not None:
             data.request(count)

@@ -27,7 +27,6 @@ from collections import deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
-from uvfio.core.events import Fault
 from uvfio.core.translation.address import ADDRESS_MAX, PAGE_SHIFT, PAGE_SIZE, check_reserved
 from uvfio.core.translation.iova import IovaMap, Mapping
 from uvfio.errors import BadAddress, DmaFault, Gone, InvalidArgument, Overlap, TooManyMappings
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
+    from uvfio.core.events import Fault
     from uvfio.core.seams import Mm
     from uvfio.core.translation.unit import IommuUnit
 
@@ -334,6 +334,8 @@ class Domain:
 
     def fault(self, device: str, iova: int, size: int, write: bool, reason: str) -> DmaFault:
         """Record a fault; returns the condition to raise."""
+        from uvfio.core.events import Fault
+
         fault = Fault(device, iova, size, write, reason)
         with self.lock:
             self.faults.append(fault)

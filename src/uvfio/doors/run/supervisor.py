@@ -39,7 +39,6 @@ from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
-from uvfio.doors.run.session.events import RunEnded, RunStarted
 from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.session import SEND_ERRORS, Session, negative_errno
 from uvfio.doors.run.session.tree import remove_folder
@@ -205,7 +204,10 @@ def run(
             supervisor.listen(control)
         supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
         assert supervisor.launched is not None
-        session.emit(RunStarted(supervisor.launched.pid))
+        if session.observers:
+            from uvfio.doors.run.session.events import RunStarted
+
+            session.emit(RunStarted(supervisor.launched.pid))
         gc.freeze()  # what exists now stays to the end; collections can skip it
         gc.callbacks.append(_keep_survivors)
         try:
@@ -214,7 +216,10 @@ def run(
             supervisor.launched.kill()
             supervisor.launched.wait()
             raise
-        session.emit(RunEnded(status))
+        if session.observers:
+            from uvfio.doors.run.session.events import RunEnded
+
+            session.emit(RunEnded(status))
         return status
     finally:
         if _keep_survivors in gc.callbacks:

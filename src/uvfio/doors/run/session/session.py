@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.filter.build import reserved_range
 from uvfio.doors.run.linux import syscalls as sc
-from uvfio.doors.run.session.events import FileReleased
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
@@ -251,6 +250,8 @@ class Session:
         for file in token.files:
             self.processes.forget_file(file)
             if self.observers:
+                from uvfio.doors.run.session.events import FileReleased
+
                 self.emit(FileReleased(file.name))
 
     def report_unreadable(self, tid: int, failure: Unreadable) -> None:
