@@ -110,13 +110,13 @@ class NotOwner(VfioError):
 
 
 class WrongToken(VfioError):
-    """Who opens a virtual function, or the physical one beside it, did not prove to belong to its users."""
+    """An open of a virtual function, or of its physical one, without the token that it needs."""
 
     default_errno = _errno.EACCES
 
 
 class NotViable(VfioError):
-    """A device of the set is not bound to a VFIO driver, so nobody may use any of them."""
+    """A device of the set is not bound to a VFIO driver, so none of them may be used."""
 
     default_errno = _errno.EBUSY
 

@@ -140,7 +140,7 @@ def show(words: list[str]) -> int:
 
 
 def _function(dev: dict[str, Any], names: PciIds) -> tuple[Facts, Facts]:
-    """What only a PCI function has: who it is, and what it has."""
+    """What only a PCI function has: identity, resources, capabilities."""
     return [
         ("id", _id(dev) + _in_brackets(_name(dev, names))),
         ("subsystem", _subsystem(dev, names)),

@@ -4,7 +4,7 @@ Status: ``run`` ends as its program ends (a signal is raised again), 125 when uv
 127 as in a shell; the other verbs 0 or 1; 2 for a command line that makes no sense.
 
 Each verb is a module of its own, imported when it is asked for: a program is started under ``uvfio run``
-for every test of somebody's suite, and what this module imports is paid each time.
+for every test of a suite, and each time loads what this module imports.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = EXIT_RUN_FAILED if words[:1] == ["run"] else EXIT_FAILED
     try:
         status = _dispatch(words)
-        if sys.stdout is not None:  # closed by who started us
+        if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
     except UsageError as err:
         return _complain(err.message, err.hint, EXIT_USAGE)

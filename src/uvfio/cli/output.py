@@ -130,7 +130,7 @@ def facts(title: str, items: Sequence[tuple[str, str | Sequence[str]]]) -> None:
 
 
 def _console() -> Console | None:
-    """Somebody looks at a terminal, and rich is there."""
+    """The console if stdout is a terminal and rich is installed, else None."""
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         return None
     try:

@@ -169,7 +169,7 @@ class Store(Protocol):
     ) -> Mapping[int, memoryview]:
         """Zeroed writable memory for regions ``{index: bytes}`` of ``device``. NoMemory, NoSpace.
 
-        Regions in ``late`` get theirs by ``populate``; nobody may touch the view before.
+        Regions in ``late`` get theirs by ``populate``; the view may not be accessed before.
         """
 
     def populate(self, device: str, index: int) -> None:

@@ -1,7 +1,7 @@
 """Regions that a device file reads, writes and maps, whatever the bus: one ``Window`` per region.
 
 A program's access is a byte range; a device sees accesses of a width. Ranges over registers are cut into
-the largest naturally aligned pieces of 4, 2 and 1 bytes (and 8 for who asks), little-endian, in ascending order.
+the largest naturally aligned pieces of 4, 2 and 1 bytes (and 8 on request), little-endian, in ascending order.
 Ranges over plain memory are copied as they are.
 
     region              outside                              at the end          short
@@ -9,7 +9,7 @@ Ranges over plain memory are copied as they are.
     absent              InvalidArgument, always
 
 What can be mapped is plain memory, and registers whose device looks after the mapping (polled): both give the
-same bytes to everybody who maps them.
+same bytes in every mapping.
 
 Does not: check that the device is open, or know what is behind a region: accesses go to functions that the
 bus driver gives.

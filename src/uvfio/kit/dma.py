@@ -78,7 +78,7 @@ class PlainDma:
 
     @property
     def direct(self) -> bool:
-        """Whether accesses may go past the gate, to windows (``DmaWindows``): it is open and nobody looks on."""
+        """Whether accesses may bypass the gate, by windows (``DmaWindows``): it is open, and writes are not logged."""
         return self.domain is not None and self.log is None and not self._closed()
 
     def _gate(self, iova: int, size: int, write: bool) -> Domain:

@@ -1,4 +1,4 @@
-"""``DmaWindows``: a device's memory accesses for those who make millions of them.
+"""``DmaWindows``: DMA for devices that make millions of accesses.
 
 ``self.dma`` asks the gate and the domain at each access. A device that moves frames does that once per burst
 instead: ``refresh`` looks whether the gate is open and whether the mappings are still those of the last burst, and
@@ -7,7 +7,7 @@ until the next ``refresh`` accesses go straight to windows on the program's own 
 copies and its faults, so that nothing but the speed depends on windows.
 
 Invariants: no window is used across a change of mappings, bus mastering or attachment that happened before the
-burst. Within a burst nobody else runs, as long as one thread serves the machine. Bytes are counted like those
+burst. Within a burst no other code runs, as long as one thread serves the machine. Bytes are counted like those
 of other accesses.
 
 It knows no ring and no frame.

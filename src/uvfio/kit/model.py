@@ -19,8 +19,8 @@ Invariants
 
 Threads: accesses come from one thread at a time, the serving loop's or under the driver's lock. Timers run on the
 clock's thread under ``lock``. Accesses do not take it: an order between two locks would be a deadlock, since an
-interrupt goes from here into the driver. A driver that serves one device from several threads assigns its own
-reentrant lock to ``lock`` once, and has one lock in all.
+interrupt goes from here into the driver. The driver uses ``lock`` as its own, so there is one lock for silicon
+and driver.
 
 It does not know drivers, configuration space, device trees, files or programs.
 """

@@ -1,4 +1,4 @@
-"""What a model wants to do later: ``PendingCalls``, behind the ``after`` of every kind of model.
+"""``PendingCalls``: the calls that a model has delayed by ``after``.
 
 A call is made once, on the clock's thread, under the model's lock, unless it was cancelled before: by its
 timer, or with all others by a reset or an unplug. A call that the clock was just about to make when it was
@@ -28,7 +28,7 @@ __all__ = ["PendingCalls"]
 
 
 class _Model(Protocol):
-    """Whoever has pending calls. ``lock`` may be replaced while some are pending."""
+    """A model with pending calls. ``lock`` may be replaced while some are pending."""
 
     lock: Any
     clock: Clock

@@ -1,7 +1,7 @@
 """Registers that programs have mapped, polled: the mapping shows them, and stores in it take effect a little later.
 
-Nothing is told when a program loads or stores through a mapping. So there is a *shadow*, the bytes that the
-program sees, and somebody who looks at it every few milliseconds (``Store.watch``) and before each call:
+A load or store through a mapping causes no event. Therefore there is a *shadow*, the bytes that the program
+sees, which is compared with its last contents every few milliseconds (``Store.watch``) and before each call:
 
     model changes a register     the shadow has the value at once
     call reads or writes one     looks first; the shadow has the new values when the call returns
@@ -15,7 +15,7 @@ written as a whole; if only one half of 8 bytes differs and the register takes a
 What a call cannot write changes nothing here either. Bytes that are no register read as the map's ``absent``; a
 store there is wiped by a look that finds something, or by a reset beyond the last register.
 
-What looking cannot know: a store of the value that is shown, what was stored first if there were two between two
+What polling cannot detect: a store of the value that is shown, what was stored first if there were two between two
 looks, in which order different registers were stored to, the width of a store, and that something was read.
 So registers where a 1 clears (``w1c``) cannot be polled, and a hook that supplies values (``on_read``) must be
 without effect: it is called at each look. Registers behind an index register, or cleared by reading, should not be.
@@ -23,8 +23,8 @@ without effect: it is called at each look. Registers behind an index register, o
 The hand-over of each value is one aligned store. A store of the program that comes between the moment when
 the shadow is compared and the one when it is changed, some 100 ns, is lost.
 
-``MappedRegisters`` is one map while it is mapped; ``Polling`` is a model's, mapped or not. Who looks: the serving
-loop, under the model's lock as timers do, or who accesses the device; never two at a time. It starts no
+``MappedRegisters`` is one map while it is mapped; ``Polling`` is a model's, mapped or not. It is polled by the serving
+loop, under the model's lock as timers do, or the thread that accesses the device; never two at a time. It starts no
 thread and keeps no time.
 """
 
@@ -160,7 +160,7 @@ class MappedRegisters:
     # -- the shadow ------------------------------------------------------------------------------
 
     def look(self) -> bool:
-        """Take up what programs have stored; whether there was something. Does nothing inside another look."""
+        """Process what programs have stored; returns whether there was something. Does nothing inside itself."""
         if not self._looking.acquire(blocking=False):
             return False
         try:
@@ -193,7 +193,7 @@ class MappedRegisters:
                 unit.words[unit.at] = unit.shown
 
     def end(self) -> None:
-        """Nobody has it mapped any more: take up the last stores."""
+        """The last mapping is gone: process the last stores."""
         try:
             self.look()
         finally:
@@ -270,7 +270,7 @@ class MappedRegisters:
 
 
 class _Model(Protocol):
-    """Whoever has registers that are polled. ``lock`` may be replaced."""
+    """A model with polled registers. ``lock`` may be replaced."""
 
     lock: Any
 
@@ -335,12 +335,12 @@ class Polling:
                 self._windows[index] = registers.registers
 
     def end(self) -> None:
-        """The device is gone, and nobody but us had a use for the shadows."""
+        """The device is gone: stop, and drop the shadows."""
         self.stop()
         self.shadows.clear()
 
     def look(self) -> bool:
-        """Take up what programs have stored; whether there was something."""
+        """Process what programs have stored; returns whether there was something."""
         found = False
         with self._model.lock:
             for registers in tuple(self._mapped.values()):
@@ -348,7 +348,7 @@ class Polling:
         return found
 
     def settle(self) -> None:
-        """Something that is read may have changed, and somebody is about to be told."""
+        """Update computed registers in the shadows, before an interrupt reports their change."""
         for registers in self._mapped.values():
             registers.settle()
 

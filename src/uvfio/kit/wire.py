@@ -5,7 +5,7 @@ both ends are taken; an end is told when that changes. ``send`` puts frames into
 they do with them, and when, is their business.
 
 A machine is told from another by its clock, of which each has one: two machines of one process may both have a wire
-"a". Wires that nobody is plugged into are forgotten.
+"a". A wire without devices is forgotten.
 
 It has no speed, no delay and no memory; it neither loses, repeats nor reorders anything.
 """
@@ -36,7 +36,7 @@ class End(Protocol):
         """These came in, in this order. Called inside the sender's register access or timer."""
 
     def carrier_changed(self) -> None:
-        """Somebody was plugged into the other end, or pulled out."""
+        """A device was plugged into the other end, or pulled out."""
 
 
 class Wire:
@@ -49,7 +49,7 @@ class Wire:
 
     @property
     def carrier(self) -> bool:
-        """Whether somebody is at both ends."""
+        """Whether a device is at each end."""
         return len(self.ends) == 2
 
     def send(self, sender: End, frames: list[bytes]) -> bool:

@@ -1,4 +1,4 @@
-"""Which driver takes which device: what the driver core of a host decides before anybody is bound.
+"""Which driver takes which device: what the driver core of a host decides before it binds one.
 
 A driver of the host is a name. There are the VFIO drivers, and every name that the machine's description or a bind
 ever mentioned. A driver matches a device in this order (pci_match_device, platform_match):
@@ -129,7 +129,7 @@ class Binding:
         return self.machine.begin_unbind(slot.address)
 
     def probe(self, slot: Slot) -> None:
-        """device_attach: offer the device to every driver; that nobody takes it is no error."""
+        """device_attach: offer the device to every driver; it is no error if none takes it."""
         if slot.driver != NO_DRIVER:
             return
         for driver in self.drivers(slot.device.bus):
@@ -173,7 +173,7 @@ class Binding:
                 self._offer(driver, slot)
 
     def remove_id(self, driver: str, text: str) -> None:
-        """remove_id_store: the first id like this goes; who is bound stays so. InvalidArgument, NoSuchDevice."""
+        """remove_id_store: the first id like this goes; devices that are bound stay bound. InvalidArgument, NoSuchDevice."""
         wanted = Id(*_fields(text, 6))
         known = self.ids.get(driver, [])
         for old in known:

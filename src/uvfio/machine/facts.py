@@ -3,7 +3,7 @@
 Everything comes from the function's *physical* configuration space, which is what the bus shows, and
 from its BARs' sizes. The tree of files and the read verbs of the command line are made of these facts.
 
-Nothing here changes a function or knows who drives it.
+Nothing here changes a function or knows its driver.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def config_space(function: PciFunction) -> bytes:
 
 
 def identity(function: PciFunction) -> Identity:
-    """Who it is."""
+    """Vendor, device, subsystem and class."""
     read = function.config_read
     class_revision = read(pci.PCI_CLASS_REVISION, 4)
     vendor, device = sriov.identity(function)

@@ -1,11 +1,11 @@
 """``Machine``: the living host. It owns the framework, the IOMMUs, the VFIO bus drivers and the devices.
 
 Building a machine is plugging its devices one after the other; plugging one later is the same thing.
-A device is added to the framework whoever drives it, because whether its group may be used depends
-on exactly that:
+Each device is added to the framework, whatever its driver, because its driver decides whether its group
+may be used:
 
 - driver "vfio-pci" (on the platform bus "vfio-platform"): bound to VFIO;
-- driver "none": nobody drives it, so its group is not viable;
+- driver "none": it has no driver, so its group is not viable;
 - any other name: a driver of the host has it, so its group is not viable either.
 
 There are two buses: PCI, and the platform bus, whose devices a device tree describes. What concerns the latter
@@ -346,7 +346,7 @@ class Machine:
                 neighbour.function.bus_reset = len(there) == 1 and neighbour.physical is None
 
     def unplug(self, address: str) -> None:
-        """Pull a device out, whoever uses it: its open files answer Gone from then on.
+        """Pull a device out, also one in use: its open files answer Gone from then on.
 
         A physical function takes its virtual ones along. InvalidArgument for one of those.
         """
@@ -445,7 +445,7 @@ class Machine:
         if slot.driver != NO_DRIVER:
             raise Busy(f"{slot.address} is bound to {slot.driver}", "unbind it first")
         if slot.revoked:
-            slot.device.renew_memory()  # who had it before may still have it mapped
+            slot.device.renew_memory()  # its last user may still have it mapped
             slot.revoked = False
         self._give(slot, wanted)
 
@@ -502,7 +502,7 @@ class Machine:
 
     @staticmethod
     def _take(slot: Slot, revoked: bool) -> None:
-        """Nobody drives the device any more."""
+        """Record that the device has no driver."""
         slot.driver = NO_DRIVER
         slot.revoked = slot.revoked or revoked
 

@@ -1,7 +1,7 @@
 """``Slot``: a place of the machine with a device in it. What is done with slots is ``Machine``'s business.
 
-Invariants, kept by the machine: a slot is known exactly while its device sits in it; ``driver`` is who has the
-device, "none" for nobody; the slots in ``virtual`` have this one as ``physical``.
+Invariants, kept by the machine: a slot is known exactly while its device sits in it; ``driver`` is the name of the
+device's driver, "none" without one; the slots in ``virtual`` have this one as ``physical``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Slot"]
 
 
 class Slot:
-    """A device in its slot: how it was described, the silicon, and who drives it.
+    """A device in its slot: its description, the silicon, and its driver.
 
     ``virtual`` are the virtual functions of a physical one, in their order; ``physical`` is whose this one is.
     """

@@ -8,7 +8,7 @@ all at once, and takes them away, all at once::
     n VFs --set m--> refused
     n VFs --PF unbound from vfio-pci, or pulled out--> gone, too
 
-The driver of a VF is vfio-pci if vfio-pci has the PF; else nobody has it (vfio_pci_bus_notifier). Besides vfio-pci,
+The driver of a VF is vfio-pci if vfio-pci has the PF; else it has none (vfio_pci_bus_notifier). Besides vfio-pci,
 pci-pf-stub makes VFs, and leaves them behind when it is unbound. Other drivers of the host do not.
 
 A refused change changes nothing: VFs that are in use are waited for, all of them, before the first one goes.
@@ -130,7 +130,7 @@ class Departure:
 
     @property
     def ready(self) -> bool:
-        """Whether nobody is left to wait for."""
+        """Whether no VF is in use any more."""
         return all(self._idle(release) for _, release in self._releases)
 
     @staticmethod
@@ -175,7 +175,7 @@ class Departure:
 
 
 def destroy(machine: Machine, pf: Slot) -> None:
-    """The VFs go at once, whoever has them (sriov_disable)."""
+    """Remove the VFs at once, also those in use (sriov_disable)."""
     virtual, pf.virtual = pf.virtual, []
     pf.function.virtual_functions.clear()
     for slot in reversed(virtual):

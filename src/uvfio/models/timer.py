@@ -25,15 +25,15 @@ An entry, 16 bytes, here and in memory:
 ======  =====  ==========================================================================================
 0       8      microseconds since the reset
 8       4      bits 0 and 1 as in status: what happened
-12      4      its number, from 1. Stored last and at once, so that who polls it sees a whole entry
+12      4      its number, from 1. Stored last and at once: a program that polls it sees a whole entry
 ======  =====  ==========================================================================================
 
 Interrupt 0, level: high while status bit 0 and control bit 1 are set; writing 1 to status bit 0 acknowledges.
 Interrupt 1, edge, from the child node ``log``: an overflow, if control bit 2 is set.
 
 Setting the run bit starts with value = load. Changing the period or setting the run bit begins a new period;
-load takes effect at the next start or overflow. Periods that pass while nobody serves the machine are counted
-when somebody does, all in one event.
+load takes effect at the next start or overflow. Periods that pass while the machine is not served are counted
+when it is served again, all in one event.
 """
 
 from __future__ import annotations

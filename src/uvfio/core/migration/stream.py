@@ -18,7 +18,7 @@ state and the end. A stream that is made for a stopped device has it all at once
 asked for.
 
 Positions count bytes from the beginning and only go forward. What lies before the position of a read is forgotten
-at that read, so a read whose bytes reached nobody can be repeated.
+at that read, so a read whose bytes did not reach the program can be repeated.
 
 A resuming stream checks each record as soon as it is whole and puts memory in its place at once; the state is given
 out by ``finish``. After the first mistake it takes no more.

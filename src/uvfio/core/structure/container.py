@@ -285,8 +285,8 @@ class Containers(Structure):
     def bus_reset_scope(self, mainline: MainlineDevice, device: Device) -> list[Dependent]:
         """The devices that a reset of the device's bus resets. NoSuchDevice if its bus cannot be reset."""
         with self.lock:
-            everybody = [member.dev for group in self.groups for member in group.devices]
-        scope = mainline.reset_scope(everybody)
+            members = [member.dev for group in self.groups for member in group.devices]
+        scope = mainline.reset_scope(members)
         if scope is None:
             raise NoSuchDevice(f"the bus of {device.name} cannot be reset", "no bridge is above it")
         return scope

@@ -132,7 +132,7 @@ class Framework(Releases):
     # -- group files -----------------------------------------------------------------------------
 
     def open_group(self, group: Group, mm: Mm, *, exclusive: bool = False) -> OpenGroup:
-        """Open a group's file: any number of opens by anybody, or just one if it is ``exclusive``.
+        """Open a group's file: any number of opens by any process, or just one if it is ``exclusive``.
 
         NoSuchGroup if it went meanwhile, Busy if it is or shall be exclusive. An exclusive open has no context
         before it joins a container.
@@ -174,7 +174,7 @@ class Framework(Releases):
         Order: NotOwner of ``into``; InvalidArgument for the same group, the same context (D34), a member of
         another set (D33), an open context, another bus; then what opening either context raises; then
         InvalidArgument when their coherency differs; then attach errors. Any error restores both (D1, D2).
-        If nobody uses the set it is left closed and owned by the caller (D3).
+        If the set is not in use it is left closed and owned by the caller (D3).
         """
         with self.lock:
             iommu, old = self._context(into), self._context(other)

@@ -222,7 +222,7 @@ class RulesType1:
     def dirty(self, iova: int, size: int, page: int) -> list[Mapping]:
         """The mappings in the range, every page of which is dirty; ``page`` is the size of one.
 
-        InvalidArgument: alignment, no size, a mapping would be cut, nobody tracks, another page size.
+        InvalidArgument: alignment, no size, a mapping would be cut, tracking is off, another page size.
         """
         last = self._check_range(iova, size)
         self._check_tracking(page)

@@ -10,7 +10,7 @@ at or above its size, and the type bits of the hardware.
     absent          reads 0, stores nothing
 
 A function loses its real addresses when it is reset. ``save`` remembers them when the device is opened,
-``restore`` writes them back where they differ. Nobody needs them before the program switches decoding on,
+``restore`` writes them back where they differ. They are not needed before the program switches decoding on,
 so a reset that the driver only learns about from then (a program writes the reset bit of a capability
 itself) is repaired at that point; see ``config.py``.
 

@@ -12,7 +12,7 @@ program gets the device and restores afterwards. A bit that is neither is the ha
 
 ``survey`` walks both capability lists of a function once and answers a ``CapabilityMap``: where everything
 is, and one mask per 32-bit word. Bytes that no structure covers are not *known*: they read 0 and take no
-writes, because nobody can say what a write there would do. The first 64 bytes are always known.
+writes, because the effect of a write there is unknown. The first 64 bytes are always known.
 
 A capability that has no entry in the tables is visible and read-only from its header to the next structure.
 Lists that loop, leave the space or overlap are cut, never followed twice: silicon may be wrong, the driver

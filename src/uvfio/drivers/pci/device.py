@@ -11,7 +11,7 @@ exist: the virtual configuration space, the events, the saved state to return to
 
 Invariants: a ``get`` that fails leaves the function as it was and the device closed; a ``put`` finishes
 whatever the function raises on the way. One reentrant lock serialises everything, so that the count of opens
-cannot race (D24) and a slow reset holds up nobody else (D27); interrupts take it too.
+cannot race (D24) and a slow reset delays no other device (D27); interrupts take it too.
 
 The four-byte BAR access is the hot path: it is decided here, without a call in between, and everything else
 goes through the region's window.
@@ -120,7 +120,7 @@ class VfioPciDevice(MainlinePci):
 
     @property
     def interrupts(self) -> Interrupts:
-        """The interrupts, for those who show or trace them."""
+        """The interrupts."""
         return self._interrupts
 
     # Life
@@ -158,7 +158,7 @@ class VfioPciDevice(MainlinePci):
                 self.migration.reset()
 
     def request(self, count: int) -> None:
-        """Record that somebody wants the device back for the ``count``-th time, and tell the program."""
+        """Record that the device is wanted back for the ``count``-th time, and signal the program's event for that."""
         self._requests = count
         self._interrupts.signal_request()
 

@@ -7,8 +7,8 @@ It takes endpoints only: bridges are never bound, and never hinder a group eithe
 compared without the multi-function bit, which says something about the slot and not about the function.
 
 Does not: bind anything by itself. The machine calls ``probe`` and hands the result to the framework; for a
-device that was plugged into a group in use the framework asks ``claim``, which passes on to whoever built
-the driver.
+device that was plugged into a group in use the framework calls ``bind_hotplugged``, which calls the
+``on_hotplug`` of the constructor.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class VfioPciDriver:
         """Take ``function``: what the framework binds.
 
         Unsupported for anything but an endpoint (D31), Busy for a physical function that has virtual ones: they
-        may be in use, and were made by somebody else (vfio_pci_core_register_device).
+        may be in use, and were not made by vfio-pci (vfio_pci_core_register_device).
         """
         header = function.config_read(pci.PCI_HEADER_TYPE, 1) & pci.PCI_HEADER_TYPE_MASK
         if header != pci.PCI_HEADER_TYPE_NORMAL:
@@ -100,7 +100,7 @@ class VfioPciDriver:
             self._parents.pop(parent.function.name, None)
 
     def bind_hotplugged(self, dev: BusDevice) -> None:
-        """Bind to ``dev``, plugged into a group in use. Unsupported if nobody said how to."""
+        """Bind to ``dev``, plugged into a group in use. Unsupported without ``on_hotplug``."""
         if self._on_hotplug is None:
             raise Unsupported(f"{self.name} cannot take {dev.name} by itself", "bind it by hand")
         self._on_hotplug(dev)

@@ -12,8 +12,8 @@ A function has three kinds and a program uses one at a time::
     MSI      refused        refused       refused         -> NONE                refused, INTx accepts
     MSIX     refused        refused       refused         -> NONE                refused, INTx accepts
 
-Events are the program's wish, registers the hardware's duty: whoever sets MSI or MSI-X gets the capability
-switched on *here*; a program's own writes to those registers never do it. While a message kind is in use the
+The driver switches the capability on when a program sets events for MSI or MSI-X; a program's own writes to
+those registers never do it. While a message kind is in use the
 level interrupt is disabled in the hardware, as the PCI specification asks.
 
 The level interrupt is masked before it is signalled: by INTX_DISABLE where the function has a working one

@@ -208,7 +208,7 @@ class MainlinePci(VfioDevice):
         try:
             self.store(index, offset, data)
         except DecodingOff:
-            pass  # nobody listens at that address
+            pass  # no device answers at that address
 
     # Tokens
 

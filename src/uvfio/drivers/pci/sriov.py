@@ -1,7 +1,7 @@
-"""SR-IOV as software sees it: a physical function's capability, who a virtual function is, and the VF token.
+"""SR-IOV as software sees it: a physical function's capability, the identity of a virtual function, and the VF token.
 
 A physical function (PF) in the hands of a program can disturb the virtual functions (VFs) of other programs. So
-while vfio-pci has the PF, whoever opens a VF has to say the PF's *token*, 16 bytes that PF and VF users agree on:
+while vfio-pci has the PF, an open of a VF needs the PF's *token*, 16 bytes that PF and VF users agree on:
 
     VF, PF with vfio-pci        the PF's token, or WrongToken
     VF, PF with another driver  no token: InvalidArgument
@@ -9,7 +9,7 @@ while vfio-pci has the PF, whoever opens a VF has to say the PF's *token*, 16 by
     PF, no VF is open           any token becomes the PF's; none leaves it as it was
     any other function          no token: InvalidArgument
 
-A PF gets a random token when it is bound; it keeps it until it is unbound, whoever opens and closes it.
+A PF gets a random token when it is bound; it keeps it until it is unbound, across opens and closes.
 
 Does not: make virtual functions (``machine/sriov.py``), or know how a program says a token: behind the name of a device
 (``parse_option``), with BIND_IOMMUFD, or by a feature.
@@ -224,7 +224,7 @@ class TokenRule:
         self.own = VfToken() if physical else None
 
     def check(self, token: bytes | None) -> None:
-        """Whoever says ``token`` (None: says nothing) may open the function. WrongToken, InvalidArgument."""
+        """Check ``token`` (16 bytes, or None) for an open of the function. Raises WrongToken, InvalidArgument."""
         if self._virtual and self.pf is not None:
             self._match(self.pf, token)
         elif not self._virtual and self.own is not None:

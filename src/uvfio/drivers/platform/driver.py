@@ -4,8 +4,8 @@ A program names a device by what Linux calls it ("10010000.timer", as in /sys/bu
 path of its node ("/soc/timer@10010000").
 
 Does not: bind anything by itself. The machine calls ``probe`` and hands the result to the framework; for a
-device that was plugged into a group in use the framework asks ``claim``, which passes on to whoever built
-the driver.
+device that was plugged into a group in use the framework calls ``bind_hotplugged``, which calls the
+``on_hotplug`` of the constructor.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class VfioPlatformDriver:
         return VfioPlatformDevice(hardware)
 
     def bind_hotplugged(self, dev: BusDevice) -> None:
-        """Bind to ``dev``, plugged into a group in use. Unsupported if nobody said how to."""
+        """Bind to ``dev``, plugged into a group in use. Unsupported without ``on_hotplug``."""
         if self._on_hotplug is None:
             raise Unsupported(f"{self.name} cannot take {dev.name} by itself", "bind it by hand")
         self._on_hotplug(dev)

@@ -111,7 +111,7 @@ class RegisterBar(BarDeclaration, Generic[M]):
 class MemoryBar(BarDeclaration):
     """Plain memory behind BAR ``index``; by default 64-bit, prefetchable, and mappable by programs.
 
-    A reset clears it, so that nobody sees what the owner before left; ``keep`` leaves the contents alone,
+    A reset clears it, so that the next owner does not see the data of the last one; ``keep`` preserves them,
     for large memories and for those that survive a reset in silicon.
     """
 

@@ -16,7 +16,7 @@ and ``self.after()``, and nothing else::
 Rules of the silicon:
 
 - An access that arrives is decoded already: ``bar_read`` and ``bar_write`` do not look at the memory and I/O enable
-  bits, which are the business of who routes addresses here. In D3hot no BAR answers.
+  bits, which the bus checks. In D3hot no BAR answers.
 - A DMA fault that a register hook or a timer does not catch ends what that hook was doing, and no more:
   a bus write has been posted long ago. It is recorded by the domain. A read gives ones then.
 - Migration (``kit/migration.py``) may quiet the function or stop it; a reset does not change that.
@@ -26,8 +26,8 @@ Rules of the silicon:
 
 Threads: accesses come from one thread at a time, the serving loop's or under the driver's lock. Timers run
 on the clock's thread under ``lock``. Accesses do not take it: an order between two locks would be a
-deadlock, since an interrupt goes from here into the driver. Who serves one device from several threads
-assigns the driver's own reentrant lock to ``lock`` once, and has one lock in all.
+deadlock, since an interrupt goes from here into the driver. The driver uses ``lock`` as its own, so there is
+one lock for silicon and driver.
 
 It does not know drivers, groups beyond a number, files or programs.
 """
@@ -136,8 +136,8 @@ class PciModel(Migrating):
         """Make and power on the function at ``address`` ("0000:06:0d.0").
 
         ``options`` are the model's own (ConfigError names a wrong one). ``bus_reset``: the function is alone
-        behind its bridge, so resetting the bus resets just it; an attribute that whoever plugs its
-        neighbours keeps true. ``physfn``: this is a virtual function of that one. ``store`` gives the memory of
+        behind its bridge, so resetting the bus resets just it; the machine updates the attribute when
+        neighbours come and go. ``physfn``: this is a virtual function of that one. ``store`` gives the memory of
         mappable BARs (NoMemory, NoSpace); nothing else is taken before that succeeds.
         """
         cls = type(self)

@@ -9,10 +9,10 @@ specification says (SR-IOV 1.1, 3.4):
     base address registers  read 0: VF n's BAR is the n-th piece of what VF BARx of the PF says
     INTx                    none: the pin is 0
 
-Life: VFs exist for whoever enumerates them while the PF's VF Enable is set, and their BARs answer while VF MSE is
+Life: VFs can be enumerated while the PF's VF Enable is set, and their BARs answer while VF MSE is
 set besides. A reset of the PF clears both and resets every VF. NumVFs takes writes only while VF Enable is clear.
 
-What it does not do: VFs are not made here. Whoever plugs the machine together sees VF Enable and makes them
+What it does not do: VFs are not made here. The machine reads VF Enable and makes them
 (``machine/sriov.py``), and lists them in ``PciModel.virtual_functions``.
 """
 

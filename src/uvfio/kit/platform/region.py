@@ -148,7 +148,7 @@ class RegisterRegion(RegionDeclaration, Generic[M]):
 class MemoryRegion(RegionDeclaration):
     """Plain memory as region ``index``, mappable by programs if the device tree puts it on whole pages.
 
-    A reset clears it, so that nobody sees what the owner before left; ``keep`` leaves the contents alone.
+    A reset clears it, so that the next owner does not see the data of the last one; ``keep`` preserves the contents.
     ``writable`` False: programs read it only, and cannot map it.
     """
 

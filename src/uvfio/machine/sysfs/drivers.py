@@ -23,7 +23,7 @@ _ACTIONS = ("add", "remove", "change", "move", "online", "offline", "bind", "unb
 
 
 def uevent(machine: Machine, name: str, text: str) -> None:
-    """kobject_synth_uevent: the message goes to nobody here. InvalidArgument for an unknown action."""
+    """kobject_synth_uevent: no process receives the message here. InvalidArgument for an unknown action."""
     action = text.removesuffix("\n").partition(" ")[0]
     if action not in _ACTIONS:
         raise InvalidArgument(f"{action!r} is no action", f"known: {', '.join(_ACTIONS)}")

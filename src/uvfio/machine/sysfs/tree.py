@@ -1,8 +1,7 @@
 """The files that a machine shows, as data: what a program finds in /dev/vfio and in sysfs.
 
-``nodes`` maps absolute paths to nodes; folders come before what is in them. Who writes them somewhere,
-answers path calls from them or compares two of them (what changed after a hot plug?) is the door's
-business: nothing here does I/O.
+``nodes`` maps absolute paths to nodes; folders come before what is in them. A door writes them to disk,
+answers path calls from them, and compares two trees after a hot plug; nothing here does I/O.
 
 Differences from a kernel's tree, on purpose: device folders stand in /sys/bus/BUS/devices themselves
 instead of being links to /sys/devices, and every link is relative and stays within ``PREFIXES``, so that

@@ -109,7 +109,7 @@ class VirtioNet(LegacyVirtio):
 
     @property
     def link_up(self) -> bool:
-        """A wire needs somebody at its other end."""
+        """A wire needs a device at its other end."""
         return self.line.carrier if self.line is not None else not self.wire
 
     def carrier_changed(self) -> None:

@@ -23,7 +23,7 @@ its driver resets it.
 
 Byte order is the program's own: legacy virtio. Memory comes from ``DmaWindows``: where it gives a window the tables are
 used in place, else they are copied once for each ``take``. Addresses and lengths of a chain are what the driver
-wrote; who follows them meets faults.
+wrote; following them can fault.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class SplitRing:
 
     @property
     def waiting(self) -> int:
-        """How many chains the driver has made available and nobody has taken. BrokenRing, DmaFault."""
+        """How many chains the driver has made available and that are not taken yet. BrokenRing, DmaFault."""
         idx = self._avail[_IDX] if self._desc is not None else self._half(self._avail_at + 2)
         waiting: int = idx - self.taken & 0xFFFF
         if waiting > self.size:
@@ -230,7 +230,7 @@ class SplitRing:
         else:
             self._memory.store(self._used_at + 2, self.used, 2)
 
-    # -- who tells whom --------------------------------------------------------------------------
+    # -- notifications --------------------------------------------------------------------------
 
     def listen(self, wanted: bool) -> bool:
         """Whether the driver shall notify. True: there are chains waiting. BrokenRing, DmaFault."""

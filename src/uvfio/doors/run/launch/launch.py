@@ -222,7 +222,7 @@ class Launched:
         while not self._waiting:
             taken = signal.sigtimedwait(awaited, 0.02) if ended else signal.sigwaitinfo(awaited)
             if taken is None:
-                # Nobody can call any more, so a thread that sleeps in RECV does so until the signal.
+                # No call can arrive any more, so a thread that sleeps in RECV does so until the signal.
                 if (
                     any(event & select.POLLHUP for _, event in listener.poll(0))
                     and _sleeps_in_recv()
@@ -237,7 +237,7 @@ class Launched:
                 self._forward(taken.si_signo)
 
     def _wake(self, number: int, frame: object) -> None:
-        """Handler of ``INTERRUPT``; anybody can send that."""
+        """Handler of ``INTERRUPT``; any process of the user can send that."""
         if self._waking:
             self._waking = False
             raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
