@@ -142,16 +142,20 @@ class BoundDevice(Protocol):
     """
 
     @property
-    def kind(self) -> DeviceKind: ...
+    def kind(self) -> DeviceKind:
+        """The kind of bus that the device sits on."""
 
     @property
-    def resettable(self) -> bool: ...
+    def resettable(self) -> bool:
+        """Whether ``reset`` can work."""
 
     @property
-    def num_regions(self) -> int: ...
+    def num_regions(self) -> int:
+        """How many regions the device file has."""
 
     @property
-    def num_irqs(self) -> int: ...
+    def num_irqs(self) -> int:
+        """How many interrupt indexes the device has."""
 
     def get(self) -> None:
         """Count one more open device file. The first one enables the device."""
@@ -215,7 +219,8 @@ class VfioDriver(Protocol):
     """A VFIO bus driver (vfio-pci): it recognises its devices and takes hot-plugged ones."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the driver: "vfio-pci"."""
 
     def match(self, dev: BusDevice, name: str) -> bool:
         """Whether ``name``, given by a program to GET_DEVICE_FD, means ``dev``."""

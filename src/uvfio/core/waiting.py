@@ -47,6 +47,7 @@ class Then:
         self._action = action
 
     def poll(self) -> bool:
+        """Do the next step; returns whether all is done. Raises the condition that the caller's write fails with."""
         done = self._wait.poll()
         if done:
             self._action()
@@ -54,14 +55,18 @@ class Then:
 
     @property
     def what(self) -> str:
+        """A description for people: "unbinding 0000:06:0d.0"."""
         return self._wait.what
 
     @property
     def ready(self) -> bool:
+        """Whether ``poll`` has something to do now; read with the framework's lock held."""
         return self._wait.ready
 
     def delay(self) -> float:
+        """Seconds until the next ``poll``, unless a file is closed before."""
         return self._wait.delay()
 
     def cancel(self) -> None:
+        """Give up (idempotent; nothing happens at the end)."""
         self._wait.cancel()

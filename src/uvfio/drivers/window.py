@@ -91,6 +91,7 @@ class RegisterWindow(Window):
         self._index = region.index
 
     def read(self, offset: int, count: int, widest: int = 4) -> bytes:
+        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
         left = self._within(offset, count)
         load, index = self._load, self._index
         answer = bytearray()
@@ -102,6 +103,7 @@ class RegisterWindow(Window):
         return bytes(answer)
 
     def write(self, offset: int, data: bytes, widest: int = 4) -> int:
+        """How many bytes of ``data`` were written."""
         if not self.region.writable:
             raise self._refuse("is read-only")
         count = left = self._within(offset, len(data))
@@ -132,6 +134,7 @@ class PolledWindow(RegisterWindow):
         self._memory = memory
 
     def mmap(self, offset: int, size: int) -> memoryview:
+        """The memory behind ``size`` bytes at ``offset``."""
         self._check_mapping(offset, size)
         return self._memory(self.region.index)[offset : offset + size]
 
@@ -146,10 +149,12 @@ class MemoryWindow(Window):
         self._memory = memory
 
     def read(self, offset: int, count: int) -> bytes:
+        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
         end = offset + self._within(offset, count)
         return bytes(self._memory(self.region.index)[offset:end])
 
     def write(self, offset: int, data: bytes) -> int:
+        """How many bytes of ``data`` were written."""
         if not self.region.writable:
             raise self._refuse("is read-only")
         count = self._within(offset, len(data))
@@ -157,6 +162,7 @@ class MemoryWindow(Window):
         return count
 
     def mmap(self, offset: int, size: int) -> memoryview:
+        """The memory behind ``size`` bytes at ``offset``."""
         self._check_mapping(offset, size)
         return self._memory(self.region.index)[offset : offset + size]
 

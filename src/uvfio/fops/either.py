@@ -100,6 +100,7 @@ class AnyGroupFile(HeldGroupFile):
         return abi
 
     def abi_of(self, cmd: int) -> str:
+        """The ABI that the request ``cmd`` has on this file, for traces and statistics."""
         return self.chosen.abi if self.chosen else DECIDES.get(cmd, MAINLINE)
 
     def decide(self, abi: str) -> GroupFile:
@@ -112,6 +113,7 @@ class AnyGroupFile(HeldGroupFile):
         return self.chosen
 
     def group_as(self, abi: str) -> OpenGroup | None:
+        """The open group, if this is a group file of ``abi``. A file that is undecided becomes one of that ABI."""
         if self.chosen is None:
             try:
                 self.decide(abi)

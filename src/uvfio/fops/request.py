@@ -94,6 +94,7 @@ class RequestFile(Dispatcher, File):
     """The errno that conditions have in the file's ABI, where it is not the condition's default."""
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
+        """``ioctl(fd, cmd, arg)``: the non-negative result. ``arg`` is the raw register."""
         try:
             return self.dispatch(task, cmd, arg)
         except VfioError as error:

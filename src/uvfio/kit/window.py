@@ -19,19 +19,22 @@ __all__ = ["AbsentWindow", "CallWindow", "MemoryWindow", "OverlayWindow", "Windo
 class Window(Protocol):
     """What answers accesses to a BAR or region. Offsets count from its beginning."""
 
-    def read(self, offset: int, size: int) -> int: ...
+    def read(self, offset: int, size: int) -> int:
+        """``size`` bytes at ``offset``, as a little-endian integer."""
 
-    def write(self, offset: int, value: int, size: int) -> None: ...
+    def write(self, offset: int, value: int, size: int) -> None:
+        """Store ``value``, of ``size`` bytes, at ``offset``."""
 
 
 class AbsentWindow:
     """Nothing answers: reads give ones, writes vanish."""
 
     def read(self, offset: int, size: int) -> int:
+        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
         return (1 << 8 * size) - 1
 
     def write(self, offset: int, value: int, size: int) -> None:
-        pass
+        """How many bytes of ``data`` were written."""
 
 
 class MemoryWindow:
@@ -42,6 +45,7 @@ class MemoryWindow:
         self._index = index
 
     def read(self, offset: int, size: int) -> int:
+        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
         return int.from_bytes(self._memories[self._index][offset : offset + size], "little")
 
     def write(self, offset: int, value: int, size: int) -> None:
@@ -61,9 +65,11 @@ class CallWindow:
         self._write = write
 
     def read(self, offset: int, size: int) -> int:
+        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
         return self._read(offset, size)
 
     def write(self, offset: int, value: int, size: int) -> None:
+        """How many bytes of ``data`` were written."""
         if self._write is not None:
             self._write(offset, value, size)
 
@@ -76,12 +82,14 @@ class OverlayWindow:
         self._parts = tuple(parts)
 
     def read(self, offset: int, size: int) -> int:
+        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
         for first, end, window in self._parts:
             if first <= offset < end:
                 return window.read(offset - first, size)
         return self._base.read(offset, size)
 
     def write(self, offset: int, value: int, size: int) -> None:
+        """How many bytes of ``data`` were written."""
         for first, end, window in self._parts:
             if first <= offset < end:
                 window.write(offset - first, value, size)

@@ -173,7 +173,7 @@ class Binding:
                 self._offer(driver, slot)
 
     def remove_id(self, driver: str, text: str) -> None:
-        """remove_id_store: the first id like this goes; devices that are bound stay bound. InvalidArgument, NoSuchDevice."""
+        """remove_id_store: forget the first such id; bound devices stay bound. InvalidArgument, NoSuchDevice."""
         wanted = Id(*_fields(text, 6))
         known = self.ids.get(driver, [])
         for old in known:

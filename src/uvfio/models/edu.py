@@ -95,18 +95,22 @@ class Edu(PciModel):
     migration = Option(bool, False, "state can be saved and resumed, DMA can be logged")
 
     def on_reset(self) -> None:
+        """Set the attributes of your own to their power-on values; called when made and at each reset."""
         self.buffer = bytearray(DMA_SIZE)
 
     # -- migration -------------------------------------------------------------------------------
 
     @property
     def migratable(self) -> bool:
+        """Whether the state can be saved and given to another device; override it: True, or what an option says."""
         return self.migration
 
     def save(self) -> bytes:
+        """What ``on_reset`` sets up, as bytes: state that is neither registers nor memory."""
         return bytes(self.buffer)
 
     def load(self, state: bytes) -> None:
+        """Take what ``save`` of another one gave; everything else is in place. InvalidArgument if it cannot be."""
         if len(state) != DMA_SIZE:
             raise InvalidArgument(f"a buffer of {len(state)} bytes")
         self.buffer[:] = state
@@ -115,10 +119,12 @@ class Edu(PciModel):
 
     @EduRegisters.liveness.on_store
     def invert(self, old: int, new: int) -> int:
+        """A store in the liveness register: it reads as the inverse."""
         return ~new
 
     @EduRegisters.factorial.on_store
     def compute(self, old: int, new: int) -> int:
+        """A store in the factorial register starts the computation."""
         if self.regs.status & 1:
             return old
         self.regs.update(EduRegisters.status, computing=1)
@@ -143,6 +149,7 @@ class Edu(PciModel):
 
     @EduRegisters.interrupt_acknowledge.on_write
     def acknowledge(self, causes: int) -> None:
+        """Clear interrupt causes; INTx drops with the last one."""
         self.regs.interrupt_status &= ~causes
         if not self.regs.interrupt_status:
             self.intx(False)
@@ -153,10 +160,12 @@ class Edu(PciModel):
     @EduRegisters.dma_destination.on_store
     @EduRegisters.dma_count.on_store
     def unless_running(self, old: int, new: int) -> int:
+        """DMA registers keep their values while a transfer is in progress."""
         return old if self.regs.dma_command & DMA_START else new
 
     @EduRegisters.dma_command.on_store
     def start(self, old: int, new: int) -> int:
+        """Bit 0 of the DMA command starts a transfer."""
         if old & DMA_START or not new & DMA_START:
             return old
         self.after(self.dma_delay, self.transfer)

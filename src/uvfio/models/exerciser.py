@@ -281,6 +281,7 @@ class Exerciser(_Function):
     )
 
     def build_capabilities(self) -> tuple[Capability, ...]:
+        """The capabilities of this instance; override where they depend on options."""
         built = super().build_capabilities()
         if not self.vfs:
             return built
@@ -289,39 +290,48 @@ class Exerciser(_Function):
         return (*built, Sriov(ExerciserVf, self.vfs, options=options))
 
     def build_rom(self) -> bytes:
+        """The expansion ROM's image (empty: no ROM); override where it depends on options."""
         return rom_image(self.vendor_id, self.device_id, self.class_code)
 
     def on_reset(self) -> None:
+        """Set the attributes of your own to their power-on values; called when made and at each reset."""
         super().on_reset()
         self.table = bytearray(256)
 
     @property
     def migratable(self) -> bool:
+        """Whether the state can be saved and given to another device; override it: True, or what an option says."""
         return self.migration and not self.vfs  # then its virtual functions are what moves
 
     def save(self) -> bytes:
+        """What ``on_reset`` sets up, as bytes: state that is neither registers nor memory."""
         return bytes(self.table)
 
     def load(self, state: bytes) -> None:
+        """Take what ``save`` of another one gave; everything else is in place. InvalidArgument if it cannot be."""
         if len(state) != len(self.table):
             raise InvalidArgument(f"a table of {len(state)} bytes")
         self.table[:] = state
 
     @ExerciserPorts.data.on_read
     def table_read(self) -> int:
+        """The entry of the table that the index selects."""
         return self.table[self.ports.index]
 
     @ExerciserPorts.data.on_write
     def table_write(self, value: int) -> None:
+        """Store an entry of the table that the index selects."""
         self.table[self.ports.index] = value
 
     @ExerciserPorts.swapped.on_read
     def read_swapped(self) -> int:
+        """What was stored, with its two bytes exchanged."""
         value = self.ports.swapped
         return value >> 8 | (value & 0xFF) << 8
 
     @ExerciserPorts.reads.on_read
     def read_reads(self) -> int:
+        """How often this register has been read."""
         self.ports.reads += 1
         return self.ports.reads
 

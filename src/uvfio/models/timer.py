@@ -89,6 +89,7 @@ class Timer(PlatformModel):
     overflowed = EdgeLine(1, node="log")
 
     def on_reset(self) -> None:
+        """Set the attributes of your own to their power-on values; called when made and at each reset."""
         self.regs.period = self.period
         self.born = self.clock.monotonic()
         self.alarm: Alarm | None = None
@@ -103,6 +104,7 @@ class Timer(PlatformModel):
 
     @TimerRegisters.control.on_store
     def control_written(self, old: int, new: int) -> int:
+        """Start, stop and enable interrupts, by the bits of the control register."""
         if new & ~old & RUN:
             self.regs.value = self.regs.load
         self.regs.control = new
@@ -113,10 +115,12 @@ class Timer(PlatformModel):
 
     @TimerRegisters.period.on_write
     def period_written(self, _: int) -> None:
+        """A new period begins."""
         self.begin()
 
     @TimerRegisters.status.on_write
     def acknowledged(self, _: int) -> None:
+        """Bits of the status register were cleared: the interrupt line follows."""
         self.update_level()
 
     def update_level(self) -> None:

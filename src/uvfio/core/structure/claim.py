@@ -56,10 +56,12 @@ class Claim(Iommu):
 
     @property
     def joined(self) -> bool:
+        """Whether the group's file was set on the iommufd."""
         return self.state in (State.JOINED, State.JOINED_BOUND)
 
     @property
     def owns_dma(self) -> bool:
+        """Whether the iommufd owns the DMA of the group's devices."""
         return self.state in (State.BOUND, State.JOINED_BOUND)
 
     def join(self) -> None:
@@ -81,10 +83,12 @@ class Claim(Iommu):
             raise
 
     def depart(self, group: Group) -> bool:
+        """Whether a member may leave at once (vfio_container_detach_group). Busy while a device of it is open."""
         self.life.step(Event.UNJOIN, self._names())
         return not self.owns_dma
 
     def forget_closed(self) -> None:
+        """Take note that device files may have been closed."""
         for device in [device for device in self.bound if not device.in_use]:
             self.unbind(device)
 

@@ -93,10 +93,12 @@ class Device:
 
     @property
     def name(self) -> str:
+        """The device's name on its bus."""
         return self.dev.name
 
     @property
     def iommu(self) -> Iommu | None:
+        """The context of the device's group, or None."""
         return self.group.iommu
 
     @property

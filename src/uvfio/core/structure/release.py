@@ -182,10 +182,12 @@ class Release:
 
     @property
     def what(self) -> str:
+        """A description for people: "unbinding 0000:06:0d.0"."""
         return f"unbinding {self.device.name}"
 
     @property
     def ready(self) -> bool:
+        """Whether ``poll`` has something to do now; read with the framework's lock held."""
         return self._framework.removable(self.device)
 
     def poll(self) -> bool:

@@ -54,6 +54,7 @@ class Mapping:
 
     @property
     def size(self) -> int:
+        """Bytes."""
         return self.last - self.first + 1
 
     def part(self, first: int, last: int) -> Mapping:

@@ -56,9 +56,11 @@ class RomWindow(Window):
         self._image = image
 
     def read(self, offset: int, count: int) -> bytes:
+        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
         return self._image[offset : offset + self._within(offset, count)]
 
     def write(self, offset: int, data: bytes) -> int:
+        """How many bytes of ``data`` were written."""
         raise self._refuse("is read-only memory")
 
 

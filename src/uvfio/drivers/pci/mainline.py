@@ -63,9 +63,11 @@ class ConfigWindow(Window):
         self.space: ConfigSpace | None = None
 
     def read(self, offset: int, count: int) -> bytes:
+        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
         return self._opened().read(offset, count)
 
     def write(self, offset: int, data: bytes) -> int:
+        """How many bytes of ``data`` were written."""
         return self._opened().write(offset, data)
 
     def _opened(self) -> ConfigSpace:
@@ -100,6 +102,7 @@ class MainlinePci(VfioDevice):
     # Regions
 
     def load(self, index: int, offset: int, count: int) -> bytes:
+        """Read; registers with accesses of up to 8 bytes."""
         if not count:
             return b""
         with self._lock:
@@ -119,6 +122,7 @@ class MainlinePci(VfioDevice):
             )
 
     def store(self, index: int, offset: int, data: bytes) -> int:
+        """Write; errors as ``load``. Returns the number of bytes taken."""
         if not data:
             return 0
         with self._lock:
@@ -170,14 +174,18 @@ class MainlinePci(VfioDevice):
     # Interrupts
 
     def irq_count(self, index: int) -> int:
+        """The number of interrupts of this kind. InvalidArgument for a kind that does not exist."""
         return self._interrupts.count(index)
 
     def irq_resizable(self, index: int) -> bool:
+        """Whether a set of this kind may grow while it is in use."""
         return self._interrupts.resizable(index)
 
     def apply_irqs(
         self, index: int, action: IrqAction, start: int, count: int, data: IrqData
     ) -> None:
+        """Do ``action``. The range is inside ``irq_count``. UnknownCommand for what the kind cannot do at all,
+        InvalidArgument for what it cannot do now, NoVectors, what an ``EventSource`` raises."""
         self._interrupts.apply(index, action, start, count, data)
 
     # Stores on demand
@@ -185,6 +193,7 @@ class MainlinePci(VfioDevice):
     def set_ioevent(
         self, index: int, offset: int, width: int, value: int, event: Callable[[], Event] | None
     ) -> None:
+        """Each signal of the event stores ``value``; None ends what exactly these arguments began."""
         name = self.function.name
         if not 0 <= index < ROM_INDEX:
             raise InvalidArgument(f"{name}: region {index} is no BAR")
@@ -213,9 +222,12 @@ class MainlinePci(VfioDevice):
     # Tokens
 
     def check_token(self, token: bytes | None) -> None:
+        """Check the VF token, 16 bytes or None. WrongToken if it differs, InvalidArgument if none is wanted."""
         self._token.check(token)
 
     def set_token(self, token: bytes | None) -> None:
+        """Set the token that later opens must present. UnknownCommand for a device that has none; None only checks
+        that."""
         own = self._token.own
         if own is None:
             raise UnknownCommand(
@@ -227,6 +239,7 @@ class MainlinePci(VfioDevice):
     # Power
 
     def enter_low_power(self, wakeup: Event | None) -> None:
+        """Put the device into low power; ``wakeup`` is signalled when it wakes. InvalidArgument if it is there."""
         with self._lock:
             if self._low_power:
                 raise InvalidArgument(f"{self.function.name} is in low power already")
@@ -234,6 +247,7 @@ class MainlinePci(VfioDevice):
             self._settle_mappings()
 
     def leave_low_power(self) -> None:
+        """Leave low power; nothing if the device is not there."""
         with self._lock:
             wakeup, self._wakeup = self._wakeup, None
             self._low_power = False

@@ -62,17 +62,22 @@ class MigratingPci:
 
     @property
     def identity(self) -> str:
+        """Equal for devices that can take each other's data: model, options, layout."""
         return self._function.identity
 
     @property
     def resets(self) -> int:
+        """How often the device was reset by a write to configuration space."""
         return self._function.resets
 
     @property
     def memories(self) -> Mapping[int, memoryview]:
+        """The bytes of BARs that are plain memory, mappable or not."""
         return self._function.memories
 
     def quiesce(self, activity: Activity) -> None:
+        """Restrict the device to ``activity``; resets do not change that. Time that it measures stands still
+        meanwhile."""
         self._function.quiesce(activity)
 
     def save(self) -> bytes:
@@ -81,6 +86,7 @@ class MigratingPci:
         return len(copy).to_bytes(LENGTH_SIZE, "little") + copy + self._function.save_state()
 
     def load(self, state: bytes) -> None:
+        """Take over what ``save`` of such a device gave. InvalidArgument if it is not that."""
         end = LENGTH_SIZE + int.from_bytes(state[:LENGTH_SIZE], "little")
         if len(state) < end:
             raise InvalidArgument(f"{len(state)} bytes of state, {end} at least")

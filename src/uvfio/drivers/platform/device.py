@@ -54,10 +54,12 @@ class VfioPlatformDevice(VfioDevice):
 
     @property
     def num_regions(self) -> int:
+        """How many regions the device has."""
         return len(self._windows)
 
     @property
     def num_irqs(self) -> int:
+        """How many interrupts the device has."""
         return len(self._interrupts)
 
     # Device tree

@@ -122,6 +122,7 @@ class ContainerFile(MainlineFile):
         self.framework.close_container(self.container)
 
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
+        """Call the handler of ``cmd``. Raises UnknownCommand if there is none; else as the handler does."""
         if self.container.type1 is None and cmd not in ALONE:
             if self.container.enabled:
                 raise UnknownCommand("the container's devices have no IOMMU: nothing can be mapped")

@@ -104,6 +104,7 @@ class DeviceFile(MainlineFile):
     # -- reading, writing, mapping -----------------------------------------------------------------
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
+        """``ioctl(fd, cmd, arg)``: the non-negative result. ``arg`` is the raw register."""
         if cmd == vfio.VFIO_DEVICE_PCI_HOT_RESET:
             return super().ioctl(task, cmd, arg)
         with self.device.lock:
@@ -114,6 +115,7 @@ class DeviceFile(MainlineFile):
         return super().dispatch(task, cmd, arg)
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
+        """``pread``: fewer bytes than ``count`` only at the end of the file or region."""
         with self.device.lock:
             opened, mainline = self.opened, self.mainline
             if opened is None or opened.data is None or mainline is None:
@@ -121,6 +123,7 @@ class DeviceFile(MainlineFile):
             return mainline.load(offset >> SHIFT, offset & OFFSET_MASK, count)
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:
+        """``pwrite``: the number of bytes taken."""
         with self.device.lock:
             opened, mainline = self.opened, self.mainline
             if opened is None or opened.data is None or mainline is None:
@@ -128,6 +131,7 @@ class DeviceFile(MainlineFile):
             return mainline.store(offset >> SHIFT, offset & OFFSET_MASK, payload)
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
+        """Check a mapping of ``size`` bytes and return the memory behind it."""
         with self.device.lock:
             data = self._bound()
             if not shared:

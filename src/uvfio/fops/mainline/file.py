@@ -51,6 +51,7 @@ class MainlineFile(RequestFile):
     ERRNO: ClassVar[Mapping[type[VfioError], int]] = ERRNO
 
     def request_name(self, cmd: int) -> str:
+        """The header's name of a request to this file, or its number."""
         return vfio.ioctl_name(self.kind, cmd)
 
 

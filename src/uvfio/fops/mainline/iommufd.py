@@ -129,6 +129,7 @@ class IommufdFile(MainlineFile):
         return handler(self, task, Call(memory, arg, size), layout.from_bytes(raw))
 
     def request_name(self, cmd: int) -> str:
+        """The header's name of a request to this file, or its number."""
         return uapi.ioctl_name(cmd)
 
     # -- address spaces ----------------------------------------------------------------------------

@@ -94,15 +94,19 @@ class DataFile(MainlineFile):
         self._flow = _Flow(self)
 
     def sequential(self) -> File:
+        """The file whose ``pread`` and ``pwrite`` serve ``read`` and ``write`` at the file position."""
         return self._flow
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
+        """``pread``: fewer bytes than ``count`` only at the end of the file or region."""
         raise InvalidArgument("migration data have no other position than the next", errno=ESPIPE)
 
     def pwrite(self, task: Task, data: bytes, offset: int) -> int:
+        """``pwrite``: the number of bytes taken."""
         raise InvalidArgument("migration data have no other position than the next", errno=ESPIPE)
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
+        """``ioctl(fd, cmd, arg)``: the non-negative result. ``arg`` is the raw register."""
         with self.device.lock:
             return super().ioctl(task, cmd, arg)
 

@@ -49,10 +49,12 @@ class Map(NamedTuple):
 
     @property
     def readable(self) -> bool:
+        """Whether the flag READ is set."""
         return bool(self.flags & vfio.VFIO_DMA_MAP_FLAG_READ)
 
     @property
     def writable(self) -> bool:
+        """Whether the flag WRITE is set."""
         return bool(self.flags & vfio.VFIO_DMA_MAP_FLAG_WRITE)
 
 

@@ -49,10 +49,12 @@ class DeviceFile(RfcFile):
         self.framework.close_device(self.opened)
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
+        """``ioctl(fd, cmd, arg)``: the non-negative result. ``arg`` is the raw register."""
         with self.opened.device.lock:
             return super().ioctl(task, cmd, arg)
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
+        """``pread``: fewer bytes than ``count`` only at the end of the file or region."""
         with self.opened.device.lock:
             data = self.opened.data
             if data is None:
@@ -60,6 +62,7 @@ class DeviceFile(RfcFile):
             return data.read(offset >> SHIFT, offset & OFFSET_MASK, count)
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:
+        """``pwrite``: the number of bytes taken."""
         with self.opened.device.lock:
             data = self.opened.data
             if data is None:
@@ -67,6 +70,7 @@ class DeviceFile(RfcFile):
             return data.write(offset >> SHIFT, offset & OFFSET_MASK, payload)
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
+        """Check a mapping of ``size`` bytes and return the memory behind it."""
         if not shared:
             raise InvalidArgument("device memory can only be mapped MAP_SHARED")
         with self.opened.device.lock:

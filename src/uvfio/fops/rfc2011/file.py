@@ -34,4 +34,5 @@ class RfcFile(RequestFile):
     }
 
     def request_name(self, cmd: int) -> str:
+        """The header's name of a request to this file, or its number."""
         return rfc.ioctl_name(cmd)

@@ -79,6 +79,7 @@ class PowerManagement(Capability):
         self.offset = offset
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         config.define(base + pci.PCI_PM_PMC, 2, 3)
         state = 0 if self.soft_reset else pci.PCI_PM_CTRL_NO_SOFT_RESET
         config.define(base + pci.PCI_PM_CTRL, 2, state, writable=pci.PCI_PM_CTRL_STATE_MASK)
@@ -108,6 +109,7 @@ class Msi(Capability):
         """Offset of the mask register in the capability; the pending register follows."""
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         flags = (self.vectors.bit_length() - 1) << 1
         if self.address64:
             flags |= pci.PCI_MSI_FLAGS_64BIT
@@ -152,6 +154,7 @@ class MsiX(Capability):
             raise ValueError(f"MSI-X table {self.table:#x} and pba {self.pba:#x} overlap")
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         writable = pci.PCI_MSIX_FLAGS_MASKALL | pci.PCI_MSIX_FLAGS_ENABLE
         config.define(base + pci.PCI_MSIX_FLAGS, 2, self.vectors - 1, writable=writable)
         config.define(base + pci.PCI_MSIX_TABLE, 4, self.table | self.bar)
@@ -178,6 +181,7 @@ class PciExpress(Capability):
         self.offset = offset
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         link = self.speed | self.width << pci.PCI_EXP_LNKSTA_NLW_SHIFT
         devcap = pci.PCI_EXP_DEVCAP_RBER | (pci.PCI_EXP_DEVCAP_FLR if self.flr else 0)
         control = 0x7FFF & ~(pci.PCI_EXP_DEVCTL_PHANTOM | pci.PCI_EXP_DEVCTL_AUX_PME)
@@ -223,6 +227,7 @@ class AdvancedFeatures(Capability):
         self.offset = offset
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         config.define(base + pci.PCI_AF_LENGTH, 1, pci.PCI_CAP_AF_SIZEOF)
         config.define(base + pci.PCI_AF_CAP, 1, pci.PCI_AF_CAP_TP | pci.PCI_AF_CAP_FLR)
         config.define(base + pci.PCI_AF_CTRL, 1, 0, writable=pci.PCI_AF_CTRL_FLR)
@@ -240,6 +245,7 @@ class RawCapability(Capability):
         self.size = 2 + len(body)
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         _define_bytes(config, base + 2, self.body, self.writable)
 
 
@@ -255,6 +261,7 @@ class VendorSpecific(Capability):
         self.size = 3 + len(body)
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         config.define(base + pci.PCI_CAP_FLAGS, 1, self.size)
         _define_bytes(config, base + 3, self.body, self.writable)
 
@@ -273,6 +280,7 @@ class AdvancedErrorReporting(ExtendedCapability):
         self.offset = offset
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         config.define(base + pci.PCI_ERR_UNCOR_STATUS, 4, 0, w1c=self._uncorrectable)
         config.define(base + pci.PCI_ERR_UNCOR_MASK, 4, 0, writable=self._uncorrectable)
         config.define(base + pci.PCI_ERR_UNCOR_SEVER, 4, self._fatal, writable=self._uncorrectable)
@@ -294,6 +302,7 @@ class SerialNumber(ExtendedCapability):
         self.offset = offset
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         config.define(base + 4, 8, self.serial)
 
 
@@ -308,6 +317,7 @@ class RawExtendedCapability(ExtendedCapability):
         self.size = 4 + len(body)
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         _define_bytes(config, base + 4, self.body, self.writable)
 
 

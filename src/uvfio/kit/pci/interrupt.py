@@ -66,11 +66,13 @@ class Interrupts:
 
     @property
     def msi_enabled(self) -> bool:
+        """Whether the host has enabled MSI."""
         at = self._msi_at
         return bool(at and self._config.data[at + pci.PCI_MSI_FLAGS] & pci.PCI_MSI_FLAGS_ENABLE)
 
     @property
     def msix_enabled(self) -> bool:
+        """Whether the host has enabled MSI-X."""
         return bool(self._msix_at and self._msix_flags() & pci.PCI_MSIX_FLAGS_ENABLE)
 
     # -- the device's side -----------------------------------------------------------------------

@@ -210,26 +210,32 @@ class PciModel(Migrating):
 
     @property
     def physfn(self) -> PciModel | None:
+        """The physical function that this virtual one belongs to, or None."""
         return self._physfn
 
     @property
     def config_size(self) -> int:
+        """256 (conventional) or 4096 (PCI Express)."""
         return self.config.size
 
     @property
     def bars(self) -> Mapping[int, Bar]:
+        """Implemented BARs by index 0-5; the upper half of a 64-bit BAR is not listed."""
         return self._bars
 
     @property
     def virtual_bars(self) -> Mapping[int, Bar]:
+        """As ``bars``, of each of its virtual functions; empty for all but physical functions."""
         return {} if self.sriov is None else self.sriov.bars
 
     @property
     def rom(self) -> bytes:
+        """The expansion ROM image, power-of-two size >= 2048, or empty."""
         return self._rom
 
     @property
     def reset_methods(self) -> tuple[str, ...]:
+        """Ways to reset just this function, best first: "flr", "af_flr", "pm", "bus". Empty: none."""
         methods = []
         for cap in self._caps:
             if isinstance(cap, PciExpress) and cap.flr:
@@ -243,14 +249,17 @@ class PciModel(Migrating):
 
     @property
     def intx_asserted(self) -> bool:
+        """Level of the INTx wire behind the command register's disable bit."""
         return self.interrupts.wire
 
     def config_read(self, offset: int, size: int) -> int:
+        """Physical configuration read of 1, 2 or 4 aligned bytes."""
         if self._gone:
             return (1 << 8 * size) - 1
         return self.config.read(offset, size)
 
     def config_write(self, offset: int, value: int, size: int) -> None:
+        """Physical configuration write; read-only bits keep their value."""
         if not self._gone:
             self.config.write(offset, value, size)
 
@@ -259,6 +268,7 @@ class PciModel(Migrating):
     bar_memory = Migrating._memory
 
     def show_mappings(self, visible: bool) -> None:
+        """Whether loads and stores through mappings of BARs answer, or fault. NoMemory, NoSpace."""
         if not self._gone and self._mappings:
             (self._store.show if visible else self._store.hide)(self._name)
 

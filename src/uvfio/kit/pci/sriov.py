@@ -80,6 +80,7 @@ class Sriov(ExtendedCapability):
                 raise ValueError(f"BAR {index} of {vf.__name__} is I/O, which no VF can have")
 
     def define(self, config: ConfigSpace, base: int) -> None:
+        """Define every register after the header (ID and next pointer), at ``base`` in ``config``."""
         config.define(base + pci.PCI_SRIOV_CAP, 4, 0)
         config.define(base + pci.PCI_SRIOV_CTRL, 2, 0, writable=_CONTROL)
         config.define(base + pci.PCI_SRIOV_INITIAL_VF, 2, self.total)

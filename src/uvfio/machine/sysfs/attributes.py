@@ -99,6 +99,7 @@ class Bound(NamedTuple):
 
     @property
     def mode(self) -> int:
+        """The permissions of the file."""
         return self.attribute.mode
 
     @property

@@ -81,18 +81,22 @@ class VirtioNet(LegacyVirtio):
             self.line = wire.join(self.clock, self.wire, self)
 
     def offered(self) -> int:
+        """The features, as a set of bits."""
         net = 1 << virtio.VIRTIO_NET_F_MAC | 1 << virtio.VIRTIO_NET_F_STATUS
         return super().offered() | net | (self.mtu > 0) << virtio.VIRTIO_NET_F_MTU
 
     def on_reset(self) -> None:
+        """Set the attributes of your own to their power-on values; called when made and at each reset."""
         self.address_bytes = self._power_on_mac()
         super().on_reset()
 
     def forget_driver(self) -> None:
+        """What writing 0 to the status does: no rings, no causes, no vectors."""
         super().forget_driver()
         self.waiting: deque[bytes] = deque()
 
     def unplug(self) -> None:
+        """The device is gone: nothing answers, nothing is sent. Its memory goes back to the store."""
         super().unplug()
         if self.line is not None:
             self.line.leave(self)
@@ -100,10 +104,12 @@ class VirtioNet(LegacyVirtio):
     # -- configuration and link ------------------------------------------------------------------
 
     def configuration(self) -> bytes:
+        """What is behind the common registers now."""
         link = virtio.VIRTIO_NET_S_LINK_UP if self.link_up else 0
         return virtio.virtio_net_config.pack(bytes(self.address_bytes), link, 1, self.mtu)
 
     def configuration_written(self, index: int, value: int) -> None:
+        """The driver wrote one byte of it."""
         if index < len(self.address_bytes):
             self.address_bytes[index] = value
 
@@ -126,6 +132,7 @@ class VirtioNet(LegacyVirtio):
     # -- frames ----------------------------------------------------------------------------------
 
     def move(self) -> int:
+        """Do a bounded amount of work on ``rings``, which may be None; how much it was. BrokenRing, DmaFault."""
         return self.transmit() + self.deliver()
 
     def wants_notice(self, queue: int) -> bool:

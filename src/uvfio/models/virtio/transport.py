@@ -114,6 +114,7 @@ class LegacyVirtio(PciModel):
         self.memory = DmaWindows(self.dma)
 
     def build_capabilities(self) -> tuple[Capability, ...]:
+        """The capabilities of this instance; override where they depend on options."""
         msix = (MsiX(self.msix, bar=1),) if self.msix else ()
         return (*msix, *(cap for cap in self.capabilities if not isinstance(cap, MsiX)))
 
@@ -139,6 +140,7 @@ class LegacyVirtio(PciModel):
         return True
 
     def on_reset(self) -> None:
+        """Set the attributes of your own to their power-on values; called when made and at each reset."""
         self.regs.features = self.offered()
         self.forget_driver()
 
@@ -156,22 +158,26 @@ class LegacyVirtio(PciModel):
         self.next_turn: Timer | None = None
 
     def statistics(self) -> dict[str, int]:
+        """Counters that `uvfio ctl status` shows; override to have some. They survive a reset."""
         return dict(self.counters)
 
     # -- registers -------------------------------------------------------------------------------
 
     @VirtioRegisters.queue_size.on_read
     def read_queue_size(self) -> int:
+        """The size of the selected queue; 0 if there is none."""
         return self.queue_entries if self.regs.queue_select < self.queues else 0
 
     @VirtioRegisters.queue_address.on_read
     def read_queue_address(self) -> int:
+        """The page number of the selected queue; 0 if it is not in use."""
         selected = self.regs.queue_select
         ring = self.rings[selected] if selected < self.queues else None
         return ring.address >> virtio.VIRTIO_PCI_QUEUE_ADDR_SHIFT if ring is not None else 0
 
     @VirtioRegisters.queue_address.on_write
     def place_queue(self, pages: int) -> None:
+        """Page ``pages`` has the selected queue; 0 stops it."""
         if self.regs.queue_select < self.queues:
             address = pages << virtio.VIRTIO_PCI_QUEUE_ADDR_SHIFT
             made = SplitRing(self.memory, address, self.queue_entries) if pages else None
@@ -179,10 +185,12 @@ class LegacyVirtio(PciModel):
 
     @VirtioRegisters.driver_features.on_store
     def take_features(self, old: int, new: int) -> int:
+        """The driver accepts features, of those that are offered."""
         return new & self.regs.features
 
     @VirtioRegisters.status.on_store
     def status_written(self, old: int, new: int) -> int:
+        """The driver changes the device status; 0 resets the device."""
         if new == 0:
             if self.next_turn is not None:
                 self.next_turn.cancel()
@@ -194,6 +202,7 @@ class LegacyVirtio(PciModel):
 
     @VirtioRegisters.isr.on_read
     def read_isr(self) -> int:
+        """The interrupt causes, which the read clears; INTx drops."""
         causes = self.regs.isr
         self.regs.isr = 0
         self.intx(False)
@@ -201,12 +210,14 @@ class LegacyVirtio(PciModel):
 
     @VirtioRegisters.queue_notify.on_write
     def notified(self, queue: int) -> None:
+        """The driver has made chains of ``queue`` available."""
         self.counters["notifications"] += 1
         if queue < self.queues:
             self.look()
 
     @VirtioRegisters.device.on_read
     def read_device(self, index: int) -> int:
+        """A byte of the device-specific configuration."""
         if self.interrupts.msix_enabled:
             if index < VECTOR_BYTES:
                 slot = self._vector_slot(index)
@@ -219,6 +230,7 @@ class LegacyVirtio(PciModel):
 
     @VirtioRegisters.device.on_store
     def write_device(self, index: int, old: int, new: int) -> int:
+        """A byte of the device-specific configuration is stored."""
         if not self.interrupts.msix_enabled:
             self.configuration_written(index, new)
         elif index >= VECTOR_BYTES:

@@ -83,6 +83,7 @@ class Assembler:
         self._code.append((BPF_MISC | BPF_TAX, 0, None, None))
 
     def ret(self, verdict: int) -> None:
+        """End with ``verdict``."""
         self._code.append((BPF_RET | BPF_K, verdict, None, None))
 
     def jump(self, target: str) -> None:
@@ -90,12 +91,15 @@ class Assembler:
         self._code.append((BPF_JMP | BPF_JA, 0, target, target))
 
     def jeq(self, value: int, then: str | None = None, other: str | None = None) -> None:
+        """Compare: A == ``value``."""
         self._code.append((BPF_JMP | BPF_JEQ | BPF_K, value, then, other))
 
     def jge(self, value: int, then: str | None = None, other: str | None = None) -> None:
+        """Compare: A >= ``value``, unsigned."""
         self._code.append((BPF_JMP | BPF_JGE | BPF_K, value, then, other))
 
     def jset(self, bits: int, then: str | None = None, other: str | None = None) -> None:
+        """Test: A & ``bits`` is not 0."""
         self._code.append((BPF_JMP | BPF_JSET | BPF_K, bits, then, other))
 
     def jge_x(self, then: str | None = None, other: str | None = None) -> None:

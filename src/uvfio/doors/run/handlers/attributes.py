@@ -51,9 +51,11 @@ class Written(NamedTuple):
     show: Callable[[], None]
 
     def read(self, offset: int, count: int) -> bytes:
+        """``count`` bytes of the contents at ``offset``."""
         return self.bound.read(offset, count)
 
     def write(self, offset: int, data: bytes) -> tuple[int, Wait | None]:
+        """Store ``data``: bytes taken, and what has to be waited for."""
         self.settle()
         try:
             return self.bound.write(offset, data)

@@ -36,6 +36,7 @@ class Unreadable(VfioError):
 
     @classmethod
     def because(cls, pid: int, what: str) -> Unreadable:
+        """The error for process ``pid``, whose ``what`` cannot be reached, with a hint for the cause."""
         return cls(
             f"process {pid} made itself non-dumpable (prctl PR_SET_DUMPABLE, or its executable is not "
             f"readable): cannot {what}"
@@ -90,6 +91,7 @@ class UserMemory:
         self._there = _Iovec()
 
     def read(self, address: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes."""
         if size == 0:
             return b""
         buffer = ctypes.create_string_buffer(size)
@@ -98,6 +100,7 @@ class UserMemory:
         return buffer.raw
 
     def write(self, address: int, data: bytes) -> None:
+        """Write all of ``data``."""
         if not data:
             return
         buffer = ctypes.create_string_buffer(data, len(data))
@@ -118,12 +121,15 @@ class UserMemory:
         return moved == size
 
     def store(self, address: int, value: int, width: int) -> None:
+        """Store ``width`` bytes (2, 4 or 8) at an aligned address atomically."""
         self.program.store(address, value, width)
 
     def view(self, address: int, size: int) -> memoryview | None:
+        """Return a zero-copy window on shared memory, or None where there cannot be one."""
         return self.program.view(address, size)
 
     def pin(self, address: int, size: int, writable: bool) -> int:
+        """Return how many bytes of the range a DMA mapping would lock; device memory counts as none."""
         return self.program.pin(address, size, writable)
 
 
@@ -156,6 +162,7 @@ class ProgramMemory:
             return False
 
     def read(self, address: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes."""
         if size == 0:
             return b""
         if address < ADDRESS_LIMIT:
@@ -170,6 +177,7 @@ class ProgramMemory:
         raise BadAddress(f"cannot read {size} bytes at {address:#x}")
 
     def write(self, address: int, data: bytes) -> None:
+        """Write all of ``data``."""
         if not data:
             return
         if address < ADDRESS_LIMIT:

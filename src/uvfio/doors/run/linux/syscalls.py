@@ -361,10 +361,12 @@ class Vma(NamedTuple):
 
     @property
     def writable(self) -> bool:
+        """Whether the area may be written."""
         return bool(self.flags & PROCMAP_QUERY_VMA_WRITABLE)
 
     @property
     def shared(self) -> bool:
+        """Whether the area is shared."""
         return bool(self.flags & PROCMAP_QUERY_VMA_SHARED)
 
 

@@ -141,6 +141,7 @@ class Process:
 
     @property
     def mm(self) -> Mm:
+        """The caller's address space."""
         self.used = True
         if self._mm is None:
             self._mm = Mm(self.space, f"pid {self.tgid}")
@@ -197,6 +198,7 @@ class Process:
     # -- descriptors (Task) ------------------------------------------------------------------------
 
     def file(self, fd: int) -> object:
+        """The object behind the caller's ``fd``: one of our files or anything else. BadDescriptor if closed."""
         found = self.lookup(self.thread, fd)
         if found is not None:
             return found
@@ -230,9 +232,11 @@ class Process:
         return file
 
     def install(self, file: object, cloexec: bool) -> int:
+        """Give the caller a new descriptor for ``file``. TooManyFiles, NoSpace, NoMemory."""
         return self.processes.install(self, file, cloexec)  # type: ignore[arg-type]
 
     def event(self, fd: int) -> EventFd:
+        """A reference of our own to the caller's eventfd. BadDescriptor if closed, InvalidArgument if no eventfd."""
         return EventFd(self._take(fd), self.processes.reactor)
 
     def _take(self, fd: int) -> int:
@@ -268,12 +272,14 @@ class Process:
             os.close(by_thread)
 
     def file_memory(self, fd: int) -> FileMemory:
+        """The contents of the caller's shared memory file (memfd), by offset, for DMA; a reference of our own."""
         from uvfio.doors.run.linux.file_memory import FileMemory
 
         ours = self.lookup(self.thread, fd) is not None
         return FileMemory(self._take(fd), usable=not ours)
 
     def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK in bytes, or None for a task that no limit binds (CAP_IPC_LOCK, infinity)."""
         if self.processes.memlock is not None:
             return self.processes.memlock
         soft, _ = resource.prlimit(self.tgid, resource.RLIMIT_MEMLOCK)
@@ -410,6 +416,7 @@ class Processes:
                 del process.files[number]
 
     def close(self) -> None:
+        """Close what is held of every process."""
         for process in list(self.by_tgid.values()):
             self.exited(process)
 

@@ -43,6 +43,7 @@ class RunTimer:
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
+        """Do not call (idempotent; nothing happens when it was called already)."""
         if self.callback is not None:
             self.callback = None
             self.reactor.forget_cancelled()
@@ -70,14 +71,17 @@ class Reactor:
     # -- Clock -----------------------------------------------------------------------------------
 
     def monotonic(self) -> float:
+        """Seconds."""
         return monotonic()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> RunTimer:
+        """Call ``callback`` once, ``delay`` seconds from now or later."""
         timer = RunTimer(self, monotonic() + delay, callback)
         heapq.heappush(self._timers, (timer.due, next(self._order), timer))
         return timer
 
     def wait(self, condition: Condition, seconds: float) -> None:
+        """Wait until ``condition`` is notified or ``seconds`` of this clock have passed."""
         condition.wait(seconds)
 
     def forget_cancelled(self) -> None:
@@ -203,6 +207,7 @@ class Reactor:
                 self.on_error()
 
     def close(self) -> None:
+        """Close the descriptors of the reactor."""
         self._epoll.close()
         bell, self._bell = self._bell, -1
         if bell >= 0:
@@ -234,10 +239,12 @@ class EventFd:
             os.write(self.fd, ONE)
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` after each signal of another party, also for one that is pending already."""
         self._stop = self._reactor.watch(self.fd, callback, edge=True)
         return self._stop
 
     def close(self) -> None:
+        """Drop this reference (idempotent)."""
         if self.fd >= 0:
             if self._stop:
                 self._stop()

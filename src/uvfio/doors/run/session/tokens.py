@@ -248,6 +248,7 @@ class Tokens:
     def allocate(
         self, device: str, sizes: Mapping[int, int], late: Collection[int] = ()
     ) -> Mapping[int, memoryview]:
+        """Zeroed writable memory for regions ``{index: bytes}`` of ``device``. NoMemory, NoSpace."""
         total = sum(sizes.values())
         with _short(device, f"no {total} bytes of region memory in {self.folder}"):
             memory = DeviceMemory(self.folder, sizes, late)
@@ -263,6 +264,7 @@ class Tokens:
         return dict(memory.views)
 
     def populate(self, device: str, index: int) -> None:
+        """Give late region ``index`` its memory (idempotent). NoMemory, NoSpace."""
         with _short(device, f"no room for region {index} in {self.folder}"):
             self._of(device).populate(index)
 
@@ -272,20 +274,27 @@ class Tokens:
             self._of(device).mapped()
 
     def hide(self, device: str) -> None:
+        """From now on loads and stores of programs in the device's memory fault (SIGBUS); the views and what they
+        show stay (idempotent). NoMemory."""
         with _short(device, "its memory cannot be hidden"):
             self._of(device).hide()
 
     def show(self, device: str) -> None:
+        """Programs see the memory again, with what the views show (idempotent). NoSpace; then it stays hidden."""
         with _short(device, f"no room for its memory in {self.folder}"):
             self._of(device).show()
 
     def hidden(self, device: str) -> bool:
+        """Whether the device's memory is hidden from programs."""
         return self._of(device).hidden
 
     def watch(self, look: Callable[[], bool]) -> Callable[[], None]:
+        """Programs have registers mapped: call ``look`` every few milliseconds and by ``look()``, on the thread that
+        serves the machine, until the function that this returns is called (idempotent)."""
         return self.polls.watch(look)
 
     def look(self) -> None:
+        """Take up now what programs have stored in mapped registers."""
         self.polls.look()
 
     def _of(self, device: str) -> DeviceMemory:
@@ -294,6 +303,7 @@ class Tokens:
         return memory
 
     def release(self, device: str) -> None:
+        """The device is gone; programs may still have its memory mapped."""
         token = self._memory.pop(device, None)
         if token is not None and not token.files:
             self._forget_memory(token)
