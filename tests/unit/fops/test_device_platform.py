@@ -1,4 +1,4 @@
-"""The device file of today's ABIs for a platform device: what it has, and what only PCI functions have."""
+"""The device file of the mainline ABIs for a platform device: what it has, and what only PCI functions have."""
 
 from __future__ import annotations
 

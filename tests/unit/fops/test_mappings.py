@@ -1,4 +1,4 @@
-"""Mappings of today's device file: what polled registers say of themselves, and when memory does not answer."""
+"""Mappings of mainline's device file: what polled registers say of themselves, and when memory does not answer."""
 
 from __future__ import annotations
 

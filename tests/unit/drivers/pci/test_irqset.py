@@ -1,4 +1,4 @@
-"""drivers.pci.irqset: interrupts as today's programs set them; what is refused changes nothing."""
+"""drivers.pci.irqset: interrupts in the vocabulary of mainline; what is refused changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interrupts of a platform device as today's programs set them: events, masks, tests of themselves."""
+"""Interrupts of a platform device in the vocabulary of mainline: events, masks, tests of themselves."""
 
 from __future__ import annotations
 
@@ -219,12 +219,12 @@ def test_a_bad_descriptor_changes_nothing(bench: Bench, action: IrqAction) -> No
 
 
 def test_the_calls_of_2011_and_of_today_meet(bench: Bench) -> None:
-    today = bench.connect(EDGE)
+    event = bench.connect(EDGE)
     old = FakeEvent()
     bench.device.set_irqs(EDGE, [old])
     bench.wire(EDGE, True)
-    assert (today.closed, old.count) == (1, 1)
-    today = bench.connect(EDGE)
+    assert (event.closed, old.count) == (1, 1)
+    event = bench.connect(EDGE)
     assert old.closed == 1
     bench.device.set_irqs(EDGE, [])
-    assert today.closed == 1
+    assert event.closed == 1

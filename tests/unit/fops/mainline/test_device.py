@@ -1,4 +1,4 @@
-"""The device file of today's ABIs: information, accesses, interrupts in all their forms, resets, features."""
+"""The device file of the mainline ABIs: information, accesses, interrupts in all their forms, resets, features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names and arguments of today's ioctls as a trace shows them."""
+"""Names and arguments of mainline's ioctls as a trace shows them."""
 
 from __future__ import annotations
 
