@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from uvfio.doors.run.filter.rules import ARG, INT
 from uvfio.doors.run.handlers.attributes import open_attribute
+from uvfio.doors.run.handlers.iommu_group import group_number
 from uvfio.doors.run.handlers.lookup import MODULES, Lookup
-from uvfio.doors.run.handlers.nodes import group_number
 from uvfio.doors.run.linux.stat import (
     Facts,
     pack_stat,

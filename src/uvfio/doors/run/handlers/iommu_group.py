@@ -1,4 +1,4 @@
-"""What an open of the machine's own files returns: device nodes, and iommu_group as each ABI has it.
+"""``iommu_group`` of a device, as each ABI has it: a file in 2011, a link in mainline.
 
 A machine whose programs may speak either ABI (``--abi auto``) has the mainline tree, in which iommu_group is a link to
 the group's folder. In 2011 it was a file with the group's number. An open for reading gets that file; links,
@@ -7,7 +7,7 @@ listings and paths that go through it are mainline's::
     readlink, lstat, .../iommu_group/devices, open with O_DIRECTORY, O_PATH or O_NOFOLLOW      the link
     open(".../iommu_group", O_RDONLY)                                                          "240\\n"
 
-The modules of the mainline ABI are loaded when a program opens one of its nodes.
+What an open of a device node makes is the machine's rule (``machine/open.py``).
 """
 
 from __future__ import annotations
