@@ -439,3 +439,64 @@ def test_ordinary_files_in_the_range(bench: Bench, puppet: Puppet) -> None:
     assert copy < bench.stage.session.reserved.start
     puppet.must("close", number)
     assert puppet.call("ioctl", 1, rfc.VFIO_GROUP_GET_FLAGS, at) in (-errno.ENOTTY, -errno.EINVAL)
+
+
+# -- transfers that end in the middle -------------------------------------------------------------------
+
+
+@pytest.fixture(params=[64, 32])
+def large(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """An exerciser with 4 MiB of memory."""
+    device = f"exerciser@0000:07:00.0,group=7,memory={4 << 20}"
+    with Stage(device, bits=request.param) as stage:
+        bench = Bench(stage)
+        bench.pwrite(struct.pack("<H", 2), CONFIG + 4)
+        yield bench
+
+
+@pytest.mark.parametrize("name", ["pread64", "pwrite64"])
+def test_a_fault_in_the_second_piece_ends_the_transfer_after_the_first(
+    large: Bench, name: str
+) -> None:
+    puppet, piece = large.puppet, 1 << 20
+    buffer = puppet.pages(2 * piece // PAGE)
+    puppet.must("munmap", buffer + piece, piece)
+    where = large.wide(MEMORY_BAR)
+    assert puppet.call(name, large.device, buffer, 2 * piece, *where) == piece
+    assert puppet.call(name, large.device, buffer + piece, piece, *where) == -errno.EFAULT
+
+
+# -- the position of a sysfs file -----------------------------------------------------------------------
+
+OVERRIDE = b"/sys/bus/pci/devices/0000:07:00.0/driver_override"
+
+
+def test_positions_of_a_sysfs_file(puppet: Puppet) -> None:
+    fd = puppet.open(OVERRIDE, os.O_RDWR)
+    end = puppet.call("lseek", fd, 0, os.SEEK_END)
+    assert end >= 0
+    assert puppet.call("lseek", fd, 3, os.SEEK_SET) == 3
+    assert puppet.call("lseek", fd, 2, os.SEEK_CUR) == 5
+    assert puppet.call("lseek", fd, -6, os.SEEK_CUR) == -errno.EINVAL
+    assert puppet.call("lseek", fd, 0, 9) == -errno.EINVAL
+    assert puppet.call("lseek", fd, 0, os.SEEK_CUR) == 5, "a refused call moves nothing"
+    assert puppet.call("ftruncate", fd, 0) == 0
+    for name in ("fsync", "fdatasync"):
+        assert puppet.call(name, fd) == -errno.EINVAL
+
+
+def test_a_device_file_cannot_be_cut(bench: Bench) -> None:
+    assert bench.puppet.call("ftruncate", bench.device, 0) == -errno.EINVAL
+    assert identity(bench)
+
+
+@pytest.mark.parametrize("bench", [32], indirect=True)
+def test_llseek_of_i386_answers_in_memory(bench: Bench) -> None:
+    puppet = bench.puppet
+    fd = puppet.open(OVERRIDE, os.O_RDWR)
+    place = puppet.buffer(8)
+    assert puppet.call("_llseek", fd, 0, 4, place, os.SEEK_SET) == 0
+    assert puppet.peek(place, 8) == (4).to_bytes(8, "little")
+    assert puppet.call("_llseek", fd, 0xFFFFFFFF, 0xFFFFFFFF, place, os.SEEK_SET) == -errno.EINVAL
+    assert puppet.call("_llseek", fd, 0, 4, 0, os.SEEK_SET) == -errno.EFAULT
+    assert puppet.call("_llseek", bench.device, 0, 4, place, os.SEEK_SET) == -errno.ESPIPE
