@@ -6,7 +6,7 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -24,7 +24,7 @@ from support.puppet import (
     start,
 )
 from uvfio.doors.run.linux import syscalls as sc
-from uvfio.doors.run.linux.memory import ProgramMemory, UserMemory
+from uvfio.doors.run.linux.memory import ProgramMemory, Unreadable, UserMemory
 from uvfio.errors import BadAddress
 
 RW = PROT_READ | PROT_WRITE
@@ -393,3 +393,86 @@ def resident(pid: int) -> int:
     """Pages of memory that a process has."""
     with open(f"/proc/{pid}/statm") as statm:
         return int(statm.read().split()[1])
+
+
+# -- errors of the system that are no faults of an address ----------------------------------------------
+
+
+def failing(number: int) -> Callable[..., int]:
+    def call(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_an_error_that_is_no_fault_is_not_taken_for_one(
+    puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = program_memory(puppet)
+    at = puppet.pages(1)
+    monkeypatch.setattr(os, "pread", failing(errno.EPERM))
+    monkeypatch.setattr(os, "pwrite", failing(errno.EPERM))
+    for call in (lambda: memory.read(at, 4), lambda: memory.write(at, b"1234")):
+        with pytest.raises(PermissionError):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("number", "condition"),
+    [(errno.EACCES, Unreadable), (errno.EIO, OSError)],
+)
+def test_mappings_that_cannot_be_seen(
+    puppet: Puppet, monkeypatch: pytest.MonkeyPatch, number: int, condition: type[OSError]
+) -> None:
+    memory = program_memory(puppet)
+    at = puppet.pages(1)
+    monkeypatch.setattr(sc, "procmap_query", failing(number))
+    with pytest.raises(condition) as caught:
+        memory.pin(at, PAGE, True)
+    assert type(caught.value) is condition
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.ENOENT])
+def test_a_program_that_ends_meanwhile_has_no_mappings(
+    puppet: Puppet, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    memory = program_memory(puppet)
+    at = puppet.pages(1)
+    monkeypatch.setattr(sc, "procmap_query", failing(number))
+    with pytest.raises(BadAddress):
+        memory.pin(at, PAGE, True)
+
+
+def test_device_memory_that_does_not_answer_cannot_be_pinned(
+    puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = memfd(puppet, 1)
+    at = map_shared(puppet, fd, 1)
+    inode = os.stat(f"/proc/{puppet.pid}/fd/{fd}").st_ino
+    memory = program_memory(puppet, frozenset({inode}))
+    assert memory.pin(at, PAGE, True) == 0
+    puppet.must("ftruncate", fd, 0)
+    with pytest.raises(BadAddress, match="does not answer"):
+        memory.pin(at, PAGE, True)
+    monkeypatch.setattr(os, "pread", failing(errno.EPERM))
+    with pytest.raises(PermissionError):
+        memory.pin(at, PAGE, True)
+
+
+def test_no_window_where_descriptors_cannot_be_listed_or_mapped(
+    puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = map_shared(puppet, memfd(puppet, 1), 1)
+    before = open_descriptors()
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "listdir", failing(errno.EACCES))
+        assert program_memory(puppet).view(at, 8) is None
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", failing(errno.EMFILE))
+        with pytest.raises(OSError, match="Too many open files"):
+            program_memory(puppet)
+    with monkeypatch.context() as broken:
+        broken.setattr(mmap, "mmap", failing(errno.ENOMEM))
+        assert program_memory(puppet).view(at, 8) is None
+    assert open_descriptors() <= before
+    assert program_memory(puppet).view(at, 8) is not None
