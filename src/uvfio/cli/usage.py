@@ -53,6 +53,7 @@ def parser(verb: str, what: str, epilog: str = "") -> argparse.ArgumentParser:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
+            """Raises UsageError, with a hint, instead of ending the process."""
             hint = f"see `{self.prog} --help`"
             if message.startswith("unrecognized arguments: "):
                 word = message.split()[2]

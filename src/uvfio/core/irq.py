@@ -207,16 +207,16 @@ class ReportedEvent:
         self._interrupt = interrupt
 
     def signal(self) -> None:
-        """Add 1 to the counter. Never blocks; a full counter stays full."""
+        """Report the interrupt to the observer, if there is one, then signal the eventfd."""
         observer = self._source.observer
         if observer:
             observer(self._interrupt)
         self._event.signal()
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback`` after each signal of another party, also for one that is pending already."""
+        """As the eventfd's ``watch``; nothing is reported."""
         return self._event.watch(callback)
 
     def close(self) -> None:
-        """Drop this reference (idempotent)."""
+        """Close the reference to the eventfd."""
         self._event.close()

@@ -47,7 +47,7 @@ class Then:
         self._action = action
 
     def poll(self) -> bool:
-        """Do the next step; returns whether all is done. Raises the condition that the caller's write fails with."""
+        """Poll the inner wait; do the action when it is done. Raises what either raises."""
         done = self._wait.poll()
         if done:
             self._action()
@@ -55,18 +55,18 @@ class Then:
 
     @property
     def what(self) -> str:
-        """A description for people: "unbinding 0000:06:0d.0"."""
+        """As the inner wait."""
         return self._wait.what
 
     @property
     def ready(self) -> bool:
-        """Whether ``poll`` has something to do now; read with the framework's lock held."""
+        """As the inner wait."""
         return self._wait.ready
 
     def delay(self) -> float:
-        """Seconds until the next ``poll``, unless a file is closed before."""
+        """As the inner wait."""
         return self._wait.delay()
 
     def cancel(self) -> None:
-        """Give up (idempotent; nothing happens at the end)."""
+        """Cancel the inner wait; the action is not done."""
         self._wait.cancel()

@@ -91,7 +91,8 @@ class RegisterWindow(Window):
         self._index = region.index
 
     def read(self, offset: int, count: int, widest: int = 4) -> bytes:
-        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
+        """Read with accesses of at most ``widest`` bytes; fewer bytes than ``count`` at the end of the region.
+        Raises InvalidArgument beyond it."""
         left = self._within(offset, count)
         load, index = self._load, self._index
         answer = bytearray()
@@ -103,7 +104,8 @@ class RegisterWindow(Window):
         return bytes(answer)
 
     def write(self, offset: int, data: bytes, widest: int = 4) -> int:
-        """How many bytes of ``data`` were written."""
+        """Write with accesses of at most ``widest`` bytes; returns how many bytes were written. Raises
+        InvalidArgument beyond the end, and for a region that is read-only."""
         if not self.region.writable:
             raise self._refuse("is read-only")
         count = left = self._within(offset, len(data))
@@ -134,7 +136,8 @@ class PolledWindow(RegisterWindow):
         self._memory = memory
 
     def mmap(self, offset: int, size: int) -> memoryview:
-        """The memory behind ``size`` bytes at ``offset``."""
+        """The registers' shadow behind the range; polling begins. Raises InvalidArgument as
+        ``MemoryWindow.mmap``."""
         self._check_mapping(offset, size)
         return self._memory(self.region.index)[offset : offset + size]
 
@@ -149,12 +152,13 @@ class MemoryWindow(Window):
         self._memory = memory
 
     def read(self, offset: int, count: int) -> bytes:
-        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
+        """Copy up to ``count`` bytes; fewer at the end of the region. Raises InvalidArgument beyond it."""
         end = offset + self._within(offset, count)
         return bytes(self._memory(self.region.index)[offset:end])
 
     def write(self, offset: int, data: bytes) -> int:
-        """How many bytes of ``data`` were written."""
+        """Copy ``data`` up to the end of the region; returns how many bytes. Raises InvalidArgument beyond the end,
+        and for a region that is read-only."""
         if not self.region.writable:
             raise self._refuse("is read-only")
         count = self._within(offset, len(data))
@@ -162,7 +166,8 @@ class MemoryWindow(Window):
         return count
 
     def mmap(self, offset: int, size: int) -> memoryview:
-        """The memory behind ``size`` bytes at ``offset``."""
+        """The memory behind the range. Raises InvalidArgument for a range that is not inside, and for less than a
+        page."""
         self._check_mapping(offset, size)
         return self._memory(self.region.index)[offset : offset + size]
 

@@ -49,7 +49,7 @@ class AttributeFile(File):
         self._writes = writes
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
-        """``pread``: fewer bytes than ``count`` only at the end of the file or region."""
+        """As the contents answer. EBADF if the file was not opened for reading."""
         if not self._reads:
             raise BadDescriptor(f"{self.name} is not open for reading")
         return self._contents.read(offset, count)
@@ -64,5 +64,5 @@ class AttributeFile(File):
         return taken
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
-        """Check a mapping of ``size`` bytes and return the memory behind it."""
+        """ENODEV: such a file has no memory."""
         raise InvalidArgument(f"{self.name} cannot be mapped", errno=_ENODEV)

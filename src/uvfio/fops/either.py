@@ -113,7 +113,8 @@ class AnyGroupFile(HeldGroupFile):
         return self.chosen
 
     def group_as(self, abi: str) -> OpenGroup | None:
-        """The open group, if this is a group file of ``abi``. A file that is undecided becomes one of that ABI."""
+        """The open group; a file that is undecided becomes one of ``abi``. None if it is one of the other ABI or
+        cannot become this one."""
         if self.chosen is None:
             try:
                 self.decide(abi)

@@ -32,5 +32,5 @@ class HeldGroupFile(File):
         self.held = held
 
     def group_as(self, abi: str) -> OpenGroup | None:
-        """The open group, if this is a group file of ``abi``. A file that is undecided becomes one of that ABI."""
+        """The open group, if ``abi`` is the file's."""
         return self.held if abi == self.abi else None

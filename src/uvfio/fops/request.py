@@ -94,7 +94,7 @@ class RequestFile(Dispatcher, File):
     """The errno that conditions have in the file's ABI, where it is not the condition's default."""
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
-        """``ioctl(fd, cmd, arg)``: the non-negative result. ``arg`` is the raw register."""
+        """Answer by the table; a condition gets the errno of the file's ABI."""
         try:
             return self.dispatch(task, cmd, arg)
         except VfioError as error:

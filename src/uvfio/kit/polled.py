@@ -144,6 +144,7 @@ class MappedRegisters:
     # -- Window ----------------------------------------------------------------------------------
 
     def read(self, offset: int, size: int) -> int:
+        """Read a register as a call does, after the stores that programs have made; then update the shadow."""
         self.look()
         try:
             return self.registers.read(offset, size)
@@ -151,6 +152,7 @@ class MappedRegisters:
             self.settle()
 
     def write(self, offset: int, value: int, size: int) -> None:
+        """Write a register as a call does, after the stores that programs have made; then update the shadow."""
         self.look()
         try:
             self.registers.write(offset, value, size)

@@ -30,11 +30,11 @@ class AbsentWindow:
     """Nothing answers: reads give ones, writes vanish."""
 
     def read(self, offset: int, size: int) -> int:
-        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
+        """Ones."""
         return (1 << 8 * size) - 1
 
     def write(self, offset: int, value: int, size: int) -> None:
-        """How many bytes of ``data`` were written."""
+        """Discard the store."""
 
 
 class MemoryWindow:
@@ -45,7 +45,7 @@ class MemoryWindow:
         self._index = index
 
     def read(self, offset: int, size: int) -> int:
-        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
+        """``size`` bytes at ``offset`` of the memory, as a little-endian integer."""
         return int.from_bytes(self._memories[self._index][offset : offset + size], "little")
 
     def write(self, offset: int, value: int, size: int) -> None:
@@ -65,11 +65,11 @@ class CallWindow:
         self._write = write
 
     def read(self, offset: int, size: int) -> int:
-        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
+        """What the function for reads returns."""
         return self._read(offset, size)
 
     def write(self, offset: int, value: int, size: int) -> None:
-        """How many bytes of ``data`` were written."""
+        """Call the function for writes; without one the store is discarded."""
         if self._write is not None:
             self._write(offset, value, size)
 
@@ -82,14 +82,14 @@ class OverlayWindow:
         self._parts = tuple(parts)
 
     def read(self, offset: int, size: int) -> int:
-        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
+        """Read from the part that has ``offset``, else from the base."""
         for first, end, window in self._parts:
             if first <= offset < end:
                 return window.read(offset - first, size)
         return self._base.read(offset, size)
 
     def write(self, offset: int, value: int, size: int) -> None:
-        """How many bytes of ``data`` were written."""
+        """Store in the part that has ``offset``, else in the base."""
         for first, end, window in self._parts:
             if first <= offset < end:
                 window.write(offset - first, value, size)

@@ -126,7 +126,7 @@ class Departure:
 
     @property
     def what(self) -> str:
-        """A description for people: "unbinding 0000:06:0d.0"."""
+        """ "waiting for the users of" and the address of the physical function."""
         return f"waiting for the users of {self._pf.address}"
 
     @property

@@ -95,22 +95,22 @@ class Edu(PciModel):
     migration = Option(bool, False, "state can be saved and resumed, DMA can be logged")
 
     def on_reset(self) -> None:
-        """Set the attributes of your own to their power-on values; called when made and at each reset."""
+        """The DMA buffer is zeroed."""
         self.buffer = bytearray(DMA_SIZE)
 
     # -- migration -------------------------------------------------------------------------------
 
     @property
     def migratable(self) -> bool:
-        """Whether the state can be saved and given to another device; override it: True, or what an option says."""
+        """The option ``migration``."""
         return self.migration
 
     def save(self) -> bytes:
-        """What ``on_reset`` sets up, as bytes: state that is neither registers nor memory."""
+        """The DMA buffer."""
         return bytes(self.buffer)
 
     def load(self, state: bytes) -> None:
-        """Take what ``save`` of another one gave; everything else is in place. InvalidArgument if it cannot be."""
+        """Take over a DMA buffer. Raises InvalidArgument for another size."""
         if len(state) != DMA_SIZE:
             raise InvalidArgument(f"a buffer of {len(state)} bytes")
         self.buffer[:] = state
@@ -124,7 +124,7 @@ class Edu(PciModel):
 
     @EduRegisters.factorial.on_store
     def compute(self, old: int, new: int) -> int:
-        """A store in the factorial register starts the computation."""
+        """A store in the factorial register starts the computation; it is ignored while one is in progress."""
         if self.regs.status & 1:
             return old
         self.regs.update(EduRegisters.status, computing=1)
@@ -165,7 +165,7 @@ class Edu(PciModel):
 
     @EduRegisters.dma_command.on_store
     def start(self, old: int, new: int) -> int:
-        """Bit 0 of the DMA command starts a transfer."""
+        """Bit 0 of the DMA command starts a transfer; a store without it, or during one, is ignored."""
         if old & DMA_START or not new & DMA_START:
             return old
         self.after(self.dma_delay, self.transfer)

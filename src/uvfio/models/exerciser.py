@@ -281,7 +281,7 @@ class Exerciser(_Function):
     )
 
     def build_capabilities(self) -> tuple[Capability, ...]:
-        """The capabilities of this instance; override where they depend on options."""
+        """Those of the base, and SR-IOV if the option ``vfs`` is not 0."""
         built = super().build_capabilities()
         if not self.vfs:
             return built
@@ -290,25 +290,25 @@ class Exerciser(_Function):
         return (*built, Sriov(ExerciserVf, self.vfs, options=options))
 
     def build_rom(self) -> bytes:
-        """The expansion ROM's image (empty: no ROM); override where it depends on options."""
+        """A ROM image with the function's identity."""
         return rom_image(self.vendor_id, self.device_id, self.class_code)
 
     def on_reset(self) -> None:
-        """Set the attributes of your own to their power-on values; called when made and at each reset."""
+        """As the base; the table of the ports is zeroed."""
         super().on_reset()
         self.table = bytearray(256)
 
     @property
     def migratable(self) -> bool:
-        """Whether the state can be saved and given to another device; override it: True, or what an option says."""
+        """The option ``migration``, for a function without virtual ones."""
         return self.migration and not self.vfs  # then its virtual functions are what moves
 
     def save(self) -> bytes:
-        """What ``on_reset`` sets up, as bytes: state that is neither registers nor memory."""
+        """The table of the ports."""
         return bytes(self.table)
 
     def load(self, state: bytes) -> None:
-        """Take what ``save`` of another one gave; everything else is in place. InvalidArgument if it cannot be."""
+        """Take over a table. Raises InvalidArgument for another size."""
         if len(state) != len(self.table):
             raise InvalidArgument(f"a table of {len(state)} bytes")
         self.table[:] = state
@@ -331,7 +331,7 @@ class Exerciser(_Function):
 
     @ExerciserPorts.reads.on_read
     def read_reads(self) -> int:
-        """How often this register has been read."""
+        """How often this register has been read, this read included."""
         self.ports.reads += 1
         return self.ports.reads
 

@@ -89,7 +89,7 @@ class Timer(PlatformModel):
     overflowed = EdgeLine(1, node="log")
 
     def on_reset(self) -> None:
-        """Set the attributes of your own to their power-on values; called when made and at each reset."""
+        """The period of the option; time begins at 0, and nothing is counted."""
         self.regs.period = self.period
         self.born = self.clock.monotonic()
         self.alarm: Alarm | None = None

@@ -83,12 +83,13 @@ class Claim(Iommu):
             raise
 
     def depart(self, group: Group) -> bool:
-        """Whether a member may leave at once (vfio_container_detach_group). Busy while a device of it is open."""
+        """Undo ``join``; returns whether the group leaves now. It stays while devices of it are bound. Raises
+        InvalidArgument if it has not joined."""
         self.life.step(Event.UNJOIN, self._names())
         return not self.owns_dma
 
     def forget_closed(self) -> None:
-        """Take note that device files may have been closed."""
+        """Unbind the devices whose files are closed."""
         for device in [device for device in self.bound if not device.in_use]:
             self.unbind(device)
 

@@ -112,7 +112,7 @@ class Container(Iommu):
         self.life.step(Event.ENABLE_UNPROTECTED, self._names())
 
     def admit(self, device: Device) -> None:
-        """Check that a device of a member may be opened. InvalidArgument as long as there is no domain."""
+        """Check that a device of a member may be opened. InvalidArgument before SET_IOMMU."""
         if not self.enabled:
             raise InvalidArgument(f"the container of group {device.group} has no IOMMU yet")
 

@@ -182,12 +182,12 @@ class Release:
 
     @property
     def what(self) -> str:
-        """A description for people: "unbinding 0000:06:0d.0"."""
+        """ "unbinding" and the address."""
         return f"unbinding {self.device.name}"
 
     @property
     def ready(self) -> bool:
-        """Whether ``poll`` has something to do now; read with the framework's lock held."""
+        """Whether the device is idle, so that the next ``poll`` unbinds it."""
         return self._framework.removable(self.device)
 
     def poll(self) -> bool:

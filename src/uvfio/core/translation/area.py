@@ -96,7 +96,7 @@ class Area(Mapping):
         self.backing = backing
 
     def part(self, first: int, last: int) -> Area:
-        """The part from ``first`` to ``last``, both inclusive."""
+        """The part from ``first`` to ``last``, both inclusive: the same backing at the matching address."""
         vaddr = self.vaddr + (first - self.first)
         return Area(first, last, vaddr, self.backing, self.readable, self.writable)
 

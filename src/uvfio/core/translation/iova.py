@@ -54,7 +54,7 @@ class Mapping:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The length in bytes."""
         return self.last - self.first + 1
 
     def part(self, first: int, last: int) -> Mapping:

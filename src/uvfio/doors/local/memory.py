@@ -65,23 +65,23 @@ class LocalMemory:
         return child
 
     def read(self, address: int, size: int) -> bytes:
-        """Return exactly ``size`` bytes."""
+        """Copy ``size`` bytes. Raises BadAddress outside of the areas."""
         return bytes(self._slice(address, size, writable=False))
 
     def write(self, address: int, data: bytes) -> None:
-        """Write all of ``data``."""
+        """Copy ``data`` into an area. Raises BadAddress outside of the areas, and for one that is read-only."""
         self._slice(address, len(data), writable=True)[:] = data
 
     def store(self, address: int, value: int, width: int) -> None:
-        """Store ``width`` bytes (2, 4 or 8) at an aligned address atomically."""
+        """Store ``width`` bytes. Raises BadAddress as ``write``."""
         self._slice(address, width, writable=True)[:] = value.to_bytes(width, "little")
 
     def view(self, address: int, size: int) -> memoryview | None:
-        """Return a zero-copy window on shared memory, or None where there cannot be one."""
+        """The bytes themselves; all memory of this process can be shared. Raises BadAddress as ``write``."""
         return self._slice(address, size, writable=True)
 
     def pin(self, address: int, size: int, writable: bool) -> int:
-        """Return how many bytes of the range a DMA mapping would lock; device memory counts as none."""
+        """Check the range; returns ``size``, or 0 for device memory. Raises BadAddress."""
         self._slice(address, size, writable=writable)
         device = any(
             d is not None and base <= address < base + len(a)
@@ -108,13 +108,13 @@ class LocalEvent:
         self._watchers: list[Callable[[], None]] = []
 
     def signal(self) -> None:
-        """Add 1 to the counter. Never blocks; a full counter stays full."""
+        """Add 1 to the counter and call the watchers."""
         self.count += 1
         for callback in list(self._watchers):
             callback()
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback`` after each signal of another party, also for one that is pending already."""
+        """Call ``callback`` at each signal, and at once if the counter is not 0; the result ends that."""
         self._watchers.append(callback)
         if self.count:
             callback()
@@ -141,23 +141,23 @@ class MemoryFile:
         self.data = memoryview(bytearray(size))
 
     def read(self, address: int, size: int) -> bytes:
-        """Return exactly ``size`` bytes."""
+        """Copy ``size`` bytes at an offset. Raises BadAddress beyond the end."""
         return bytes(self._slice(address, size))
 
     def write(self, address: int, data: bytes) -> None:
-        """Write all of ``data``."""
+        """Copy ``data`` to an offset. Raises BadAddress beyond the end."""
         self._slice(address, len(data))[:] = data
 
     def store(self, address: int, value: int, width: int) -> None:
-        """Store ``width`` bytes (2, 4 or 8) at an aligned address atomically."""
+        """Store ``width`` bytes. Raises BadAddress beyond the end."""
         self._slice(address, width)[:] = value.to_bytes(width, "little")
 
     def view(self, address: int, size: int) -> memoryview | None:
-        """Return a zero-copy window on shared memory, or None where there cannot be one."""
+        """The bytes themselves. Raises BadAddress beyond the end."""
         return self._slice(address, size)
 
     def pin(self, address: int, size: int, writable: bool) -> int:
-        """Return how many bytes of the range a DMA mapping would lock; device memory counts as none."""
+        """``size``. Raises InvalidArgument for a range beyond the end of the file."""
         if address + size > len(self.data):
             raise InvalidArgument(f"{address:#x}+{size:#x} is beyond the end of the file")
         return size

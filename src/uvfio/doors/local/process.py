@@ -89,29 +89,31 @@ class Process:
         return self._mm
 
     def file(self, fd: int) -> object:
-        """The object behind the caller's ``fd``: one of our files or anything else. BadDescriptor if closed."""
+        """The file behind ``fd``. Raises BadDescriptor if it is closed."""
         return self._open(fd).file
 
     def install(self, file: object, cloexec: bool) -> int:
-        """Give the caller a new descriptor for ``file``. TooManyFiles, NoSpace, NoMemory."""
+        """Give this process a descriptor for ``file``. Raises TooManyFiles, and InvalidArgument for what is no
+        file."""
         if not isinstance(file, File | LocalEvent | MemoryFile):
             raise InvalidArgument(f"{file!r} is no file")
         return self._install(_Open(file))
 
     def event(self, fd: int) -> LocalEvent:
-        """A reference of our own to the caller's eventfd. BadDescriptor if closed, InvalidArgument if no eventfd."""
+        """The eventfd behind ``fd``. Raises BadDescriptor if it is closed, InvalidArgument if it is another
+        file."""
         found = self._open(fd).file
         if not isinstance(found, LocalEvent):
             raise InvalidArgument(f"descriptor {fd} is not an eventfd")
         return found
 
     def file_memory(self, fd: int) -> MemoryFile:
-        """The contents of the caller's shared memory file (memfd), by offset, for DMA; a reference of our own."""
+        """The memory of the memfd behind ``fd``; a file without memory for any other. Raises BadDescriptor."""
         found = self._open(fd).file
         return found if isinstance(found, MemoryFile) else NoMemoryFile()
 
     def memlock_limit(self) -> int | None:
-        """RLIMIT_MEMLOCK in bytes, or None for a task that no limit binds (CAP_IPC_LOCK, infinity)."""
+        """How many bytes may be locked, or None for no limit."""
         return self.memlock
 
     # -- system calls ----------------------------------------------------------------------------

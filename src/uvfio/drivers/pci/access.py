@@ -56,11 +56,11 @@ class RomWindow(Window):
         self._image = image
 
     def read(self, offset: int, count: int) -> bytes:
-        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
+        """Up to ``count`` bytes of the image; fewer at its end. Raises InvalidArgument beyond it."""
         return self._image[offset : offset + self._within(offset, count)]
 
     def write(self, offset: int, data: bytes) -> int:
-        """How many bytes of ``data`` were written."""
+        """Raises InvalidArgument: a ROM is read-only."""
         raise self._refuse("is read-only memory")
 
 

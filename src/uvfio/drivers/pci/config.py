@@ -8,8 +8,8 @@ to the hardware, not even with their own value: status bits that a 1 clears live
 
 Some bits of the copy mean something:
 
-    command, MEMORY and IO    switching decoding on while the hardware has it off reveals a reset that
-                              nobody announced; ``recover`` brings the hardware back before the write
+    command, MEMORY and IO    switching decoding on while the hardware has it off reveals a reset
+                              without notice; ``recover`` brings the hardware back before the write
     command, INTX_DISABLE     the program's own mask of the level interrupt
     BARs, ROM                 normalised by ``bars.py`` after each write
     MSI flags                 the enable bit reads 0 while no vectors are set; the number of vectors that the

@@ -47,7 +47,7 @@ class IrqSets(Interrupts):
         self._single: dict[int, Event] = {}
 
     def stop(self) -> None:
-        """The device is being closed: drop every event, listen no more."""
+        """As ``Interrupts.stop``; drops the events for ERR and REQ, too."""
         with self._lock:
             single, self._single = self._single, {}
             try:

@@ -63,11 +63,11 @@ class ConfigWindow(Window):
         self.space: ConfigSpace | None = None
 
     def read(self, offset: int, count: int) -> bytes:
-        """Up to ``count`` bytes at ``offset``; the table in the module's head says when fewer."""
+        """As ``ConfigSpace.read``. Raises Gone while the device is not open."""
         return self._opened().read(offset, count)
 
     def write(self, offset: int, data: bytes) -> int:
-        """How many bytes of ``data`` were written."""
+        """As ``ConfigSpace.write``. Raises Gone while the device is not open."""
         return self._opened().write(offset, data)
 
     def _opened(self) -> ConfigSpace:
@@ -102,7 +102,8 @@ class MainlinePci(VfioDevice):
     # Regions
 
     def load(self, index: int, offset: int, count: int) -> bytes:
-        """Read; registers with accesses of up to 8 bytes."""
+        """Up to ``count`` bytes at ``offset`` of region ``index``; registers with accesses of up to 8 bytes. Raises
+        DecodingOff, and InvalidArgument or BadAddress outside the region; see the module's head."""
         if not count:
             return b""
         with self._lock:
@@ -122,7 +123,8 @@ class MainlinePci(VfioDevice):
             )
 
     def store(self, index: int, offset: int, data: bytes) -> int:
-        """Write; errors as ``load``. Returns the number of bytes taken."""
+        """Store ``data`` at ``offset`` of region ``index``; returns the number of bytes taken. Raises as ``load``,
+        and InvalidArgument for a region that is read-only."""
         if not data:
             return 0
         with self._lock:
@@ -193,7 +195,8 @@ class MainlinePci(VfioDevice):
     def set_ioevent(
         self, index: int, offset: int, width: int, value: int, event: Callable[[], Event] | None
     ) -> None:
-        """Each signal of the event stores ``value``; None ends what exactly these arguments began."""
+        """Store ``value`` at ``offset`` of BAR ``index`` at each signal of the event; None removes exactly this
+        store. Raises InvalidArgument outside of a BAR and in the MSI-X table, and as ``Ioevents``."""
         name = self.function.name
         if not 0 <= index < ROM_INDEX:
             raise InvalidArgument(f"{name}: region {index} is no BAR")

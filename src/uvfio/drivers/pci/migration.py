@@ -86,7 +86,8 @@ class MigratingPci:
         return len(copy).to_bytes(LENGTH_SIZE, "little") + copy + self._function.save_state()
 
     def load(self, state: bytes) -> None:
-        """Take over what ``save`` of such a device gave. InvalidArgument if it is not that."""
+        """Take over what ``save`` returned for such a device. Raises InvalidArgument. The host's addresses and
+        enable bits are restored in any case."""
         end = LENGTH_SIZE + int.from_bytes(state[:LENGTH_SIZE], "little")
         if len(state) < end:
             raise InvalidArgument(f"{len(state)} bytes of state, {end} at least")

@@ -41,7 +41,7 @@ class IrqSets(Interrupts):
         self._mask_events: Watches = {}
 
     def stop(self) -> None:
-        """The device is being closed: drop every event, listen no more."""
+        """As ``Interrupts.stop``; drops the mask events, too."""
         with self._lock:
             for index in tuple(self._mask_events):
                 self._unwatch(self._mask_events, index)

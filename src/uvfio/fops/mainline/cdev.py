@@ -71,7 +71,7 @@ class CdevFile(DeviceFile):
         self.framework.close_cdev(self.held)
 
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
-        """Call the handler of ``cmd``. Raises UnknownCommand if there is none; else as the handler does."""
+        """BIND_IOMMUFD works on a file that is not bound yet; every other request as ``DeviceFile.dispatch``."""
         if cmd == vfio.VFIO_DEVICE_BIND_IOMMUFD:
             return self.bind_iommufd(task, arg)
         return super().dispatch(task, cmd, arg)
@@ -139,18 +139,18 @@ class CdevFile(DeviceFile):
         return NOT_OWNED if number is None else number
 
     def hot_reset_flags(self, scope: list[Dependent]) -> int:
-        """The flags of the answer: what the numbers mean, and whether all devices are the caller's."""
+        """DEV_ID, and DEV_ID_OWNED if the iommufd owns every device of ``scope``."""
         owned = all(self.dependent_id(found) != NOT_OWNED for found in scope)
         return vfio.VFIO_PCI_HOT_RESET_FLAG_DEV_ID | (
             vfio.VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED * owned
         )
 
     def accepts_groups(self, count: int) -> bool:
-        """Whether a caller may name this number of groups."""
+        """Whether ``count`` is 0: the iommufd is the proof of ownership."""
         return count == 0
 
     def owns(self, device: Device, named: set[object]) -> bool:
-        """Whether a device is the caller's or not in use, given the groups that the caller named."""
+        """Whether the device has a number in the file's iommufd; ``named`` is empty."""
         return self._number_of(device) is not None
 
     REQUESTS: ClassVar[Mapping[int, Request]] = {

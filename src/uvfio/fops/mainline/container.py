@@ -122,7 +122,8 @@ class ContainerFile(MainlineFile):
         self.framework.close_container(self.container)
 
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
-        """Call the handler of ``cmd``. Raises UnknownCommand if there is none; else as the handler does."""
+        """Call the handler of ``cmd``. Before SET_IOMMU only the requests of ``ALONE``: InvalidArgument for others;
+        UnknownCommand if the devices have no IOMMU."""
         if self.container.type1 is None and cmd not in ALONE:
             if self.container.enabled:
                 raise UnknownCommand("the container's devices have no IOMMU: nothing can be mapped")

@@ -104,18 +104,20 @@ class DeviceFile(MainlineFile):
     # -- reading, writing, mapping -----------------------------------------------------------------
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
-        """``ioctl(fd, cmd, arg)``: the non-negative result. ``arg`` is the raw register."""
+        """Answer under the device's lock. PCI_HOT_RESET takes the locks of all devices that it resets by itself."""
         if cmd == vfio.VFIO_DEVICE_PCI_HOT_RESET:
             return super().ioctl(task, cmd, arg)
         with self.device.lock:
             return super().ioctl(task, cmd, arg)
 
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
+        """Call the handler of ``cmd``. Raises InvalidArgument before the file may be used, Gone after a
+        revocation."""
         self._bound()
         return super().dispatch(task, cmd, arg)
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
-        """``pread``: fewer bytes than ``count`` only at the end of the file or region."""
+        """Read region ``offset >> 40``; a PCI device as ``MainlineDevice.load``, others as ``BoundDevice.read``."""
         with self.device.lock:
             opened, mainline = self.opened, self.mainline
             if opened is None or opened.data is None or mainline is None:
@@ -123,7 +125,8 @@ class DeviceFile(MainlineFile):
             return mainline.load(offset >> SHIFT, offset & OFFSET_MASK, count)
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:
-        """``pwrite``: the number of bytes taken."""
+        """Write region ``offset >> 40``; a PCI device as ``MainlineDevice.store``, others as
+        ``BoundDevice.write``."""
         with self.device.lock:
             opened, mainline = self.opened, self.mainline
             if opened is None or opened.data is None or mainline is None:
@@ -131,7 +134,8 @@ class DeviceFile(MainlineFile):
             return mainline.store(offset >> SHIFT, offset & OFFSET_MASK, payload)
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
-        """Check a mapping of ``size`` bytes and return the memory behind it."""
+        """The memory of region ``offset >> 40``. InvalidArgument unless it is mapped MAP_SHARED, and as
+        ``BoundDevice.mmap``."""
         with self.device.lock:
             data = self._bound()
             if not shared:

@@ -94,23 +94,24 @@ class DataFile(MainlineFile):
         self._flow = _Flow(self)
 
     def sequential(self) -> File:
-        """The file whose ``pread`` and ``pwrite`` serve ``read`` and ``write`` at the file position."""
+        """The flow of data: ``read`` and ``write`` have no other position than the next byte."""
         return self._flow
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
-        """``pread``: fewer bytes than ``count`` only at the end of the file or region."""
+        """ESPIPE."""
         raise InvalidArgument("migration data have no other position than the next", errno=ESPIPE)
 
     def pwrite(self, task: Task, data: bytes, offset: int) -> int:
-        """``pwrite``: the number of bytes taken."""
+        """ESPIPE."""
         raise InvalidArgument("migration data have no other position than the next", errno=ESPIPE)
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
-        """``ioctl(fd, cmd, arg)``: the non-negative result. ``arg`` is the raw register."""
+        """Answer under the device's lock."""
         with self.device.lock:
             return super().ioctl(task, cmd, arg)
 
     def dispatch(self, task: Task, cmd: int, arg: int) -> int:
+        """Call the handler of ``cmd``. Raises UnknownCommand for all requests while RESUMING."""
         if isinstance(self.stream, ResumingStream):
             raise UnknownCommand("the data file of RESUMING has no ioctls")
         return super().dispatch(task, cmd, arg)

@@ -49,12 +49,12 @@ class DeviceFile(RfcFile):
         self.framework.close_device(self.opened)
 
     def ioctl(self, task: Task, cmd: int, arg: int) -> int:
-        """``ioctl(fd, cmd, arg)``: the non-negative result. ``arg`` is the raw register."""
+        """Answer under the device's lock (D24)."""
         with self.opened.device.lock:
             return super().ioctl(task, cmd, arg)
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
-        """``pread``: fewer bytes than ``count`` only at the end of the file or region."""
+        """Read region ``offset >> 40``, as ``BoundDevice.read``. ENODEV after a revocation."""
         with self.opened.device.lock:
             data = self.opened.data
             if data is None:
@@ -62,7 +62,7 @@ class DeviceFile(RfcFile):
             return data.read(offset >> SHIFT, offset & OFFSET_MASK, count)
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:
-        """``pwrite``: the number of bytes taken."""
+        """Write region ``offset >> 40``, as ``BoundDevice.write``. ENODEV after a revocation."""
         with self.opened.device.lock:
             data = self.opened.data
             if data is None:
@@ -70,7 +70,8 @@ class DeviceFile(RfcFile):
             return data.write(offset >> SHIFT, offset & OFFSET_MASK, payload)
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
-        """Check a mapping of ``size`` bytes and return the memory behind it."""
+        """The memory of region ``offset >> 40``. EINVAL unless it is mapped MAP_SHARED, and as
+        ``BoundDevice.mmap``."""
         if not shared:
             raise InvalidArgument("device memory can only be mapped MAP_SHARED")
         with self.opened.device.lock:

@@ -253,13 +253,13 @@ class PciModel(Migrating):
         return self.interrupts.wire
 
     def config_read(self, offset: int, size: int) -> int:
-        """Physical configuration read of 1, 2 or 4 aligned bytes."""
+        """Physical configuration read of 1, 2 or 4 aligned bytes; ones after ``unplug``."""
         if self._gone:
             return (1 << 8 * size) - 1
         return self.config.read(offset, size)
 
     def config_write(self, offset: int, value: int, size: int) -> None:
-        """Physical configuration write; read-only bits keep their value."""
+        """Physical configuration write; read-only bits keep their value. Nothing after ``unplug``."""
         if not self._gone:
             self.config.write(offset, value, size)
 
@@ -268,7 +268,7 @@ class PciModel(Migrating):
     bar_memory = Migrating._memory
 
     def show_mappings(self, visible: bool) -> None:
-        """Whether loads and stores through mappings of BARs answer, or fault. NoMemory, NoSpace."""
+        """Let loads and stores through mappings of BARs answer, or fault. NoMemory, NoSpace."""
         if not self._gone and self._mappings:
             (self._store.show if visible else self._store.hide)(self._name)
 

@@ -160,12 +160,12 @@ class PlatformModel(Migrating):
 
     @property
     def regions(self) -> tuple[PlatformRegion, ...]:
-        """By region number."""
+        """The regions, by number."""
         return self._regions
 
     @property
     def interrupts(self) -> tuple[PlatformInterrupt, ...]:
-        """By interrupt number."""
+        """The interrupts, by number."""
         return self._interrupts
 
     def asserted(self, index: int) -> bool:

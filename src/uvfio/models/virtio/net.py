@@ -81,22 +81,22 @@ class VirtioNet(LegacyVirtio):
             self.line = wire.join(self.clock, self.wire, self)
 
     def offered(self) -> int:
-        """The features, as a set of bits."""
+        """Those of every device, MAC, STATUS, and MTU if the option ``mtu`` is not 0."""
         net = 1 << virtio.VIRTIO_NET_F_MAC | 1 << virtio.VIRTIO_NET_F_STATUS
         return super().offered() | net | (self.mtu > 0) << virtio.VIRTIO_NET_F_MTU
 
     def on_reset(self) -> None:
-        """Set the attributes of your own to their power-on values; called when made and at each reset."""
+        """The MAC address of the option, then as the base."""
         self.address_bytes = self._power_on_mac()
         super().on_reset()
 
     def forget_driver(self) -> None:
-        """What writing 0 to the status does: no rings, no causes, no vectors."""
+        """As the base; frames that wait for buffers are dropped."""
         super().forget_driver()
         self.waiting: deque[bytes] = deque()
 
     def unplug(self) -> None:
-        """The device is gone: nothing answers, nothing is sent. Its memory goes back to the store."""
+        """As the base; the wire loses this end."""
         super().unplug()
         if self.line is not None:
             self.line.leave(self)
@@ -104,12 +104,12 @@ class VirtioNet(LegacyVirtio):
     # -- configuration and link ------------------------------------------------------------------
 
     def configuration(self) -> bytes:
-        """What is behind the common registers now."""
+        """``struct virtio_net_config`` now."""
         link = virtio.VIRTIO_NET_S_LINK_UP if self.link_up else 0
         return virtio.virtio_net_config.pack(bytes(self.address_bytes), link, 1, self.mtu)
 
     def configuration_written(self, index: int, value: int) -> None:
-        """The driver wrote one byte of it."""
+        """The driver may write the MAC address; other bytes do not change."""
         if index < len(self.address_bytes):
             self.address_bytes[index] = value
 
@@ -119,6 +119,7 @@ class VirtioNet(LegacyVirtio):
         return self.line.carrier if self.line is not None else not self.wire
 
     def carrier_changed(self) -> None:
+        """Interrupt the driver for a change of configuration, in a turn of this device."""
         self.after(0, self.config_interrupt)
 
     def arrived(self, frames: list[bytes]) -> None:
@@ -132,7 +133,7 @@ class VirtioNet(LegacyVirtio):
     # -- frames ----------------------------------------------------------------------------------
 
     def move(self) -> int:
-        """Do a bounded amount of work on ``rings``, which may be None; how much it was. BrokenRing, DmaFault."""
+        """Transmit, then deliver what was received; returns how much was done. BrokenRing, DmaFault."""
         return self.transmit() + self.deliver()
 
     def wants_notice(self, queue: int) -> bool:

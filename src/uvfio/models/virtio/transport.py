@@ -114,7 +114,8 @@ class LegacyVirtio(PciModel):
         self.memory = DmaWindows(self.dma)
 
     def build_capabilities(self) -> tuple[Capability, ...]:
-        """The capabilities of this instance; override where they depend on options."""
+        """MSI-X with as many vectors as the option ``msix``, none for 0, and the other capabilities of the
+        class."""
         msix = (MsiX(self.msix, bar=1),) if self.msix else ()
         return (*msix, *(cap for cap in self.capabilities if not isinstance(cap, MsiX)))
 
@@ -140,7 +141,7 @@ class LegacyVirtio(PciModel):
         return True
 
     def on_reset(self) -> None:
-        """Set the attributes of your own to their power-on values; called when made and at each reset."""
+        """The features that are offered; the driver is forgotten."""
         self.regs.features = self.offered()
         self.forget_driver()
 
@@ -158,7 +159,7 @@ class LegacyVirtio(PciModel):
         self.next_turn: Timer | None = None
 
     def statistics(self) -> dict[str, int]:
-        """Counters that `uvfio ctl status` shows; override to have some. They survive a reset."""
+        """The counters since the device was made."""
         return dict(self.counters)
 
     # -- registers -------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ class LegacyVirtio(PciModel):
 
     @VirtioRegisters.queue_address.on_write
     def place_queue(self, pages: int) -> None:
-        """Page ``pages`` has the selected queue; 0 stops it."""
+        """Put the selected queue at page ``pages``; 0 stops it."""
         if self.regs.queue_select < self.queues:
             address = pages << virtio.VIRTIO_PCI_QUEUE_ADDR_SHIFT
             made = SplitRing(self.memory, address, self.queue_entries) if pages else None
@@ -217,7 +218,7 @@ class LegacyVirtio(PciModel):
 
     @VirtioRegisters.device.on_read
     def read_device(self, index: int) -> int:
-        """A byte of the device-specific configuration."""
+        """A byte behind the common registers: of the vectors while MSI-X is enabled, then of the configuration."""
         if self.interrupts.msix_enabled:
             if index < VECTOR_BYTES:
                 slot = self._vector_slot(index)
@@ -230,7 +231,7 @@ class LegacyVirtio(PciModel):
 
     @VirtioRegisters.device.on_store
     def write_device(self, index: int, old: int, new: int) -> int:
-        """A byte of the device-specific configuration is stored."""
+        """Store a byte behind the common registers; see ``read_device``."""
         if not self.interrupts.msix_enabled:
             self.configuration_written(index, new)
         elif index >= VECTOR_BYTES:

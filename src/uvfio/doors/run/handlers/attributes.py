@@ -55,7 +55,7 @@ class Written(NamedTuple):
         return self.bound.read(offset, count)
 
     def write(self, offset: int, data: bytes) -> tuple[int, Wait | None]:
-        """Store ``data``: bytes taken, and what has to be waited for."""
+        """Store ``data``; returns how many bytes were taken, and what the answer has to wait for, if anything."""
         self.settle()
         try:
             return self.bound.write(offset, data)

@@ -42,14 +42,14 @@ class FileMemory:
         os.close(self._fd)
 
     def read(self, address: int, size: int) -> bytes:
-        """Return exactly ``size`` bytes."""
+        """Copy ``size`` bytes at an offset. Raises BadAddress beyond the end."""
         data = os.pread(self._fd, size, address)
         if len(data) != size:
             raise BadAddress(f"{address:#x}+{size:#x} is beyond the end of the file")
         return data
 
     def write(self, address: int, data: bytes) -> None:
-        """Write all of ``data``."""
+        """Copy ``data`` to an offset; the file does not grow. Raises BadAddress beyond the end."""
         if self._huge:
             self.view(address, len(data))[:] = data
             return
@@ -61,7 +61,7 @@ class FileMemory:
             raise BadAddress(f"cannot write to the file: {error.strerror}") from error
 
     def store(self, address: int, value: int, width: int) -> None:
-        """Store ``width`` bytes (2, 4 or 8) at an aligned address atomically."""
+        """One aligned store of ``width`` bytes in the mapped file."""
         as_words(self.view(address, width), width)[0] = value
 
     def view(self, address: int, size: int) -> memoryview:

@@ -36,7 +36,7 @@ class Unreadable(VfioError):
 
     @classmethod
     def because(cls, pid: int, what: str) -> Unreadable:
-        """The error for process ``pid``, whose ``what`` cannot be reached, with a hint for the cause."""
+        """The error for the non-dumpable process ``pid``; ``what`` completes the sentence "cannot ..."."""
         return cls(
             f"process {pid} made itself non-dumpable (prctl PR_SET_DUMPABLE, or its executable is not "
             f"readable): cannot {what}"
@@ -91,7 +91,7 @@ class UserMemory:
         self._there = _Iovec()
 
     def read(self, address: int, size: int) -> bytes:
-        """Return exactly ``size`` bytes."""
+        """Copy ``size`` bytes of the process as it is now. Raises BadAddress; Unreadable if it may not be read."""
         if size == 0:
             return b""
         buffer = ctypes.create_string_buffer(size)
@@ -100,7 +100,8 @@ class UserMemory:
         return buffer.raw
 
     def write(self, address: int, data: bytes) -> None:
-        """Write all of ``data``."""
+        """Copy ``data`` with the rights that the pages have. Raises BadAddress; Unreadable if it may not be
+        written."""
         if not data:
             return
         buffer = ctypes.create_string_buffer(data, len(data))
@@ -162,7 +163,7 @@ class ProgramMemory:
             return False
 
     def read(self, address: int, size: int) -> bytes:
-        """Return exactly ``size`` bytes."""
+        """Copy ``size`` bytes of the address space, whatever rights the pages have. Raises BadAddress."""
         if size == 0:
             return b""
         if address < ADDRESS_LIMIT:
@@ -177,7 +178,7 @@ class ProgramMemory:
         raise BadAddress(f"cannot read {size} bytes at {address:#x}")
 
     def write(self, address: int, data: bytes) -> None:
-        """Write all of ``data``."""
+        """Copy ``data`` into the address space, whatever rights the pages have. Raises BadAddress."""
         if not data:
             return
         if address < ADDRESS_LIMIT:

@@ -198,7 +198,8 @@ class Process:
     # -- descriptors (Task) ------------------------------------------------------------------------
 
     def file(self, fd: int) -> object:
-        """The object behind the caller's ``fd``: one of our files or anything else. BadDescriptor if closed."""
+        """The VFIO file behind ``fd``, or for any other file its name in /proc. Raises BadDescriptor if it is
+        closed."""
         found = self.lookup(self.thread, fd)
         if found is not None:
             return found
@@ -272,14 +273,15 @@ class Process:
             os.close(by_thread)
 
     def file_memory(self, fd: int) -> FileMemory:
-        """The contents of the caller's shared memory file (memfd), by offset, for DMA; a reference of our own."""
+        """The file behind ``fd`` as memory; a VFIO file cannot be used so. Raises BadDescriptor."""
         from uvfio.doors.run.linux.file_memory import FileMemory
 
         ours = self.lookup(self.thread, fd) is not None
         return FileMemory(self._take(fd), usable=not ours)
 
     def memlock_limit(self) -> int | None:
-        """RLIMIT_MEMLOCK in bytes, or None for a task that no limit binds (CAP_IPC_LOCK, infinity)."""
+        """The run's ``--memlock``, else the program's RLIMIT_MEMLOCK in bytes; None without a limit (infinity,
+        CAP_IPC_LOCK)."""
         if self.processes.memlock is not None:
             return self.processes.memlock
         soft, _ = resource.prlimit(self.tgid, resource.RLIMIT_MEMLOCK)
@@ -416,7 +418,7 @@ class Processes:
                 del process.files[number]
 
     def close(self) -> None:
-        """Close what is held of every process."""
+        """Forget every process, as if each had ended."""
         for process in list(self.by_tgid.values()):
             self.exited(process)
 

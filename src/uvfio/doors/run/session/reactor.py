@@ -71,7 +71,7 @@ class Reactor:
     # -- Clock -----------------------------------------------------------------------------------
 
     def monotonic(self) -> float:
-        """Seconds."""
+        """The time in seconds (CLOCK_MONOTONIC)."""
         return monotonic()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> RunTimer:
@@ -81,7 +81,7 @@ class Reactor:
         return timer
 
     def wait(self, condition: Condition, seconds: float) -> None:
-        """Wait until ``condition`` is notified or ``seconds`` of this clock have passed."""
+        """Wait until ``condition`` is notified, ``seconds`` at most."""
         condition.wait(seconds)
 
     def forget_cancelled(self) -> None:
