@@ -28,7 +28,7 @@ __all__ = ["PendingCalls"]
 
 
 class _Model(Protocol):
-    """A model with pending calls. ``lock`` may be replaced while some are pending."""
+    """A model with pending calls."""
 
     lock: Any
     clock: Clock

@@ -272,7 +272,7 @@ class MappedRegisters:
 
 
 class _Model(Protocol):
-    """A model with polled registers. ``lock`` may be replaced."""
+    """A model with polled registers."""
 
     lock: Any
 

@@ -207,7 +207,7 @@ class Iommu:
             raise InvalidArgument(f"the container of group {device.group} has no IOMMU yet")
 
     def depart(self, group: Group) -> bool:
-        """Whether a member may leave at once (vfio_container_detach_group). Busy while a device of it is open."""
+        """Whether a member may leave at once (vfio_group_detach_container). Busy while a device of it is open."""
         if group.devices_in_use:
             names = ", ".join(d.name for d in group.devices if d.in_use)
             raise Busy(f"group {group} cannot leave: {names} is open", "close its device files")

@@ -22,6 +22,7 @@ decide who may open the device.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -129,7 +130,7 @@ class VfioPciDevice(MainlinePci):
         """Reset the function. Unsupported if it has no way to be reset; else what the function raises.
 
         What the host and the program had set up in the hardware (addresses, decoding, bus master,
-        interrupts) is back afterwards, as the kernel's pci_reset_hardware leaves it.
+        interrupts) is back afterwards, as the kernel's pci_reset_function leaves it.
         """
         with self._lock:
             if not self.function.reset_methods:
@@ -201,16 +202,15 @@ class VfioPciDevice(MainlinePci):
             self._quiesce(saved)
 
     def _quiesce(self, saved: SavedState) -> None:
-        try:
-            command = self.function.config_read(pci.PCI_COMMAND, 2)
+        with ExitStack() as rest:  # from the last line up, each whatever the ones before it raise
+            rest.callback(saved.restore, saved.command & ~pci.PCI_COMMAND_MASTER)
+            rest.callback(self._try_reset)
+            rest.callback(self._end_migration)
+            rest.callback(self._end_mainline)
+            rest.callback(self._interrupts.stop)
             # First of all: a device without a reset goes on with its DMA until this bit is gone.
+            command = self.function.config_read(pci.PCI_COMMAND, 2)
             self.function.config_write(pci.PCI_COMMAND, command & ~pci.PCI_COMMAND_MASTER, 2)
-            self._interrupts.stop()
-            self._end_mainline()
-            self._end_migration()
-            self._try_reset()
-        finally:
-            saved.restore(saved.command & ~pci.PCI_COMMAND_MASTER)
 
     def _has_reset(self) -> bool:
         return bool(self.function.reset_methods)

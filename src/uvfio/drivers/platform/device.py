@@ -21,6 +21,7 @@ Does not: translate file offsets (callers give region and offset), or decide who
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from uvfio.core.bus import DeviceKind, DtProperty, Region, ResourceKind
@@ -101,11 +102,10 @@ class VfioPlatformDevice(VfioDevice):
             self._quiesce()
 
     def _quiesce(self) -> None:
-        try:
-            self._interrupts.stop()
-            self._end_migration()
-        finally:
-            self._try_reset()
+        with ExitStack() as rest:  # from the last line up, each whatever the ones before it raise
+            rest.callback(self._try_reset)
+            rest.callback(self._end_migration)
+            rest.callback(self._interrupts.stop)
 
     def _has_reset(self) -> bool:
         return self.hardware.resettable

@@ -282,11 +282,15 @@ def test_put_finishes_when_the_reset_fails(device: VfioPciDevice, function: Fake
 
 
 def test_put_finishes_when_the_bus_fails(device: VfioPciDevice, function: FakeFunction) -> None:
+    event = FakeEvent()
+    device.set_irqs(0, [event])
+    resets = function.resets
     function.fail["config_write"] = VfioError("dead bus")
     with pytest.raises(VfioError, match="dead bus"):
         device.put()
     assert device.opens == 0
     assert function.word(COMMAND) == 0
+    assert (event.closed, function.sink, function.resets) == (1, None, resets + 1)
 
 
 def test_d24_opens_do_not_race(function: FakeFunction) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
 from support.pci_function import FakeEvent
 from support.platform_device import CHILD, NODE, FakePlatform, line, region
 from uvfio.core.bus import DeviceKind, DeviceTree, DtProperty, IrqInfo, ResourceKind
+from uvfio.core.migration.states import Migration
 from uvfio.drivers.platform.device import VfioPlatformDevice
 from uvfio.drivers.platform.driver import VfioPlatformDriver
 from uvfio.errors import Busy, Gone, InvalidArgument, NoSuchDevice, Unsupported, VfioError
@@ -460,12 +462,15 @@ def test_an_open_that_fails_leaves_it_closed() -> None:
 def test_a_close_finishes_whatever_fails(
     device: VfioPlatformDevice, hardware: FakePlatform
 ) -> None:
+    device.migration = session = Mock(spec=Migration)
     hardware.fail["connect"] = VfioError("stuck")
     event = bind(device, LEVEL)
     with pytest.raises(VfioError, match="stuck"):
         device.put()
     assert event.closed == 1
-    assert ("reset",) in hardware.log
+    session.close.assert_called_once_with()
+    assert device.migration is None
+    assert hardware.log[-1] == ("reset",)
     assert device.opens == 0
 
 
