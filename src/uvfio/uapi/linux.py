@@ -11,11 +11,15 @@ from typing import Final
 # linux/fcntl.h
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100
+AT_EACCESS: Final = 0x200
+AT_REMOVEDIR: Final = 0x200
+AT_SYMLINK_FOLLOW: Final = 0x400
 AT_EMPTY_PATH: Final = 0x1000
 F_DUPFD: Final = 0
 F_GETFL: Final = 3
 F_DUPFD_CLOEXEC: Final = 1030
 O_LARGEFILE: Final = 0o100000
+O_TMPFILE: Final = 0o20200000
 # linux/limits.h, linux/uio.h; and the most that one read or write moves (linux/fs.h of the kernel)
 PATH_MAX: Final = 4096
 UIO_MAXIOV: Final = 1024

@@ -13,6 +13,8 @@ What may go wrong around a call, and what then happens:
     killed before RECV         RECV fails with ENOENT; next
     killed before SEND         SEND fails with ENOENT; the effect stands, its files are released by their close
     signal with a handler      waits until the answer (WAIT_KILLABLE_RECV): nothing runs twice
+    a path leads out of the    the program repeats the call itself, with another path (``session/repeat.py``)
+    machine's folders
     a handler has a bug        the program gets EIO, the trace goes to stderr, the loop goes on
     every program has ended    POLLHUP: release everything, end as the program ended
 
@@ -39,6 +41,7 @@ from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.doors.run.session.redirect import Redirect
 from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.session import SEND_ERRORS, Session, negative_errno
 from uvfio.doors.run.session.tree import remove_folder
@@ -54,6 +57,8 @@ from uvfio.uapi.seccomp import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from uvfio.doors.run.filter.rules import Request
+    from uvfio.doors.run.handlers.changes import Changes
     from uvfio.doors.run.observe.control import Control
     from uvfio.machine.spec import MachineSpec
 
@@ -72,10 +77,29 @@ class Supervisor:
         self.handlers: dict[Key, Handler] = {}
         self.paths = Paths(session)
         self.calls = Calls(session, self.paths, self.handlers)
+        self._changes: Changes | None = None
         owners = {"paths": self.paths, "calls": self.calls}
         for key, call in BY_KEY.items():
             owner, method = call.handler.split(".")
-            self.handlers[key] = getattr(owners[owner], method)
+            self.handlers[key] = (
+                getattr(owners[owner], method) if owner in owners else self._changing(method)
+            )
+
+    @property
+    def changes(self) -> Changes:
+        """The handlers of calls that change files; loaded with the first such call."""
+        if self._changes is None:
+            from uvfio.doors.run.handlers.changes import Changes
+
+            self._changes = Changes(self.session, self.paths)
+        return self._changes
+
+    def _changing(self, method: str) -> Handler:
+        def changing(request: Request) -> int | None:
+            value: int | None = getattr(self.changes, method)(request)
+            return value
+
+        return changing
 
     def start(self, argv: Sequence[str], env: dict[str, str]) -> None:
         """Start the program. LaunchError if this machine cannot."""
@@ -123,6 +147,14 @@ class Supervisor:
             except Deferred as later:
                 session.defer_notification(request, later)
                 continue
+            except Redirect as wanted:
+                try:
+                    if not session.redirect(request, wanted):
+                        continue
+                    answer = pack(request[0], 0, 0, go_on)
+                except Unreadable as failure:
+                    answer = pack(request[0], 0, negative_errno(failure), 0)
+                    session.report_unreadable(request[1], failure)
             except Exception:
                 report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
                 answer = pack(request[0], 0, -errno.EIO, 0)

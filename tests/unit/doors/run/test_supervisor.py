@@ -16,6 +16,7 @@ from uvfio.core.events import GroupAdded
 from uvfio.doors.run import supervisor as module
 from uvfio.doors.run.filter.rules import BY_KEY
 from uvfio.doors.run.handlers.calls import Calls
+from uvfio.doors.run.handlers.changes import Changes
 from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import LaunchError
 from uvfio.doors.run.linux import syscalls as sc
@@ -50,20 +51,23 @@ def wait_for_end(pidfd: int) -> None:
 
 
 def test_what_is_notified_has_a_handler(stage: Stage) -> None:
-    """The handler that the row names, and nothing else has one."""
+    """The handler that the row names, and nothing else has one. Those that change files are loaded on demand."""
     owners = {"paths": stage.supervisor.paths, "calls": stage.supervisor.calls}
     handlers = stage.supervisor.handlers
     assert handlers.keys() == BY_KEY.keys()
     for key, call in BY_KEY.items():
         owner, method = call.handler.split(".")
-        assert handlers[key] == getattr(owners[owner], method)
+        if owner == "changes":
+            assert callable(handlers[key]) and hasattr(Changes, method)
+        else:
+            assert handlers[key] == getattr(owners[owner], method)
 
 
 def test_each_method_that_takes_a_notification_is_in_the_table() -> None:
     named = {call.handler for call in BY_KEY.values()}
     methods = {
         f"{kind.__name__.lower()}.{name}"
-        for kind in (Calls, Paths)
+        for kind in (Calls, Changes, Paths)
         for name, method in vars(kind).items()
         if not name.startswith("_")
         and inspect.isfunction(method)
@@ -72,7 +76,7 @@ def test_each_method_that_takes_a_notification_is_in_the_table() -> None:
     assert methods == named
 
 
-@pytest.mark.parametrize("kind", [Calls, Paths])
+@pytest.mark.parametrize("kind", [Calls, Changes, Paths])
 def test_each_handler_is_described(kind: type) -> None:
     named = {call.handler.split(".")[1] for call in BY_KEY.values()}
     bare = [name for name in named & vars(kind).keys() if not getattr(kind, name).__doc__]

@@ -195,8 +195,40 @@ CALLS: Final[tuple[Call, ...]] = (
     _call("chdir", "notify", "paths.chdir"),
     _call("fchdir", "notify", "paths.fchdir", fds=(0,)),
     _call("getcwd", "notify", "paths.getcwd"),
+    _call("chroot", "notify", "changes.chroot"),
     _call("execve", "notify", "paths.execve", copies="ends"),
-    _call("execveat", "notify", "paths.execve", fds=(0,), copies="ends"),
+    _call("execveat", "notify", "paths.execveat", fds=(0,), copies="ends"),
+    # changing what a path leads to
+    *(_call(name, "notify", f"changes.{name}") for name in ("mkdir", "mknod", "rmdir", "unlink")),
+    *(_call(name, "notify", f"changes.{name}") for name in ("rename", "link", "symlink")),
+    *(
+        _call(name, "notify", f"changes.{name}", fds=(0,))
+        for name in ("mkdirat", "mknodat", "unlinkat")
+    ),
+    *(
+        _call(name, "notify", f"changes.{name}", fds=(0, 2))
+        for name in ("renameat", "renameat2", "linkat")
+    ),
+    _call("symlinkat", "notify", "changes.symlinkat", fds=(1,)),
+    _call("chmod", "notify", "changes.chmod"),
+    _call("fchmod", "notify", "changes.fchmod", fds=(0,)),
+    _call("fchmodat", "notify", "changes.fchmodat", fds=(0,)),
+    _call("fchmodat2", "notify", "changes.fchmodat2", fds=(0,)),
+    *(_call(name, "notify", f"changes.{name}", ON_X86_64) for name in ("chown", "lchown")),
+    *(_call(name, "notify", f"changes.{name}_16", ON_I386) for name in ("chown", "lchown")),
+    *(_call(f"{name}32", "notify", f"changes.{name}", ON_I386) for name in ("chown", "lchown")),
+    _call("fchown", "notify", "changes.fchown", ON_X86_64, fds=(0,)),
+    _call("fchown", "notify", "changes.fchown_16", ON_I386, fds=(0,)),
+    _call("fchown32", "notify", "changes.fchown", ON_I386, fds=(0,)),
+    _call("fchownat", "notify", "changes.fchownat", fds=(0,)),
+    *(_call(name, "notify", "changes.times") for name in ("utime", "utimes")),
+    *(_call(name, "notify", "changes.times_at", fds=(0,)) for name in ("futimesat", "utimensat")),
+    _call("utimensat_time64", "notify", "changes.times_at", ON_I386, fds=(0,)),
+    _call("truncate", "notify", "changes.truncate"),
+    _call("truncate64", "notify", "changes.truncate", ON_I386),
+    *(_call(name, "notify", "changes.xattr") for name in ("setxattr", "removexattr")),
+    *(_call(name, "notify", "changes.lxattr") for name in ("lsetxattr", "lremovexattr")),
+    *(_call(name, "notify", "changes.fxattr", fds=(0,)) for name in ("fsetxattr", "fremovexattr")),
     # what an open file does
     _call("ioctl", "ioctl", "calls.ioctl", fds=(0,), shown="ioctl"),
     _call("read", "fd", "calls.read", fds=(0,), copies="served", shown="access"),
@@ -228,9 +260,6 @@ CALLS: Final[tuple[Call, ...]] = (
     _call("fallocate", "fd", "calls.not_possible", fds=(0,)),
     _call("fsync", "fd", "calls.not_possible", fds=(0,), copies="served"),
     _call("fdatasync", "fd", "calls.not_possible", fds=(0,), copies="served"),
-    _call("fchmod", "fd", "calls.not_permitted", fds=(0,)),
-    _call("fchown", "fd", "calls.not_permitted", fds=(0,)),
-    _call("fchown32", "fd", "calls.not_permitted", ON_I386, fds=(0,)),
     # bytes from one file to another
     _call("sendfile", "fd", "calls.cannot_move", fds=(0, 1), copies="served"),
     _call("sendfile64", "fd", "calls.cannot_move", ON_I386, fds=(0, 1), copies="served"),

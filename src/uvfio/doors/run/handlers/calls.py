@@ -489,10 +489,6 @@ class Calls:
         """The kernel answers for the token: fstatfs, and i386 calls with structures too narrow for its numbers."""
         return None
 
-    def not_permitted(self, request: Request) -> int | None:
-        """fchmod and fchown: EPERM for a VFIO file, as its permissions belong to the machine."""
-        return self._refuse(request, errno.EPERM, "the machine's files belong to the machine")
-
     def fstat(self, request: Request) -> int | None:
         """The facts of a device node, or those of an anonymous inode for other VFIO files. EFAULT."""
         return self._fstat(request, pack_stat)
@@ -502,12 +498,11 @@ class Calls:
         return self._fstat(request, pack_stat_32)
 
     def _fstat(self, request: Request, pack: Callable[..., bytes]) -> int | None:
-        process = self.session.processes.get(request[1])
-        token = process.token(request[1], request[6] & INT)
-        if token is None:
+        facts = self.paths.descriptor_facts(request, request[6] & INT)
+        if facts is None:
             return None
-        memory: Memory = process.memory
-        memory.write(request[7], pack(self.paths.token_facts(token)))
+        memory: Memory = self.session.processes.get(request[1]).memory
+        memory.write(request[7], pack(facts))
         return 0
 
     def _refuse(self, request: Request, number: int, why: str, other: int = 0) -> int | None:

@@ -1,14 +1,17 @@
-"""Path calls: open, stat, access, readlink and the like, answered where the path belongs to the machine.
+"""Path calls that open, look or move: open, stat, access, readlink, chdir, exec and the like.
 
-Which paths these are is in ``lookup.py``. A program that changes into one of the machine's folders stays where it is
-as far as the kernel knows; its relative paths are answered from the folder it believes to be in. Calls that are not
-notified (mkdir, rename) would use the real one: the machine's folders are read-only anyway.
+Which file a path means is found in ``lookup.py``. For a file of the machine the handler answers, with the rights that
+the caller has by the file's mode and owner (``linux/rights.py``). Everything of the host is answered by the kernel, in
+the program: as the call stands, or repeated with an equivalent path (``Redirect``). Nothing of the host is opened or
+resolved by the supervisor.
 
-Handlers return a value for the program, None to let the kernel run the call, or raise OSError. Docstrings list what a
-handler answers for a path of the machine; for all other paths it is None, unless the program is in a folder that
-exists only here: then the call is made on the host's path and its errno passed on. ENOENT, ENOTDIR and ELOOP are as in
-the kernel, found by it in the tree. EFAULT for memory that cannot be written; a path that cannot be read is left to
-the kernel. Unless stated, no other process is affected.
+A program that changes into one of the machine's folders stays where it is as far as the kernel knows: its *virtual*
+working folder. Relative paths are resolved from that. It ends when the kernel has changed into another folder.
+
+Handlers return a value for the program, None to let the kernel run the call, or raise OSError or Redirect. Docstrings
+list what a handler answers for a path of the machine; ENOENT, ENOTDIR and ELOOP are as in the kernel, found by it in
+the tree. EFAULT for memory that cannot be written; a path that cannot be read is left to the kernel. Unless stated, no
+other process is affected.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from uvfio.doors.run.filter.rules import ARG, INT
 from uvfio.doors.run.handlers.attributes import open_attribute
 from uvfio.doors.run.handlers.iommu_group import group_number
 from uvfio.doors.run.handlers.lookup import MODULES, Lookup
+from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.linux.rights import EXECUTE, READ, WRITE, Caller
 from uvfio.doors.run.linux.stat import (
     Facts,
     pack_stat,
@@ -31,12 +36,14 @@ from uvfio.doors.run.linux.stat import (
     pack_statfs_old,
     pack_statx,
 )
-from uvfio.uapi.linux import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
+from uvfio.doors.run.session.redirect import Redirect
+from uvfio.uapi.linux import AT_EACCESS, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_TMPFILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.doors.run.filter.rules import Request
+    from uvfio.doors.run.session.processes import Process
     from uvfio.doors.run.session.tokens import Token
     from uvfio.doors.run.session.tree import Found
 
@@ -51,54 +58,73 @@ class Paths(Lookup):
     def open(self, request: Request) -> int | None:
         """Open a file of the machine: a descriptor, if there is room in the reserved range.
 
-        EEXIST for O_CREAT with O_EXCL, EACCES for O_CREAT of a name that does not exist and for writing to a text file,
-        EISDIR for writing to a folder, ENOTDIR for a device with O_DIRECTORY, ENXIO for /proc/self/fd/N of a served
-        file without a path; EMFILE, ENFILE, ENOMEM when no descriptor can be made. A device node opens as ``fops`` has
-        it (EBUSY, ENODEV, EPERM...): a group or device that another process has open may refuse. An attribute is
-        refused as the machine has it (EACCES).
+        EACCES if its mode, owner and group do not allow it, for O_CREAT of a name that does not exist, and for writing
+        to a text file; EEXIST for O_CREAT with O_EXCL, EISDIR for writing to a folder, EOPNOTSUPP for O_TMPFILE,
+        ENOTDIR for a device with O_DIRECTORY, ENXIO for /proc/self/fd/N of a served file without a path; EMFILE,
+        ENFILE, ENOMEM when no descriptor can be made. A device node opens as ``fops`` has it (EBUSY, ENODEV,
+        EPERM...): a group or device that another process has open may refuse.
         """
-        return self._open(request, None, request[ARG], request[ARG + 1])
+        return self._open(request, None, ARG, request[ARG + 1])
 
     def creat(self, request: Request) -> int | None:
         """As ``open`` with O_CREAT, O_WRONLY and O_TRUNC."""
-        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
-        return self._open(request, None, request[ARG], flags)
+        return self._open(request, None, ARG, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
 
     def openat(self, request: Request) -> int | None:
         """As ``open``; a relative path begins at a descriptor."""
-        return self._open(request, request[ARG] & INT, request[ARG + 1], request[ARG + 2] & INT)
+        return self._open(request, request[ARG] & INT, ARG + 1, request[ARG + 2] & INT)
 
     def openat2(self, request: Request) -> int | None:
-        """As ``openat``, with flags in a struct open_how."""
+        """As ``openat``, with flags and restrictions (RESOLVE_*) in a struct open_how. EXDEV and ELOOP for a path that
+        these do not allow."""
         process = self.session.processes.get(request[1])
-        how = process.read_some(request[ARG + 2], 8)
-        if len(how) < 8:
+        how = process.read_some(request[ARG + 2], sc.open_how.size)
+        if len(how) < sc.open_how.size or request[ARG + 3] < sc.open_how.size:
             return None
-        return self._open(
-            request, request[ARG] & INT, request[ARG + 1], int.from_bytes(how, "little")
-        )
+        flags, _, resolve = sc.open_how.unpack(how)
+        return self._open(request, request[ARG] & INT, ARG + 1, flags, resolve)
 
-    def _open(self, request: Request, dirfd: int | None, address: int, flags: int) -> int | None:
-        path = self.interesting(request, dirfd, address)
-        if path is None:
+    def _open(
+        self, request: Request, dirfd: int | None, at: int, flags: int, resolve: int = 0
+    ) -> int | None:
+        follow = not (flags & os.O_NOFOLLOW or (flags & os.O_CREAT and flags & os.O_EXCL))
+        if resolve & (sc.RESOLVE_BENEATH | sc.RESOLVE_IN_ROOT):
+            place = self.within(request, dirfd, request[at], follow, resolve)
+        else:
+            place = self.interesting(request, dirfd, request[at], follow=follow)
+        if place is None:
             return None
         process = self.session.processes.get(request[1])
-        cloexec = bool(flags & os.O_CLOEXEC)
-        token = self.token_of(request, path)
+        path, cloexec = place.path, bool(flags & os.O_CLOEXEC)
+        token = self.token_of(request, place)
         if token is not None:
             path = token.file.name
             if not path.startswith("/"):
                 raise OSError(errno.ENXIO, f"{path} cannot be opened again")
-        if path.rstrip("/") == MODULES and not flags & (os.O_ACCMODE | os.O_PATH):
-            return self._open_real(self.tree.list_beside(MODULES), flags, cloexec)
-        if not self._is_ours(path):
-            return self._open_elsewhere(self._host(process, path), flags, cloexec)
-        found = self._find(
-            path, follow=not flags & os.O_NOFOLLOW, creating=bool(flags & os.O_CREAT)
-        )
+        elif path.rstrip("/") == MODULES and not flags & (os.O_ACCMODE | os.O_PATH | os.O_CREAT):
+            return self.session.addfd_of(self.tree.list_beside(MODULES).real, flags, cloexec)
+        elif not place.ours:
+            if self.is_private(path) and flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC):
+                raise OSError(errno.EPERM, f"{path} belongs to the run")
+            self.go_elsewhere(place, at - ARG)
+            return None
+        found = self.find(path, follow=follow, creating=bool(flags & os.O_CREAT), resolve=resolve)
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise OSError(errno.EEXIST, f"{path} exists")
-        if found.node is None and not flags & (os.O_PATH | os.O_DIRECTORY):
+        if flags & os.O_PATH:
+            return self._open_path(process, found, flags, cloexec)
+        if flags & os.O_DIRECTORY and not os.path.isdir(found.real):
+            raise OSError(errno.ENOTDIR, f"{path} is no folder")
+        self._check_open(request, found, flags)
+        if found.node is not None:
+            node = self.tree.virtual(found.real) or path
+            file = self.session.machine.open(node, process, self.session.abi)
+            try:
+                return self.session.install(process, file, cloexec)
+            except BaseException:
+                file.release()
+                raise
+        if not flags & os.O_DIRECTORY:
             text = group_number(self.session, path, found, flags)
             if text is not None:
                 with text:
@@ -106,76 +132,75 @@ class Paths(Lookup):
             made = open_attribute(self.session, found, flags)
             if made is not None:
                 return self.session.install(process, made, cloexec)
-        if found.node is None or flags & os.O_PATH:
-            return self._open_real(found, flags, cloexec)
-        if flags & os.O_DIRECTORY:
-            raise OSError(errno.ENOTDIR, f"{path} is a device")
-        node = self.tree.virtual(found.real) or path
-        file = self.session.machine.open(node, process, self.session.abi)
-        try:
-            return self.session.install(process, file, cloexec)
-        except BaseException:
-            file.release()
-            raise
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EACCES, f"{self.tree.virtual(found.real)} cannot be written")
+        return self.session.addfd_of(found.real, flags, cloexec)
 
-    def _open_real(self, found: Found, flags: int, cloexec: bool) -> int:
-        """A folder, a link's target or a text file of the tree: the program gets a descriptor of the real file."""
-        if flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_PATH:
-            number = errno.EISDIR if os.path.isdir(found.real) else errno.EACCES
-            raise OSError(number, f"{self.tree.virtual(found.real)} cannot be written")
-        keep = os.O_ACCMODE | os.O_DIRECTORY | os.O_NONBLOCK
-        wanted = os.O_RDONLY if flags & os.O_PATH else flags & keep
-        fd = os.open(found.real, wanted | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            return self.session.addfd(fd, None, cloexec)
-        finally:
-            os.close(fd)
+    def _check_open(self, request: Request, found: Found, flags: int) -> None:
+        """may_open (fs/namei.c): EISDIR, EOPNOTSUPP, EACCES."""
+        writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+        reads = flags & os.O_ACCMODE != os.O_WRONLY
+        real = os.lstat(found.real)
+        if flags & O_TMPFILE == O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "the machine's folders are read-only")
+        if stat.S_ISDIR(real.st_mode) and (writes or flags & os.O_CREAT):
+            raise OSError(errno.EISDIR, f"{self.tree.virtual(found.real)} is a folder")
+        wanted = (READ if reads else 0) | (WRITE if writes else 0)
+        if not Caller.of(request[1]).may(real, real.st_mode, wanted):
+            raise OSError(
+                errno.EACCES,
+                f"{self.tree.virtual(found.real)} has mode {stat.S_IMODE(real.st_mode):#o} and "
+                f"belongs to user {real.st_uid}",
+            )
 
-    def _open_elsewhere(self, path: str, flags: int, cloexec: bool) -> int | None:
-        """A path of the host: opened here only if the kernel would not find it."""
-        if not self.displaced:
-            return None
-        fd = os.open(path, flags & ~os.O_PATH | os.O_CLOEXEC, 0o644)
-        try:
-            return self.session.addfd(fd, None, cloexec)
-        finally:
-            os.close(fd)
+    def _open_path(self, process: Process, found: Found, flags: int, cloexec: bool) -> int:
+        """O_PATH: a descriptor of the tree's own file. A node gets a number of the reserved range, where fstat shows it
+        as a device. A link itself (O_NOFOLLOW) cannot be opened: ELOOP."""
+        number = None if found.node is None else process.free_number()
+        return self.session.addfd_of(found.real, flags & os.O_DIRECTORY, cloexec, number)
 
     # -- stat and the like ------------------------------------------------------------------------
 
-    def _facts(self, request: Request, path: str | None, follow: bool) -> Facts | None:
-        """What stat of ``path`` returns, or None to let the kernel run the call."""
-        if path is None:
+    def _facts(
+        self, request: Request, dirfd: int | None, at: int, follow: bool, empty: bool = False
+    ) -> Facts | None:
+        """What stat of the path at index ``at`` of the request returns, or None to let the kernel run the call."""
+        place = self.interesting(request, dirfd, request[at], follow=follow, empty=empty)
+        if place is None:
             return None
-        token = self.token_of(request, path) if follow else None
+        token = self.token_of(request, place)
         if token is not None:
             return self.token_facts(token)
-        if not self._is_ours(path):
-            if not self.displaced:
-                return None
-            process = self.session.processes.get(request[1])
-            return Facts.of(os.stat(self._host(process, path), follow_symlinks=follow))
-        found = self._find(path, follow=follow)
+        if not place.ours:
+            self.go_elsewhere(place, at - ARG)
+            return None
+        return self._found_facts(self.find(place.path, follow=follow))
+
+    @staticmethod
+    def _found_facts(found: Found) -> Facts:
         real = os.lstat(found.real)
         if found.node is None:
             return Facts.of(real)
         rdev = os.makedev(found.node.major, found.node.minor)
-        return Facts.of(real, stat.S_IFCHR | found.node.mode, rdev)
+        return Facts.of(real, stat.S_IFCHR | stat.S_IMODE(real.st_mode), rdev)
 
     def token_facts(self, token: Token) -> Facts:
         """What fstat of a VFIO file returns: a device node's own facts, or those of an anonymous inode."""
         name = token.file.name
         if name.startswith("/"):
             try:
-                found = self._find(name)
+                return self._found_facts(self.find(name))
             except FileNotFoundError:  # the node went; its open files stay
                 return Facts.of(os.stat(token.pin), stat.S_IFCHR | 0o600)
-            real = os.stat(found.real)
-            if found.node is None:
-                return Facts.of(real)
-            rdev = os.makedev(found.node.major, found.node.minor)
-            return Facts.of(real, stat.S_IFCHR | found.node.mode, rdev)
         return Facts.of(os.stat(token.pin), 0o600)
+
+    def descriptor_facts(self, request: Request, fd: int) -> Facts | None:
+        """What fstat of a descriptor returns if it is a VFIO file, or a device node opened with O_PATH."""
+        token = self.session.processes.get(request[1]).token(request[1], fd)
+        if token is not None:
+            return self.token_facts(token)
+        found = self.tree.opened(f"/proc/{request[1]}/fd/{fd}")
+        return None if found is None else self._found_facts(found)
 
     def _give(
         self, request: Request, facts: Facts | None, address: int, pack: object
@@ -188,23 +213,22 @@ class Paths(Lookup):
 
     def stat(self, request: Request) -> int | None:
         """The facts of the file that a path leads to: a device node is a character device with its own number."""
-        path = self.interesting(request, None, request[ARG])
-        return self._give(request, self._facts(request, path, True), request[ARG + 1], pack_stat)
+        facts = self._facts(request, None, ARG, True)
+        return self._give(request, facts, request[ARG + 1], pack_stat)
 
     def lstat(self, request: Request) -> int | None:
         """As ``stat``, of a link itself."""
-        path = self.interesting(request, None, request[ARG])
-        return self._give(request, self._facts(request, path, False), request[ARG + 1], pack_stat)
+        facts = self._facts(request, None, ARG, False)
+        return self._give(request, facts, request[ARG + 1], pack_stat)
 
     def stat64(self, request: Request) -> int | None:
         """As ``stat``, with the structure of i386."""
-        path = self.interesting(request, None, request[ARG])
-        return self._give(request, self._facts(request, path, True), request[ARG + 1], pack_stat_32)
+        facts = self._facts(request, None, ARG, True)
+        return self._give(request, facts, request[ARG + 1], pack_stat_32)
 
     def lstat64(self, request: Request) -> int | None:
         """As ``lstat``, with the structure of i386."""
-        path = self.interesting(request, None, request[ARG])
-        facts = self._facts(request, path, False)
+        facts = self._facts(request, None, ARG, False)
         return self._give(request, facts, request[ARG + 1], pack_stat_32)
 
     def newfstatat(self, request: Request) -> int | None:
@@ -223,45 +247,40 @@ class Paths(Lookup):
         """Facts for a call with dirfd, path and flags; an empty path means the descriptor itself."""
         dirfd, flags = request[ARG] & INT, request[ARG + flags_index]
         process = self.session.processes.get(request[1])
-        itself = flags & AT_EMPTY_PATH and dirfd in self.session.reserved
-        if itself and process.read_some(request[ARG + 1], 1) in (b"\0", b""):
-            token = process.token(request[1], dirfd)
-            return None if token is None else self.token_facts(token)
         empty = bool(flags & AT_EMPTY_PATH)
-        path = self.interesting(request, dirfd, request[ARG + 1], empty=empty)
-        return self._facts(request, path, not flags & AT_SYMLINK_NOFOLLOW)
+        if empty and process.read_some(request[ARG + 1], 1) in (b"\0", b""):
+            return self.descriptor_facts(request, dirfd)
+        return self._facts(request, dirfd, ARG + 1, not flags & AT_SYMLINK_NOFOLLOW, empty)
 
     def access(self, request: Request) -> int | None:
-        """0 if the mode allows it. EACCES for X_OK of a file without it and W_OK of a read-only one; EINVAL for
-        an unknown mode.
-
-        Device nodes and readable files are open to each user: uid and gid are not compared.
-        """
-        return self._access(request, None, request[ARG], request[ARG + 1], 0)
+        """0 if mode, owner and group allow it to the caller's real ids. EACCES; EINVAL for an unknown mode."""
+        return self._access(request, None, ARG, request[ARG + 1], 0)
 
     def faccessat(self, request: Request) -> int | None:
         """As ``access``; a relative path begins at a descriptor."""
-        dirfd = request[ARG] & INT
-        return self._access(request, dirfd, request[ARG + 1], request[ARG + 2], 0)
+        return self._access(request, request[ARG] & INT, ARG + 1, request[ARG + 2], 0)
 
     def faccessat2(self, request: Request) -> int | None:
-        """As ``faccessat``, with flags: AT_SYMLINK_NOFOLLOW and AT_EMPTY_PATH. AT_EACCESS makes no difference."""
-        dirfd = request[ARG] & INT
-        return self._access(request, dirfd, request[ARG + 1], request[ARG + 2], request[ARG + 3])
+        """As ``faccessat``, with flags: AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_EACCESS (effective ids)."""
+        return self._access(
+            request, request[ARG] & INT, ARG + 1, request[ARG + 2], request[ARG + 3]
+        )
 
     def _access(
-        self, request: Request, dirfd: int | None, address: int, mode: int, flags: int
+        self, request: Request, dirfd: int | None, at: int, mode: int, flags: int
     ) -> int | None:
-        path = self.interesting(request, dirfd, address, empty=bool(flags & AT_EMPTY_PATH))
-        facts = self._facts(request, path, not flags & AT_SYMLINK_NOFOLLOW)
-        if facts is None or path is None:
+        follow = not flags & AT_SYMLINK_NOFOLLOW
+        facts = self._facts(request, dirfd, at, follow, bool(flags & AT_EMPTY_PATH))
+        if facts is None:
             return None
+        mode &= INT
         if mode & ~7:
             raise OSError(errno.EINVAL, f"access mode {mode:#o}")
-        if mode & os.X_OK and not facts.mode & 0o111:
-            raise OSError(errno.EACCES, path)
-        if mode & os.W_OK and self._is_ours(path) and not facts.mode & 0o222:
-            raise OSError(errno.EACCES, path)
+        caller = Caller.of(request[1])
+        if not flags & AT_EACCESS:
+            caller = caller.for_access()
+        if mode and not caller.may(facts.real, facts.mode, mode):
+            raise OSError(errno.EACCES, f"mode {stat.S_IMODE(facts.mode):#o}")
         return 0
 
     def statfs(self, request: Request) -> int | None:
@@ -279,12 +298,15 @@ class Paths(Lookup):
     def _statfs(
         self, request: Request, address: int, pack: Callable[[str, bool], bytes]
     ) -> int | None:
-        path = self.interesting(request, None, request[ARG])
-        if path is None or not self._is_ours(path):
+        place = self.interesting(request, None, request[ARG])
+        if place is None:
             return None
-        found = self._find(path)
+        if not place.ours:
+            self.go_elsewhere(place, 0)
+            return None
+        found = self.find(place.path)
         process = self.session.processes.get(request[1])
-        process.memory.write(address, pack(found.real, path.startswith("/sys/")))
+        process.memory.write(address, pack(found.real, place.path.startswith("/sys/")))
         return 0
 
     # -- links, attributes, working folder --------------------------------------------------------
@@ -301,40 +323,24 @@ class Paths(Lookup):
         return self._readlink(request, request[ARG] & INT, ARG + 1)
 
     def _readlink(self, request: Request, dirfd: int | None, at: int) -> int | None:
-        path = self.interesting(request, dirfd, request[at])
-        if path is None:
+        place = self.interesting(request, dirfd, request[at], follow=False)
+        if place is None:
             return None
         process = self.session.processes.get(request[1])
-        token = self.token_of(request, path)
-        if token is not None:
-            target = token.file.name
-        elif path in ("/proc/self/cwd", f"/proc/{process.tgid}/cwd") and process.virtual_cwd:
-            target = process.virtual_cwd
-        elif not self._is_ours(path):
-            fd_link = self._tree_link(request, path)
-            if fd_link is None:
-                if not self.displaced:
-                    return None
-                fd_link = os.readlink(self._host(process, path))
-            target = fd_link
-        else:
-            target = os.readlink(self._find(path, follow=False).real)
+        target = (
+            os.readlink(self.find(place.path, follow=False).real)
+            if place.ours
+            else self.link_of_proc(request, process, place)
+        )
+        if target is None:
+            self.go_elsewhere(place, at - ARG)
+            return None
         size = request[at + 2] & INT
         if not 0 < size < 1 << 31:
             raise OSError(errno.EINVAL, f"buffer of {size} bytes")
         data = os.fsencode(target)[:size]
         process.memory.write(request[at + 1], data)
         return len(data)
-
-    def _tree_link(self, request: Request, path: str) -> str | None:
-        """The target of /proc/self/fd/N for a folder or file of the tree, under the name that the program knows."""
-        found = self._descriptor(request, path)
-        if found is None:
-            return None
-        try:
-            return self.tree.virtual(os.readlink("/proc/{}/fd/{}".format(*found)))
-        except OSError:
-            return None
 
     def getxattr(self, request: Request) -> int | None:
         """ENODATA: files of the machine have no extended attributes."""
@@ -345,22 +351,17 @@ class Paths(Lookup):
         return self._getxattr(request, False)
 
     def _getxattr(self, request: Request, follow: bool) -> int | None:
-        path = self.interesting(request, None, request[ARG])
-        if path is None:
+        place = self.interesting(request, None, request[ARG], follow=follow)
+        if place is None:
             return None
-        if self._is_ours(path):
-            self._find(path, follow=follow)
-            raise OSError(errno.ENODATA, f"{path} has no extended attributes")
-        if not self.displaced:
+        if not place.ours:
+            self.go_elsewhere(place, 0)
             return None
-        process = self.session.processes.get(request[1])
-        name = process.read_some(request[ARG + 1], 256).split(b"\0")[0]
-        return self._attributes(
-            request, os.getxattr(self._host(process, path), name, follow_symlinks=follow), ARG + 2
-        )
+        self.find(place.path, follow=follow)
+        raise OSError(errno.ENODATA, f"{place.path} has no extended attributes")
 
     def listxattr(self, request: Request) -> int | None:
-        """0: files of the machine have no extended attributes. ERANGE for a host's list that is too long."""
+        """0: files of the machine have no extended attributes."""
         return self._listxattr(request, True)
 
     def llistxattr(self, request: Request) -> int | None:
@@ -368,67 +369,72 @@ class Paths(Lookup):
         return self._listxattr(request, False)
 
     def _listxattr(self, request: Request, follow: bool) -> int | None:
-        path = self.interesting(request, None, request[ARG])
-        if path is None:
+        place = self.interesting(request, None, request[ARG], follow=follow)
+        if place is None:
             return None
-        if self._is_ours(path):
-            self._find(path, follow=follow)
-            return 0
-        if not self.displaced:
+        if not place.ours:
+            self.go_elsewhere(place, 0)
             return None
-        process = self.session.processes.get(request[1])
-        names = os.listxattr(self._host(process, path), follow_symlinks=follow)
-        return self._attributes(request, b"".join(os.fsencode(n) + b"\0" for n in names), ARG + 1)
+        self.find(place.path, follow=follow)
+        return 0
 
-    def _attributes(self, request: Request, data: bytes, at: int) -> int:
-        """Write to the buffer whose address and size are at ``at`` of the request; size 0 only returns the length."""
-        size = request[at + 1]
-        if size:
-            if len(data) > size:
-                raise OSError(errno.ERANGE, f"{len(data)} bytes of attributes")
-            self.session.processes.get(request[1]).memory.write(request[at], data)
-        return len(data)
+    # -- the working folder, and another image -----------------------------------------------------
 
     def chdir(self, request: Request) -> int | None:
-        """Remember a folder of the machine as working folder of the process, for all its threads; ENOTDIR, ENOENT.
+        """Make a folder of the machine the virtual working folder of the process, for all its threads; ENOTDIR, EACCES
+        without permission to search it.
 
-        For any other folder the kernel changes into it, and the remembered one is forgotten unless it will refuse.
+        For any other folder the kernel changes into it; a virtual one is forgotten when it has done so.
         """
         process = self.session.processes.get(request[1])
-        path = self.interesting(request, None, request[ARG])
-        if path is not None and self._is_ours(path):
-            real = self._find(path).real
-            path = self.tree.virtual(real) or path
-        elif path is None or not self.displaced:
-            raw = self._read_path(process, request[ARG])
-            if raw and not (process.virtual_cwd and self._no_folder(raw)):
-                process.forget_cwd()
-            return None
-        else:
-            real = path = path.rstrip("/") or "/"  # out of the machine's folders by a relative path
-        if not os.path.isdir(real):
-            raise OSError(errno.ENOTDIR if os.path.lexists(real) else errno.ENOENT, path)
+        place = self.interesting(request, None, request[ARG])
+        if place is not None and place.ours:
+            return self._enter(request, process, self.find(place.path).real)
+        paths = {0: os.fsencode(place.path)} if place is not None and place.displaced else {}
+        self._leave(request, process, paths)
+        return None
+
+    def fchdir(self, request: Request) -> int | None:
+        """As ``chdir``, for an open folder."""
+        process = self.session.processes.get(request[1])
+        try:
+            real = os.readlink(f"/proc/{request[1]}/fd/{request[ARG] & INT}")
+        except OSError:
+            return None  # EBADF; the kernel has nothing to change
+        if self.tree.virtual(real) is not None:
+            return self._enter(request, process, real)
+        self._leave(request, process, {})
+        return None
+
+    def _enter(self, request: Request, process: Process, real: str) -> int:
+        found = os.lstat(real)
+        path = self.tree.virtual(real) or "/"
+        if not stat.S_ISDIR(found.st_mode):
+            raise OSError(errno.ENOTDIR, f"{path} is no folder")
+        if not Caller.of(request[1]).may(found, found.st_mode, EXECUTE):
+            raise OSError(errno.EACCES, f"{path} may not be searched")
         process.forget_cwd()
         process.virtual_cwd = path
         return 0
 
-    @staticmethod
-    def _no_folder(path: bytes) -> bool:
-        """Whether the kernel will refuse to change into it."""
-        return not (os.path.isdir(path) and os.access(path, os.X_OK))
+    def _leave(self, request: Request, process: Process, paths: dict[int, bytes]) -> None:
+        """Let the kernel change the folder, and forget a virtual one if it does. If the program cannot be traced the
+        change is taken for granted."""
 
-    def fchdir(self, request: Request) -> int | None:
-        """Left to the kernel; the remembered folder is forgotten unless the kernel will refuse."""
-        process = self.session.processes.get(request[1])
-        folder = b"/proc/%d/fd/%d" % (request[1], request[ARG] & INT)
-        if not (process.virtual_cwd and self._no_folder(folder)):
-            process.forget_cwd()
-        return None
+        def done(result: int) -> None:
+            if result == 0:
+                process.forget_cwd()
+
+        if request[1] in self.session.repeating:
+            return
+        if paths or process.virtual_cwd:
+            raise Redirect(paths, done, None if paths else process.forget_cwd)
+        process.forget_cwd()
 
     def getcwd(self, request: Request) -> int | None:
         """The working folder, if it is one of the machine's: bytes written, NUL included. ERANGE for a small buffer."""
         process = self.session.processes.get(request[1])
-        cwd = process.cwd if process.virtual_cwd else self.tree.virtual(process.cwd)
+        cwd = process.virtual_cwd
         if not cwd:
             return None
         data = os.fsencode(cwd) + b"\0"
@@ -438,7 +444,22 @@ class Paths(Lookup):
         return len(data)
 
     def execve(self, request: Request) -> int | None:
-        """Left to the kernel; the next call of the thread shows whether the image was exchanged."""
+        """EACCES for a file of the machine. Else left to the kernel; the next call of the thread shows whether the
+        image was exchanged."""
+        return self._exec(request, None, ARG, True)
+
+    def execveat(self, request: Request) -> int | None:
+        """As ``execve``; a relative path begins at a descriptor."""
+        follow = not request[ARG + 4] & AT_SYMLINK_NOFOLLOW
+        return self._exec(request, request[ARG] & INT, ARG + 1, follow)
+
+    def _exec(self, request: Request, dirfd: int | None, at: int, follow: bool) -> int | None:
+        place = self.interesting(request, dirfd, request[at], follow=follow)
+        if place is not None:
+            if place.ours:
+                self.find(place.path, follow=follow)
+                raise OSError(errno.EACCES, f"{place.path} is no program")
+            self.go_elsewhere(place, at - ARG)  # the repeated call is notified, too
         processes = self.session.processes
         processes.exec_begins(processes.get(request[1]), request[1])
         return None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from uvfio.doors.run.filter.rules import BY_KEY
 from uvfio.doors.run.observe import trace_2011, trace_mainline
 from uvfio.doors.run.session.events import CallEntry, CallExit
+from uvfio.doors.run.session.redirect import Redirect
 from uvfio.fops.file import Deferred
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def _tapped(name: str, handler: Handler, emit: RunObserver) -> Handler:
         except Deferred as later:
             later.answered.append(_answered(entry, emit))
             raise
+        except Redirect:
+            raise  # the program repeats the call, which is observed then
         except Exception as error:
             emit(CallExit(entry, None, error, perf_counter() - begun))
             raise

@@ -239,11 +239,12 @@ class Trace:
         name, at = call.name, ARG + len(call.descriptors)
         dirfd = call.descriptor(request) if call.descriptors else None
         try:
-            path = self.paths.interesting(request, dirfd, request[at])
+            place = self.paths.interesting(request, dirfd, request[at])
         except OSError:
             return None
-        if path is None or not path.startswith(NODES):
+        if place is None or not place.path.startswith(NODES):
             return None
+        path = place.path
         return {"call": name, "path": path, "text": f'{name}("{path}")'}
 
     # -- events ------------------------------------------------------------------------------------

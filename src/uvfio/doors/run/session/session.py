@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.filter.build import reserved_range
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.linux.memory import Unreadable
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.doors.run.filter.rules import Request
-    from uvfio.doors.run.linux.memory import Unreadable
     from uvfio.doors.run.session.events import RunEvent, RunObserver
     from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.redirect import Redirect
     from uvfio.doors.run.session.tokens import Token
     from uvfio.fops.file import Deferred, File
     from uvfio.machine.spec import MachineSpec
@@ -97,6 +98,7 @@ class Session:
         )
         self.listener = -1
         self.current = 0
+        self.repeating: set[int] = set()  # threads whose call the kernel runs with another path
 
     def close(self) -> None:
         """Release everything: files, groups, descriptors, the folder."""
@@ -160,6 +162,21 @@ class Session:
             lambda: sc.notif_id_valid(self.listener, number),
         )
 
+    def redirect(self, request: Request, wanted: Redirect) -> bool:
+        """Let the caller repeat its call with other paths. Returns whether the kernel may run the call as it is: it has
+        not been answered then. Unreadable if the caller cannot be traced."""
+        from uvfio.doors.run.session.repeat import begin
+
+        try:
+            begin(self.reactor, request, wanted, self.repeating)
+        except Unreadable:
+            if wanted.otherwise is None:
+                raise
+            wanted.otherwise()
+            return True
+        self._send(request[0], 0, OSError(errno.ENOSYS, "repeated"))
+        return False
+
     def _send(self, number: int, value: int, error: OSError | None) -> None:
         failed = 0 if error is None else negative_errno(error)
         try:
@@ -215,6 +232,15 @@ class Session:
             self.tokens.abort(memory, fd, file)
             raise NoMemory(f"descriptor {number} cannot be exchanged: {error.strerror}") from error
         os.close(fd)
+
+    def addfd_of(self, real: str, flags: int, cloexec: bool, number: int | None = None) -> int:
+        """Give the caller a descriptor for reading of a file of the tree. As ``addfd``."""
+        keep = os.O_DIRECTORY | os.O_NONBLOCK
+        fd = os.open(real, flags & keep | os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return self.addfd(fd, number, cloexec)
+        finally:
+            os.close(fd)
 
     def addfd(self, fd: int, number: int | None, cloexec: bool) -> int:
         """Copy ``fd`` into the caller of the current call, as ``number`` if the program's limit allows it.

@@ -50,6 +50,7 @@ class Tree:
         self.root = f"{self.path}/root"
         os.mkdir(self.root)
         self._root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._dev = os.stat(self._root).st_dev
         self._nodes: dict[str, Node] = {}
         self._folders: set[str] = set()  # that are there; a system call costs more than the file
         self._mask = os.umask(0o077)
@@ -112,17 +113,42 @@ class Tree:
         finally:
             os.close(fd)
 
-    def find(self, path: str, *, follow: bool = True) -> Found:
-        """The file at the program's absolute ``path``; OSError as the kernel would give it."""
-        flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
+    def find(self, path: str, *, follow: bool = True, resolve: int = 0) -> Found:
+        """The file at the program's absolute ``path``, with the restrictions ``resolve`` (RESOLVE_* of openat2);
+        OSError as the kernel would give it."""
         relative = path.lstrip("/").encode("utf-8", "surrogateescape") or b"."
-        fd = sc.openat2(self._root, relative, flags, 0, sc.RESOLVE_IN_ROOT)
+        return self._find(self._root, relative, resolve | sc.RESOLVE_IN_ROOT, follow)
+
+    def find_below(self, folder: str, path: bytes, resolve: int, *, follow: bool = True) -> Found:
+        """The file at ``path`` from the program's ``folder``, by openat2 with ``resolve``; OSError as it gives it."""
+        start = os.open(self.root + folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return self._find(start, path, resolve, follow)
+        finally:
+            os.close(start)
+
+    def _find(self, start: int, path: bytes, resolve: int, follow: bool) -> Found:
+        flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
+        fd = sc.openat2(start, path, flags, 0, resolve)
         try:
             real = os.readlink(f"/proc/self/fd/{fd}")
             found = os.stat(fd)
         finally:
             os.close(fd)
-        return Found(real, self._devices.get(found.st_ino) if stat.S_ISREG(found.st_mode) else None)
+        return Found(real, self._device(found))
+
+    def _device(self, found: os.stat_result) -> CharDev | None:
+        if not stat.S_ISREG(found.st_mode) or found.st_dev != self._dev:
+            return None
+        return self._devices.get(found.st_ino)
+
+    def opened(self, link: str) -> Found | None:
+        """The device node of the tree that a link of /proc/TID/fd leads to; None for any other file."""
+        try:
+            node = self._device(os.stat(link))
+            return None if node is None else Found(os.readlink(link), node)
+        except OSError:
+            return None
 
     def list_beside(self, path: str) -> Found:
         """The tree's folder ``path`` with an empty folder added for each that the host has in its own."""

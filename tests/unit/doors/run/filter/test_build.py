@@ -65,6 +65,13 @@ ALWAYS: list[str] = [
     "execve",
     "execveat",
 ]
+CHANGES: list[str] = [
+    "chroot", "mkdir", "mkdirat", "mknod", "mknodat", "rmdir", "unlink", "unlinkat", "rename", "renameat",
+    "renameat2", "link", "linkat", "symlink", "symlinkat", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown",
+    "lchown", "fchown", "fchownat", "utime", "utimes", "futimesat", "utimensat", "truncate", "setxattr",
+    "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+]  # fmt: skip
+
 FD0: list[str] = [
     "read",
     "write",
@@ -77,8 +84,6 @@ FD0: list[str] = [
     "fcntl",
     "ftruncate",
     "fallocate",
-    "fchmod",
-    "fchown",
     "fstatfs",
     "fsync",
     "fdatasync",
@@ -87,14 +92,28 @@ OUTSIDE = [0, 3, 255, 767, 1024, 0x7FFFFFFF, -1, AT_FDCWD]
 INSIDE = [768, 769, 900, 1023]
 
 
-@pytest.mark.parametrize("name", ALWAYS)
+@pytest.mark.parametrize("name", [*ALWAYS, *CHANGES])
 def test_path_calls_are_always_notified(name: str) -> None:
     for program in (PROGRAM, NO_RANGE):
         assert x86_64(name, AT_FDCWD, 0x1000, program=program) == NOTIFY
         assert i386(name, AT_FDCWD, 0x1000, program=program) == NOTIFY
 
 
-@pytest.mark.parametrize("name", ["stat64", "lstat64", "statfs64", "stat", "lstat"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stat64",
+        "lstat64",
+        "statfs64",
+        "stat",
+        "lstat",
+        "chown32",
+        "lchown32",
+        "fchown32",
+        "truncate64",
+        "utimensat_time64",
+    ],
+)
 def test_path_calls_of_i386(name: str) -> None:
     assert i386(name) == NOTIFY
 
@@ -112,9 +131,7 @@ def test_calls_on_a_descriptor(name: str) -> None:
         assert i386(name, fd, 900, 900, 900) == ALLOW
 
 
-@pytest.mark.parametrize(
-    "name", ["_llseek", "fstat64", "fcntl64", "ftruncate64", "fchown32", "fstatfs64"]
-)
+@pytest.mark.parametrize("name", ["_llseek", "fstat64", "fcntl64", "ftruncate64", "fstatfs64"])
 def test_calls_on_a_descriptor_of_i386(name: str) -> None:
     assert i386(name, 768) == NOTIFY
     assert i386(name, 767) == ALLOW
@@ -266,7 +283,7 @@ def test_unshare() -> None:
 
 def test_everything_else_runs_natively() -> None:
     named = {
-        *ALWAYS, *FD0, "dup2", "dup3", "sendfile", "splice", "copy_file_range", "ioctl", "newfstatat",
+        *ALWAYS, *CHANGES, *FD0, "dup2", "dup3", "sendfile", "splice", "copy_file_range", "ioctl", "newfstatat",
         "statx", "pread64", "pwrite64", "preadv", "pwritev", "preadv2", "pwritev2", "mmap",
         "close_range", "unshare",
     }  # fmt: skip

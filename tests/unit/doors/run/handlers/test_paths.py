@@ -290,6 +290,9 @@ def test_close_on_exec_is_the_programs_choice(puppet: Puppet) -> None:
 def test_a_failed_open_leaves_nothing(stage: Stage) -> None:
     puppet = stage.puppet
     puppet.open(b"/dev/vfio/none")
+    puppet.open(
+        b"/dev/vfio/../none"
+    )  # the first that the program repeats: the reactor gets its bell
     before = open_descriptors(), len(stage.session.tokens)
     for path in (b"/dev/vfio/none", b"/dev/vfio", b"/dev/vfio/../none", DEVICE + b"/none"):
         assert puppet.open(path, os.O_RDWR) < 0
@@ -421,7 +424,8 @@ def test_access(puppet: Puppet) -> None:
     assert puppet.call("access", node, os.R_OK | os.W_OK) == 0
     assert puppet.call("faccessat", AT_FDCWD, node, os.X_OK) == -errno.EACCES
     assert puppet.call("faccessat2", AT_FDCWD, DEVICE, os.X_OK, 0) == 0
-    assert puppet.call("access", DEVICE + b"/vendor", os.W_OK) == -errno.EACCES
+    read_only = 0 if os.geteuid() == 0 else -errno.EACCES  # as of any file of mode 0444
+    assert puppet.call("access", DEVICE + b"/vendor", os.W_OK) == read_only
     assert puppet.call("access", node, 8) == -errno.EINVAL
     assert puppet.call("access", node + b"x", os.F_OK) == -errno.ENOENT
     assert puppet.call("access", node + b"/x", os.F_OK) == -errno.ENOTDIR

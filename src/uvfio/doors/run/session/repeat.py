@@ -1,0 +1,267 @@
+"""Calls that the program makes itself, with another path: the way out of the machine's folders.
+
+A path like /dev/vfio/../null, or ../../../etc/hostname from a folder that exists only here, means a file of the host
+that the kernel would not find by it. The supervisor must not open that file in the program's place: it has other
+rights, another umask, root, mount namespace, /proc/self and other descriptors, and a FIFO would block every program.
+So the program repeats its call with a path that means the same ("/dev/null"), and the kernel answers it.
+
+Theory of operation
+-------------------
+``begin`` is called while the call waits for its answer. A thread of its own becomes the tracer of the calling thread
+(the kernel binds a tracee to a thread) and steps it through::
+
+    stop        SEIZE and INTERRUPT; the supervisor answers the call, the thread stops before it returns to its code
+    mmap        a page for the paths, by a system call that the tracer makes the thread execute; all signals blocked
+    the call    again, from the instruction before. At its entry the argument is the new path and the thread has its
+                own signal mask again, so that a signal interrupts a call that blocks
+    munmap      the page goes
+    return      every register as the kernel would leave it; the thread is detached
+
+The repeated call is notified as any other. Its path is an ordinary one of the host, so the kernel runs it.
+
+A call that a signal interrupts ends with ERESTARTSYS and its own arguments: the kernel runs the handler and then
+restarts the call that the program made, which is notified and redirected again, or returns EINTR. An exec that
+succeeds ends the trace with EVENT_EXEC. A thread that is killed in between is reaped here, as its parent sees it.
+
+Invariants: one tracer for one call; nothing of the program but the new path in a page of its own changes; a thread
+that cannot be traced gets ``Unreadable`` and has made no call.
+
+What this does not do: decide which path means the same (``handlers/lookup.py``), or follow a child.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import signal
+import threading
+from typing import TYPE_CHECKING, Final
+
+from uvfio.doors.run.linux import ptrace
+from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.uapi.linux import MAP_ANONYMOUS, MAP_PRIVATE, PATH_MAX, PROT_READ, PROT_WRITE
+from uvfio.uapi.seccomp import AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, I386, X86_64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uvfio.doors.run.filter.rules import Request
+    from uvfio.doors.run.session.reactor import Reactor
+    from uvfio.doors.run.session.redirect import Redirect
+
+__all__ = ["begin"]
+
+MAP_CALL: Final = {AUDIT_ARCH_X86_64: X86_64["mmap"], AUDIT_ARCH_I386: I386["mmap2"]}
+UNMAP_CALL: Final = {AUDIT_ARCH_X86_64: X86_64["munmap"], AUDIT_ARCH_I386: I386["munmap"]}
+WORD: Final = (1 << 64) - 1
+INT: Final = (1 << 32) - 1
+ALL_SIGNALS: Final = WORD
+NO_CALL: Final = WORD  # in orig_rax: no call to restart
+RESTARTS: Final = range(512, 517)  # ERESTARTSYS and its kin (include/linux/errno.h)
+
+
+def begin(reactor: Reactor, request: Request, wanted: Redirect, repeating: set[int]) -> None:
+    """Trace the thread that made ``request``; answer the call with any value then. Raises Unreadable if the thread
+    cannot be traced. ``repeating`` contains the thread until its call has returned."""
+    stop, tid = reactor.accept_posts(), request[1]
+    repeating.add(tid)
+
+    def end() -> None:
+        repeating.discard(tid)
+        stop()
+
+    tracer = _Tracer(reactor, request, wanted, end)
+    error: BaseException | None
+    try:
+        threading.Thread(target=tracer.run, name=f"redirect {request[1]}", daemon=True).start()
+        error = tracer.started.get()
+    except RuntimeError as none:  # no thread can be made
+        error = OSError(errno.EAGAIN, str(none))
+    if error is not None:
+        end()
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        paths = ", ".join(os.fsdecode(path) for path in wanted.paths.values())
+        raise Unreadable(
+            f"task {request[1]} cannot be led out of the machine's folders to {paths}: {reason}",
+            "a program that a debugger traces can use the path itself; `uvfio check` tries ptrace",
+        )
+
+
+class _Gone(Exception):
+    """The thread ended, or executed another program: there is nothing more to do."""
+
+
+class _Tracer:
+    """One redirected call; all but ``started`` belongs to the thread that ``run`` is."""
+
+    def __init__(
+        self, reactor: Reactor, request: Request, wanted: Redirect, end: Callable[[], None]
+    ) -> None:
+        self.reactor = reactor
+        self.tid, self.number, self.arch = request[1], request[3], request[4]
+        self.wanted = wanted
+        self.end = end
+        self.started: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Seize the thread, then step it through its call."""
+        try:
+            ptrace.ptrace(ptrace.PTRACE_SEIZE, self.tid, 0, ptrace.ONE_CALL)
+            ptrace.ptrace(ptrace.PTRACE_INTERRUPT, self.tid)
+        except BaseException as error:
+            self.started.put(error)
+            return
+        self.started.put(None)
+        try:
+            self._steps()
+        except (_Gone, ProcessLookupError, ChildProcessError):
+            pass  # killed; or its exit was the last that was to be reaped
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self.reactor.post(self.end)
+
+    def _fail(self, error: BaseException) -> None:
+        """A mistake here: end the program, which stands in the middle of a call, and have the error reported."""
+
+        def report() -> None:
+            raise error
+
+        os.kill(self.tid, signal.SIGKILL)
+        self.reactor.post(report)
+
+    def _steps(self) -> None:
+        self._until_interrupted()
+        before = ptrace.registers(self.tid)
+        mask = ptrace.signal_mask(self.tid)
+        ptrace.set_signal_mask(self.tid, ALL_SIGNALS)
+        page = self._map(before) if self.wanted.paths else 0
+        result = page if -4096 < page < 0 else self._call(before, mask, page)
+        if page > 0:
+            self._execute(before, UNMAP_CALL[self.arch], (page, self._size()))
+        after = list(before)
+        after[ptrace.RAX] = result & WORD
+        after[ptrace.ORIG_RAX] = self.number if -result in RESTARTS else NO_CALL
+        ptrace.set_registers(self.tid, after)
+        ptrace.set_signal_mask(self.tid, mask)
+        self._finish(result)
+
+    def _finish(self, result: int) -> None:
+        """Call ``done`` on the supervisor's thread, and detach when it has returned: what it changes counts for the
+        program's next call."""
+        finished: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+        def call() -> None:
+            try:
+                self.end()
+                if self.wanted.done is not None:
+                    self.wanted.done(result)
+            finally:
+                finished.put(None)
+
+        self.reactor.post(call)
+        finished.get()
+        ptrace.ptrace(ptrace.PTRACE_DETACH, self.tid)
+
+    # -- one system call ---------------------------------------------------------------------------
+
+    def _size(self) -> int:
+        return PATH_MAX * len(self.wanted.paths)
+
+    def _map(self, before: list[int]) -> int:
+        """A page for each path, filled: its address, or -errno."""
+        protection, flags = PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
+        page = self._execute(
+            before, MAP_CALL[self.arch], (0, self._size(), protection, flags, WORD, 0)
+        )
+        if not -4096 < page < 0:
+            with open(f"/proc/{self.tid}/mem", "r+b", buffering=0) as memory:
+                for at, path in enumerate(self.wanted.paths.values()):
+                    memory.seek(page + at * PATH_MAX)
+                    memory.write(path[: PATH_MAX - 1] + b"\0")
+        return page
+
+    def _call(self, before: list[int], mask: int, page: int) -> int:
+        """The program's own call, with the new paths."""
+        self._to_entry(before, self.number, None)
+        changed = ptrace.registers(self.tid)
+        for at, argument in enumerate(self.wanted.paths):
+            changed[ptrace.ARGUMENTS[self.arch][argument]] = page + at * PATH_MAX
+        ptrace.set_registers(self.tid, changed)
+        ptrace.set_signal_mask(self.tid, mask)
+        result = self._to_exit()
+        ptrace.set_signal_mask(self.tid, ALL_SIGNALS)
+        return result
+
+    def _execute(self, before: list[int], number: int, arguments: tuple[int, ...]) -> int:
+        """Let the thread make a system call of ours; returns its value, or -errno."""
+        self._to_entry(before, number, arguments)
+        return self._to_exit()
+
+    def _to_entry(self, before: list[int], number: int, arguments: tuple[int, ...] | None) -> None:
+        """Go to the entry of call ``number``, with the program's own arguments if none are given."""
+        values = list(before)
+        values[ptrace.RIP] -= ptrace.CALL_BYTES
+        values[ptrace.RAX], values[ptrace.ORIG_RAX] = number, NO_CALL
+        if arguments is not None:
+            limit = INT if self.arch == AUDIT_ARCH_I386 else WORD
+            for place, value in zip(ptrace.ARGUMENTS[self.arch], arguments, strict=False):
+                values[place] = value & limit
+        ptrace.set_registers(self.tid, values)
+        self._to_call_stop()
+
+    def _to_exit(self) -> int:
+        self._to_call_stop()
+        value = ptrace.registers(self.tid)[ptrace.RAX]
+        if self.arch == AUDIT_ARCH_I386:
+            value &= INT
+            return value - (1 << 32) if value > INT - 4096 else value
+        return value - (1 << 64) if value >> 63 else value
+
+    # -- stops -------------------------------------------------------------------------------------
+
+    def _to_call_stop(self) -> None:
+        """Go on to the next entry or exit of a system call."""
+        deliver = 0
+        while True:
+            ptrace.ptrace(ptrace.PTRACE_SYSCALL, self.tid, 0, deliver)
+            stopped_by, event = self._wait()
+            deliver = 0
+            if stopped_by == ptrace.SYSCALL_STOP:
+                return
+            if event == ptrace.EVENT_EXEC:
+                self._detach_image()
+            if event == ptrace.EVENT_STOP and stopped_by != signal.SIGTRAP:
+                self._sleep()
+            elif not event:
+                deliver = stopped_by  # SIGSTOP: no handler can run
+
+    def _until_interrupted(self) -> None:
+        """Wait for the stop that INTERRUPT asked for; a job that is stopped first sleeps until SIGCONT."""
+        while True:
+            stopped_by, event = self._wait()
+            if event == ptrace.EVENT_STOP and stopped_by == signal.SIGTRAP:
+                return
+            if event == ptrace.EVENT_STOP:
+                self._sleep()
+                return
+            ptrace.ptrace(ptrace.PTRACE_SYSCALL, self.tid, 0, 0 if event else stopped_by)
+
+    def _sleep(self) -> None:
+        """Stopped like any job: it goes on with SIGCONT, which is the next stop."""
+        ptrace.ptrace(ptrace.PTRACE_LISTEN, self.tid)
+        self._wait()
+
+    def _wait(self) -> tuple[int, int]:
+        """The next stop: the signal, and the event. ``_Gone`` when the thread has ended."""
+        tid, status = os.waitpid(-1, ptrace.WALL | ptrace.WNOTHREAD)
+        if not os.WIFSTOPPED(status):
+            raise _Gone
+        self.tid = tid  # after an exec a thread has the number of its process
+        return status >> 8 & 0xFF, status >> 16
+
+    def _detach_image(self) -> None:
+        """The call was an exec that succeeded: the new image owes nothing."""
+        self._finish(0)
+        raise _Gone
