@@ -58,7 +58,8 @@ def test_what_is_notified_has_a_handler(stage: Stage) -> None:
     for key, call in BY_KEY.items():
         owner, method = call.handler.split(".")
         if owner == "changes":
-            assert callable(handlers[key]) and hasattr(Changes, method)
+            assert callable(handlers[key])
+            assert hasattr(Changes, method)
         else:
             assert handlers[key] == getattr(owners[owner], method)
 

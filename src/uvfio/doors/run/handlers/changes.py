@@ -62,15 +62,20 @@ class Changes:
         return place if self.paths.is_private(place.path) else None
 
     def _by_descriptor(self, descriptor: tuple[int, int]) -> str | None:
-        """The path of the machine's file behind a task's descriptor; None for any other file."""
+        """The path of the machine's file behind a task's descriptor; empty for a VFIO file without one; None for any
+        other file. EPERM for one in the folder that holds the tree."""
         task, number = descriptor
         token = self.session.processes.get(task).token(task, number)
         if token is not None:
             return token.file.name if token.file.name.startswith("/") else ""
         try:
-            return self.tree.virtual(os.readlink(f"/proc/{task}/fd/{number}"))
+            real = os.readlink(f"/proc/{task}/fd/{number}")
         except OSError:
             return None
+        shown = self.paths.shown(real)
+        if shown is None and self.paths.is_private(real):
+            raise OSError(errno.EPERM, f"{real} belongs to the run")
+        return shown
 
     def _may_change(self, request: Request, folder: str) -> None:
         """EACCES if the caller may not write to the machine's ``folder``; ENOENT if there is none."""

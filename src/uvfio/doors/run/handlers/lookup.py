@@ -81,9 +81,9 @@ class Lookup:
         self.tree = session.tree
         self.by_tid = session.processes.by_tid
         self.discover = session.processes.discover
-        self.private = os.fsencode(session.tree.path)
-        self.watched = (*WATCHED, self.private)
-        self.roots = (*ROOTS, os.path.basename(self.private))
+        self.private = session.tree.path_prefix  # of the folders of all runs
+        self.watched = (*WATCHED, os.fsencode(self.private))
+        self.roots = (*ROOTS, os.path.basename(os.fsencode(self.private)))
 
     # -- which file is it? -----------------------------------------------------------------------
 
@@ -147,11 +147,12 @@ class Lookup:
                 base = os.readlink(f"/proc/{request[1]}/fd/{dirfd}")
             except OSError:
                 return None
-        inside = self.tree.virtual(base)
+        inside = self.shown(base)
         if inside is not None:
             return _parts(inside), True
         above = base == "/" or base.startswith(("/dev", "/sys", "/proc"))
-        if not (above or b".." in raw or self.private.startswith(os.fsencode(base))):
+        near = self.private.startswith(base) or base.startswith(self.private)
+        if not (above or near or b".." in raw):
             return None
         return _parts(base), False
 
@@ -197,7 +198,7 @@ class Lookup:
                     parts = target
                     if moved:
                         elsewhere, left, rest = True, list(parts), at + 1
-        inside = self.tree.virtual("/" + "/".join(parts))
+        inside = self.shown("/" + "/".join(parts))
         if inside is not None:
             parts = _parts(inside)
         if self._ours(parts):
@@ -257,14 +258,14 @@ class Lookup:
             return None
         if kind == "root":
             return [], False
-        inside = self.tree.virtual(other.cwd)
+        inside = self.shown(other.cwd)
         return _parts(inside or other.cwd), bool(other.virtual_cwd) or inside is not None
 
     def _through_descriptor(
         self, task: int, number: int
     ) -> tuple[int, int] | tuple[list[str], bool]:
         try:
-            inside = self.tree.virtual(os.readlink(f"/proc/{task}/fd/{number}"))
+            inside = self.shown(os.readlink(f"/proc/{task}/fd/{number}"))
         except OSError:
             return task, number
         return (task, number) if inside is None else (_parts(inside), True)
@@ -281,9 +282,15 @@ class Lookup:
             path == prefix or path.startswith(prefix + "/") for prefix in NAMES
         )
 
+    def shown(self, real: str) -> str | None:
+        """The program's name for a real path of the tree. None outside, and for the tree's folders above the machine's:
+        a program gets there by the private folder's own name only, and does not mean the host's /dev and /sys."""
+        inside = self.tree.virtual(real)
+        return inside if inside == MODULES or (inside and self._ours(_parts(inside))) else None
+
     def is_private(self, path: str) -> bool:
-        """Whether ``path`` is in the folder that holds the tree, outside what programs are shown of it."""
-        return path == self.tree.path or path.startswith(self.tree.path + "/")
+        """Whether ``path`` is in the folder that holds the tree of a run, this one or another."""
+        return path.startswith(self.private) and self.tree.is_folder_of_a_run(path)
 
     # -- what handlers do with it ------------------------------------------------------------------
 

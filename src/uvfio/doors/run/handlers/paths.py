@@ -401,7 +401,7 @@ class Paths(Lookup):
             real = os.readlink(f"/proc/{request[1]}/fd/{request[ARG] & INT}")
         except OSError:
             return None  # EBADF; the kernel has nothing to change
-        if self.tree.virtual(real) is not None:
+        if self.shown(real) is not None:
             return self._enter(request, process, real)
         self._leave(request, process, {})
         return None
