@@ -111,7 +111,7 @@ def test_the_machine_cannot_be_removed() -> None:
     script = (
         "rm -rf /dev/vfio /sys/bus/pci/devices /sys/class/vfio; cd /sys/bus/pci; rm -rf devices;"
         " mkdir made; mv devices other; ln -s x y; touch new; rmdir devices; cd /;"
-        " P=$(echo /dev/shm/uvfio-*-*); rm -rf $P; cd /dev/shm; rm -rf uvfio-*-*; cd /;"
+        " P=$(echo $XDG_RUNTIME_DIR/uvfio-*-*); rm -rf $P; cd $XDG_RUNTIME_DIR; rm -rf uvfio-*-*; cd /;"
         " for p in $P; do chmod 0 $p $p/root; rm -rf $p/root/dev; touch $p/x; mv $p/root $p/r; done;"
         " exec 2>&1; ls /dev/vfio /sys/bus/pci/devices; cat /sys/bus/pci/devices/*/vendor; pwd"
     )
@@ -125,7 +125,9 @@ def test_the_machine_cannot_be_removed() -> None:
 
 def test_the_host_is_not_reached_through_the_tree() -> None:
     """The tree's own /dev is not the host's: what is removed there is not removed here."""
-    script = "for d in /dev/shm/uvfio-*-*/root/dev; do cd $d; ls; rm -f null; done; ls /dev/null"
+    script = (
+        "for d in $XDG_RUNTIME_DIR/uvfio-*-*/root/dev; do cd $d; ls; rm -f null; done; ls /dev/null"
+    )
     done = run_uvfio("run", "--", "sh", "-c", script)
     assert "null" not in done.stdout.splitlines()[:-1]
     assert done.stdout.splitlines()[-1] == "/dev/null"

@@ -81,7 +81,7 @@ class Lookup:
         self.tree = session.tree
         self.by_tid = session.processes.by_tid
         self.discover = session.processes.discover
-        self.private = session.tree.path_prefix  # of the folders of all runs
+        self.private = session.tree.path
         self.watched = (*WATCHED, os.fsencode(self.private))
         self.roots = (*ROOTS, os.path.basename(os.fsencode(self.private)))
 
@@ -289,8 +289,8 @@ class Lookup:
         return inside if inside == MODULES or (inside and self._ours(_parts(inside))) else None
 
     def is_private(self, path: str) -> bool:
-        """Whether ``path`` is in the folder that holds the tree of a run, this one or another."""
-        return path.startswith(self.private) and self.tree.is_folder_of_a_run(path)
+        """Whether ``path`` is the folder that holds the tree, or in it."""
+        return path == self.private or path.startswith(self.private + "/")
 
     # -- what handlers do with it ------------------------------------------------------------------
 

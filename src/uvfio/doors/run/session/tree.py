@@ -41,8 +41,7 @@ class Tree:
 
     def __init__(self, scratch: str) -> None:
         sweep(scratch)
-        self.path_prefix = f"{scratch}/{PREFIX}"
-        self.path = f"{self.path_prefix}{os.getpid()}-{os.urandom(6).hex()}"
+        self.path = f"{scratch}/{PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
         os.mkdir(self.path, 0o700)
         unlocked = f"{self.path}/unlocked"  # a name that ``sweep`` does not try
         self._lock = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -164,12 +163,6 @@ class Tree:
         if real == self.root or real.startswith(self.root + "/"):
             return real[len(self.root) :] or "/"
         return None
-
-    def is_folder_of_a_run(self, path: str) -> bool:
-        """Whether ``path``, which begins with ``path_prefix``, is a folder that a run has made, or is in one."""
-        name = path[len(self.path_prefix) :].partition("/")[0]
-        number, _, random = name.partition("-")
-        return number.isdigit() and len(random) == 12
 
     def remove(self) -> None:
         """Remove the folder; no error when it is gone."""
