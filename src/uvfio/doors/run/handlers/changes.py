@@ -392,7 +392,7 @@ class Changes:
     def truncate(self, request: Request) -> int | None:
         """0 for a file of sysfs that the caller may write (kernfs_iop_setattr lets it pass); EACCES, EISDIR for a
         folder, EINVAL for a device node."""
-        place = self._place(request, None, ARG, follow=True)
+        place = None if request[ARG + 1] >> 63 else self._place(request, None, ARG, follow=True)
         if place is None:
             return None
         if not place.ours:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from uvfio.doors.run.filter.rules import INT
 from uvfio.doors.run.linux import rights
+from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.session.redirect import Redirect
 from uvfio.machine.sysfs.tree import PREFIXES
 from uvfio.uapi import linux
@@ -164,22 +165,35 @@ class Lookup:
         elsewhere: bool,
         raw: bytes,
         follow: bool,
+        floor: tuple[int, int] = (0, 0),
     ) -> Place | None:
-        """Resolve ``raw`` from the folder ``parts``. ``elsewhere``: the kernel would begin in another folder."""
+        """Resolve ``raw`` from the folder ``parts``. ``elsewhere``: the kernel would begin in another folder.
+
+        ``floor`` is for RESOLVE_BENEATH and RESOLVE_IN_ROOT: which of them, and of how many components the folder is
+        that the path may not leave.
+        """
         names = raw.decode("utf-8", "surrogateescape").split("/")
-        left, rest = list(parts), 0  # where the host's part of the path begins
+        # The host's part of the path: the folder that the program named or left to, and what it wrote from there on.
+        left, rest = list(parts), 0
+        root: list[
+            str
+        ] = []  # how the program calls the folder that is / of ``parts``: /proc/self/root
         descriptor = None
+        resolve, least = floor
         last = max((at for at, name in enumerate(names) if name not in ("", ".")), default=-1)
         slash = last < len(names) - 1
         for at, name in enumerate(names):
             if name in ("", "."):
                 continue
             if name == "..":
-                if self._ours(parts):
+                if resolve and len(parts) <= least:
+                    if resolve & sc.RESOLVE_BENEATH and elsewhere:
+                        raise OSError(errno.EXDEV, "the path leaves the folder that it starts from")
+                elif self._ours(parts):
                     elsewhere = True
                     parts = self._resolve(parts)[:-1]
                     if not self._ours(parts):
-                        left, rest = list(parts), at + 1
+                        left, rest = [*root, *parts], at + 1
                 else:
                     parts = parts[:-1]
                 continue
@@ -195,6 +209,7 @@ class Lookup:
                 if isinstance(target, int):
                     descriptor = (target, moved) if ends else None
                 else:
+                    root = [] if target else [*root, *parts]
                     parts = target
                     if moved:
                         elsewhere, left, rest = True, list(parts), at + 1
@@ -203,9 +218,9 @@ class Lookup:
             parts = _parts(inside)
         if self._ours(parts):
             path = "/" + "/".join(parts)
-            return Place(path + "/" if slash and names[-1] != ".." else path, True)
+            return Place(path + "/" if slash else path, True)
         if elsewhere:
-            path = "/".join(["", *left, *(n for n in names[rest:] if n)]) or "/"
+            path = "/".join(["", *left[least:], *(n for n in names[rest:] if n)]) or "/"
             return Place(path + "/" if slash and path != "/" else path, False, True)
         path = "/" + "/".join(parts)
         if (
@@ -327,7 +342,8 @@ class Lookup:
         self, request: Request, dirfd: int | None, address: int, follow: bool, resolve: int
     ) -> Place | None:
         """``interesting`` for a path that may not leave the folder it starts from (RESOLVE_BENEATH, RESOLVE_IN_ROOT):
-        in a folder of the machine the kernel resolves it there. EXDEV if it leaves."""
+        in a folder of the machine the kernel resolves it there. EXDEV if it leaves a folder of the host through one of
+        the machine's."""
         process = self.session.processes.get(request[1])
         raw = self.read_path(process, address)
         if not raw:
@@ -339,9 +355,9 @@ class Lookup:
         if elsewhere:
             real = self.tree.find_below("/" + "/".join(parts), raw, resolve, follow=follow).real
             return Place(self.tree.virtual(real) or "/", True)
-        if raw.startswith(b"/") or b".." in raw:
-            return None
-        return self._walk(request, process, parts, False, raw, follow)
+        if raw.startswith(b"/") and resolve & sc.RESOLVE_BENEATH:
+            return None  # EXDEV
+        return self._walk(request, process, parts, False, raw, follow, (resolve, len(parts)))
 
     def find(
         self, path: str, *, follow: bool = True, creating: bool = False, resolve: int = 0
