@@ -23,8 +23,7 @@ is decided by instructions that the kernel can evaluate in advance (nr, arch, ju
 Linux 5.11 it does not run the filter at all (kernel/seccomp.c, seccomp_cache_prepare).
 
 What this does not do: it is not a sandbox. It hides nothing from a program that means to see it:
-io_uring operations, i386 ``mmap`` (90, arguments in memory) and paths given to calls that only change
-files (unlink, chmod, mount...) are not tested.
+io_uring operations, i386 ``mmap`` (90, arguments in memory), and paths given to mount and to sockets are not tested.
 """
 
 from __future__ import annotations
