@@ -41,7 +41,7 @@ from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
-from uvfio.doors.run.session.redirect import Redirect
+from uvfio.doors.run.session.redirect import Answered, Redirect
 from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.session import SEND_ERRORS, Session, negative_errno
 from uvfio.doors.run.session.tree import remove_folder
@@ -149,9 +149,10 @@ class Supervisor:
                 continue
             except Redirect as wanted:
                 try:
-                    if not session.redirect(request, wanted):
-                        continue
-                    answer = pack(request[0], 0, 0, go_on)
+                    value = session.redirect(request, wanted)
+                    answer = pack(request[0], value or 0, 0, go_on if value is None else 0)
+                except Answered:
+                    continue
                 except Unreadable as failure:
                     answer = pack(request[0], 0, negative_errno(failure), 0)
                     session.report_unreadable(request[1], failure)

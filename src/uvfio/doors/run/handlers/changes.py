@@ -227,6 +227,9 @@ class Changes:
     def linkat(self, request: Request) -> int | None:
         """As ``link``; relative paths begin at descriptors."""
         old, new = (request[ARG] & INT, ARG + 1), (request[ARG + 2] & INT, ARG + 3)
+        itself = request[ARG + 4] & AT_EMPTY_PATH and self._is_empty(request, ARG + 1)
+        if itself and self._by_descriptor((request[1], request[ARG] & INT)) is not None:
+            raise OSError(errno.EXDEV, "a file of the machine is on another file system")
         follow = bool(request[ARG + 4] & AT_SYMLINK_FOLLOW)
         return self._two(request, old, new, follow=follow, moves=False)
 

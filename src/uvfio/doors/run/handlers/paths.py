@@ -5,8 +5,9 @@ the caller has by the file's mode and owner (``linux/rights.py``). Everything of
 the program: as the call stands, or repeated with an equivalent path (``Redirect``). Nothing of the host is opened or
 resolved by the supervisor.
 
-A program that changes into one of the machine's folders stays where it is as far as the kernel knows: its *virtual*
-working folder. Relative paths are resolved from that. It ends when the kernel has changed into another folder.
+A program that changes into one of the machine's folders changes into the tree's own one, so that its children inherit
+it. If it cannot, it stays where it is as far as the kernel knows: the folder is its *virtual* working folder, until the
+kernel has changed into another one.
 
 Handlers return a value for the program, None to let the kernel run the call, or raise OSError or Redirect. Docstrings
 list what a handler answers for a path of the machine; ENOENT, ENOTDIR and ELOOP are as in the kernel, found by it in
@@ -381,60 +382,61 @@ class Paths(Lookup):
     # -- the working folder, and another image -----------------------------------------------------
 
     def chdir(self, request: Request) -> int | None:
-        """Make a folder of the machine the virtual working folder of the process, for all its threads; ENOTDIR, EACCES
-        without permission to search it.
-
-        For any other folder the kernel changes into it; a virtual one is forgotten when it has done so.
-        """
+        """Change into a folder of the machine, for all threads of the process; ENOTDIR, EACCES without permission to
+        search it. Into any other folder the kernel changes."""
         process = self.session.processes.get(request[1])
         place = self.interesting(request, None, request[ARG])
         if place is not None and place.ours:
-            return self._enter(request, process, self.find(place.path).real)
+            self._enter(request, process, self.find(place.path).real)
         paths = {0: os.fsencode(place.path)} if place is not None and place.displaced else {}
         self._leave(request, process, paths)
         return None
 
     def fchdir(self, request: Request) -> int | None:
-        """As ``chdir``, for an open folder."""
-        process = self.session.processes.get(request[1])
-        try:
-            real = os.readlink(f"/proc/{request[1]}/fd/{request[ARG] & INT}")
-        except OSError:
-            return None  # EBADF; the kernel has nothing to change
-        if self.shown(real) is not None:
-            return self._enter(request, process, real)
-        self._leave(request, process, {})
+        """Left to the kernel; a virtual working folder is forgotten when it has changed into another one."""
+        self._leave(request, self.session.processes.get(request[1]), {})
         return None
 
-    def _enter(self, request: Request, process: Process, real: str) -> int:
+    def _enter(self, request: Request, process: Process, real: str) -> None:
+        """Let the program change into the tree's own folder. It is a virtual one if the program cannot: it is traced,
+        or has another root or mount namespace."""
         found = os.lstat(real)
         path = self.tree.virtual(real) or "/"
         if not stat.S_ISDIR(found.st_mode):
             raise OSError(errno.ENOTDIR, f"{path} is no folder")
         if not Caller.of(request[1]).may(found, found.st_mode, EXECUTE):
             raise OSError(errno.EACCES, f"{path} may not be searched")
-        process.forget_cwd()
-        process.virtual_cwd = path
-        return 0
+
+        def done(result: int) -> int:
+            process.forget_cwd()
+            if result < 0:
+                process.virtual_cwd = path
+            return 0
+
+        raise Redirect({0: os.fsencode(real)}, done, lambda: done(-errno.EPERM))
 
     def _leave(self, request: Request, process: Process, paths: dict[int, bytes]) -> None:
         """Let the kernel change the folder, and forget a virtual one if it does. If the program cannot be traced the
         change is taken for granted."""
 
-        def done(result: int) -> None:
+        def done(result: int) -> int:
             if result == 0:
                 process.forget_cwd()
+            return result
+
+        def otherwise() -> None:
+            process.forget_cwd()
 
         if request[1] in self.session.repeating:
             return
         if paths or process.virtual_cwd:
-            raise Redirect(paths, done, None if paths else process.forget_cwd)
+            raise Redirect(paths, done, None if paths else otherwise)
         process.forget_cwd()
 
     def getcwd(self, request: Request) -> int | None:
         """The working folder, if it is one of the machine's: bytes written, NUL included. ERANGE for a small buffer."""
         process = self.session.processes.get(request[1])
-        cwd = process.virtual_cwd
+        cwd = process.virtual_cwd or self.shown(process.cwd)
         if not cwd:
             return None
         data = os.fsencode(cwd) + b"\0"

@@ -10,25 +10,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Redirect"]
+__all__ = ["Answered", "Redirect"]
 
 
 class Redirect(Exception):
     """Raised by a handler: let the program make the call with other paths.
 
     ``paths`` maps the number of an argument to the path to use there; empty if only the result is of interest.
-    ``done`` is called with the call's result, on the supervisor's thread, before the program goes on.
-    ``otherwise`` is called instead if the thread cannot be traced, and then the kernel runs the call as it is; without
-    it the program gets EPERM.
+    ``done`` is called with the call's result, on the supervisor's thread, before the program goes on; it returns the
+    result that the program gets. ``otherwise`` is called instead if the thread cannot be traced: it returns the answer,
+    or None to let the kernel run the call as it is. Without it the program gets EPERM.
     """
 
     def __init__(
         self,
         paths: Mapping[int, bytes],
-        done: Callable[[int], None] | None = None,
-        otherwise: Callable[[], None] | None = None,
+        done: Callable[[int], int] | None = None,
+        otherwise: Callable[[], int | None] | None = None,
     ) -> None:
         super().__init__(paths)
         self.paths = paths
         self.done = done
         self.otherwise = otherwise
+
+
+class Answered(Exception):
+    """The call being handled has been answered: the loop goes on with the next one."""

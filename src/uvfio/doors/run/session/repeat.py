@@ -66,10 +66,14 @@ def begin(reactor: Reactor, request: Request, wanted: Redirect, repeating: set[i
     cannot be traced. ``repeating`` contains the thread until its call has returned."""
     stop, tid = reactor.accept_posts(), request[1]
     repeating.add(tid)
+    ended = False
 
     def end() -> None:
-        repeating.discard(tid)
-        stop()
+        nonlocal ended
+        if not ended:  # a second time could end the thread's next call
+            ended = True
+            repeating.discard(tid)
+            stop()
 
     tracer = _Tracer(reactor, request, wanted, end)
     error: BaseException | None
@@ -140,28 +144,30 @@ class _Tracer:
         result = page if -4096 < page < 0 else self._call(before, mask, page)
         if page > 0:
             self._execute(before, UNMAP_CALL[self.arch], (page, self._size()))
-        after = list(before)
-        after[ptrace.RAX] = result & WORD
-        after[ptrace.ORIG_RAX] = self.number if -result in RESTARTS else NO_CALL
-        ptrace.set_registers(self.tid, after)
-        ptrace.set_signal_mask(self.tid, mask)
-        self._finish(result)
+        self._finish(result, before, mask)
 
-    def _finish(self, result: int) -> None:
-        """Call ``done`` on the supervisor's thread, and detach when it has returned: what it changes counts for the
-        program's next call."""
-        finished: queue.SimpleQueue[None] = queue.SimpleQueue()
+    def _finish(self, result: int, before: list[int] | None = None, mask: int = 0) -> None:
+        """Call ``done`` on the supervisor's thread, then let the thread return to its code and detach: what ``done``
+        changes counts for the program's next call. A new image (no ``before``) keeps its registers."""
+        finished: queue.SimpleQueue[int] = queue.SimpleQueue()
 
         def call() -> None:
+            value = result
             try:
                 self.end()
-                if self.wanted.done is not None:
-                    self.wanted.done(result)
+                if self.wanted.done is not None and -result not in RESTARTS:
+                    value = self.wanted.done(result)
             finally:
-                finished.put(None)
+                finished.put(value)
 
         self.reactor.post(call)
-        finished.get()
+        value = finished.get()
+        if before is not None:
+            after = list(before)
+            after[ptrace.RAX] = value & WORD
+            after[ptrace.ORIG_RAX] = self.number if -value in RESTARTS else NO_CALL
+            ptrace.set_registers(self.tid, after)
+            ptrace.set_signal_mask(self.tid, mask)
         ptrace.ptrace(ptrace.PTRACE_DETACH, self.tid)
 
     # -- one system call ---------------------------------------------------------------------------

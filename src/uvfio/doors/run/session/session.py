@@ -27,6 +27,7 @@ from uvfio.doors.run.linux.memory import Unreadable
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
+from uvfio.doors.run.session.redirect import Answered, Redirect
 from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.tokens import Tokens
 from uvfio.doors.run.session.tree import Tree
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from uvfio.doors.run.filter.rules import Request
     from uvfio.doors.run.session.events import RunEvent, RunObserver
     from uvfio.doors.run.session.processes import Process
-    from uvfio.doors.run.session.redirect import Redirect
     from uvfio.doors.run.session.tokens import Token
     from uvfio.fops.file import Deferred, File
     from uvfio.machine.spec import MachineSpec
@@ -162,9 +162,9 @@ class Session:
             lambda: sc.notif_id_valid(self.listener, number),
         )
 
-    def redirect(self, request: Request, wanted: Redirect) -> bool:
-        """Let the caller repeat its call with other paths. Returns whether the kernel may run the call as it is: it has
-        not been answered then. Unreadable if the caller cannot be traced."""
+    def redirect(self, request: Request, wanted: Redirect) -> int | None:
+        """Let the caller repeat its call with other paths: the answer, as a handler's. Raises Answered when the call
+        has been answered, Unreadable if the caller cannot be traced."""
         from uvfio.doors.run.session.repeat import begin
 
         try:
@@ -172,10 +172,9 @@ class Session:
         except Unreadable:
             if wanted.otherwise is None:
                 raise
-            wanted.otherwise()
-            return True
+            return wanted.otherwise()
         self._send(request[0], 0, OSError(errno.ENOSYS, "repeated"))
-        return False
+        raise Answered
 
     def _send(self, number: int, value: int, error: OSError | None) -> None:
         failed = 0 if error is None else negative_errno(error)

@@ -43,6 +43,7 @@ class Tree:
         sweep(scratch)
         self.path = f"{scratch}/{PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
         os.mkdir(self.path, 0o700)
+        os.chmod(self.path, 0o711)  # programs of other users have it as working folder
         unlocked = f"{self.path}/unlocked"  # a name that ``sweep`` does not try
         self._lock = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -87,8 +87,9 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     tree.remove()
 
 
-def test_nobody_else_looks_in(tree: Tree) -> None:
-    assert stat.S_IMODE(os.stat(tree.path).st_mode) == 0o700
+def test_nobody_else_lists_it(tree: Tree) -> None:
+    """Programs of other users may have one of its folders as working folder."""
+    assert stat.S_IMODE(os.stat(tree.path).st_mode) == 0o711
 
 
 def test_a_whole_machine(tmp_path: Path) -> None:
