@@ -20,6 +20,7 @@ import os
 from typing import TYPE_CHECKING
 
 from uvfio.doors.run.filter.rules import ARG, INT, PAGE_SHIFT, SPLIT
+from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.stat import pack_stat, pack_stat_32
 from uvfio.errors import InvalidArgument
@@ -352,7 +353,8 @@ class Calls:
     def close(self, request: Request) -> int | None:
         """Forget the cached number; the kernel closes it. The file is released when its last holder anywhere closes."""
         process = self.by_tid.get(request[1]) or self.discover(request[1])
-        process.files.pop(request[6] & INT, None)
+        fd = request[6] & INT
+        self.session.processes.begins(process, request[1], range(fd, fd + 1))
         return None
 
     def close_range(self, request: Request) -> int | None:
@@ -361,9 +363,8 @@ class Calls:
         process = self.session.processes.get(request[1])
         if request[8] & sc.CLOSE_RANGE_UNSHARE:
             self.session.processes.unshared(process)
-        first, last = request[6] & INT, request[7] & INT
-        for number in [n for n in process.files if first <= n <= last]:
-            del process.files[number]
+        numbers = range(request[6] & INT, (request[7] & INT) + 1)
+        self.session.processes.begins(process, request[1], numbers)
         return None
 
     def dup(self, request: Request) -> int | None:
@@ -382,7 +383,8 @@ class Calls:
                 file = process.lookup(request[1], request[6] & INT)
                 if file is not None and file.whole:
                     self.copies.follow(process, request[1])
-            process.files.pop(request[7] & INT, None)
+            target = request[7] & INT
+            self.session.processes.begins(process, request[1], range(target, target + 1))
         return None
 
     def fcntl(self, request: Request) -> int | None:
@@ -398,7 +400,7 @@ class Calls:
         found = self._find(request)
         if found is None or found[1].name.startswith("/"):
             return None
-        flags = found[0].open_flags(request[1], request[6] & INT)
+        flags = proc.open_flags(request[1], request[6] & INT)
         return flags & ~(O_LARGEFILE | os.O_CLOEXEC)
 
     def _duplicate(self, request: Request, least: int, cloexec: bool) -> int | None:

@@ -22,6 +22,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.filter.build import reserved_range
+from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.processes import Processes
@@ -30,7 +31,7 @@ from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.tokens import Tokens
 from uvfio.doors.run.session.tree import Tree
 from uvfio.doors.run.session.waits import Waits
-from uvfio.errors import NoMemory, NoSpace, TooManyFiles
+from uvfio.errors import NoMemory, NoSpace, TooManyFiles, VfioError
 from uvfio.machine.machine import Machine
 from uvfio.machine.sysfs.tree import nodes
 from uvfio.uapi.seccomp import SECCOMP_IOCTL_NOTIF_SEND, seccomp_notif_resp
@@ -93,10 +94,16 @@ class Session:
         self.shown = self.machine.framework.generation
         self.reactor.watch(self.tokens.fileno, self.settle, wake=False)
         self.processes = Processes(
-            self.reactor, self.tokens, self.reserved, install=self.install, memlock=memlock
+            self.reactor,
+            self.tokens,
+            self.reserved,
+            install=self.install,
+            memlock=memlock,
+            is_valid=self.is_valid,
         )
         self.listener = -1
         self.current = 0
+        self._told_shortage = False
 
     def close(self) -> None:
         """Release everything: files, groups, descriptors, the folder."""
@@ -105,6 +112,11 @@ class Session:
         self.tokens.close()
         self.tree.remove()
         self.reactor.close()
+
+    def is_valid(self) -> bool:
+        """Whether the task whose call is being answered still waits: so long its number means it. A call that comes by a
+        tracer has no notification, and its task is stopped."""
+        return not self.current or sc.notif_id_valid(self.listener, self.current)
 
     # -- what is open, and what programs see ---------------------------------------------------------
 
@@ -190,21 +202,22 @@ class Session:
             self.tokens.abort(token, fd, file)
             raise
         os.close(fd)
-        process.used = True
-        if given in self.reserved and process.cacheable and not process.exec_tid:
-            process.files[given] = file
+        process.cache(given, file)
         return given
 
     def expose(self, process: Process, tid: int, number: int, file: File) -> None:
         """Put the memory of the device behind descriptor ``number``, which leads to ``file``, before it is mapped.
 
         Other descriptors of the same open file, in this and in other processes, keep the old token. NoMemory if the
-        descriptor cannot be exchanged.
+        descriptor cannot be exchanged; EAGAIN if another thread is changing what the number means. Outside the reserved
+        range such a change is not seen.
         """
         token = process.token(tid, number)
         if token is None or self.tokens.holds_memory(token):
             return
-        flags = process.open_flags(tid, number)
+        if process.is_changing(number):
+            raise OSError(errno.EAGAIN, f"another thread changes descriptor {number}")
+        flags = proc.open_flags(tid, number)
         found = self.tokens.expose(file)
         if found is None:
             return
@@ -256,12 +269,31 @@ class Session:
 
     def report_unreadable(self, tid: int, failure: Unreadable) -> None:
         """Report why a program sees EPERM in all its calls; once for each process."""
-        process = self.processes.get(tid)
+        try:
+            process = self.processes.get(tid)
+        except OSError:
+            return  # it was killed meanwhile
         if not process.complained:
             process.complained = True
             sys.stderr.write(f"uvfio: {failure}\n")
             if failure.hint:
                 sys.stderr.write(f"hint: {failure.hint}\n")
+
+    def own_shortage(self, error: OSError) -> OSError:
+        """What a program gets for an error that uvfio itself ran into: ENFILE instead of EMFILE, said once on stderr.
+        An error that concerns the program is returned as it is."""
+        ours = not isinstance(error, VfioError) and error.errno == errno.EMFILE
+        if not ours and error.errno != errno.ENFILE:
+            return error
+        if not self._told_shortage:
+            self._told_shortage = True
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            sys.stderr.write(
+                f"uvfio: the supervisor has no free descriptor (its limit is {limit}): calls of programs "
+                "fail with ENFILE\n"
+                "hint: raise the hard limit of open files (ulimit -Hn) before uvfio run\n"
+            )
+        return TooManyFiles("uvfio has no free descriptor", errno=errno.ENFILE)
 
 
 def negative_errno(error: OSError) -> int:

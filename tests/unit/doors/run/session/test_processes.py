@@ -21,6 +21,7 @@ from support.puppet import (
     Stage,
     open_descriptors,
 )
+from uvfio.doors.run.linux import syscalls
 from uvfio.doors.run.linux.memory import Unreadable
 from uvfio.doors.run.session.processes import Process
 from uvfio.errors import BadAddress, BadDescriptor, InvalidArgument
@@ -95,19 +96,114 @@ def test_a_thread_ends_alone(stage: Stage) -> None:
     assert owns(stage.puppet, fd)
 
 
-def test_thread_numbers_are_not_kept_for_ever(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("uvfio.doors.run.session.processes.TIDS_KEPT", 4)
+def end_thread(stage: Stage, thread: Puppet) -> None:
+    """The thread ends; returns when its number is free or about to be."""
+    pidfd = os.pidfd_open(thread.pid, syscalls.PIDFD_THREAD)
+    try:
+        thread.start("exit", 0)
+        stage.serve(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def test_a_thread_that_ended_is_forgotten(stage: Stage) -> None:
     processes = stage.session.processes
     trap(stage.puppet)
-    for _ in range(9):
-        thread = stage.puppet.spawn(THREAD)
-        trap(thread)
-        thread.start("exit", 0)
-    assert len(processes.by_tid) <= 1 + 4
-    assert set(processes.by_tid) - {stage.puppet.pid} == stage.process.tids - {stage.puppet.pid}
-    assert stage.puppet.pid in processes.by_tid
+    before = open_descriptors()
+    thread = stage.puppet.spawn(THREAD)
+    trap(thread)
+    assert processes.by_tid[thread.pid] is stage.process
+    end_thread(stage, thread)
+    trap(stage.puppet)
+    assert set(processes.by_tid) == stage.process.tids == {stage.puppet.pid}
+    thread.control.close()
+    assert open_descriptors() <= before
+
+
+@pytest.mark.parametrize("why", ["too many threads", "an old kernel"])
+def test_a_thread_without_a_pidfd_is_asked_for_at_each_call(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "an old kernel":
+        monkeypatch.setattr(syscalls, "PIDFD_THREAD", 1 << 30)  # EINVAL
+    else:
+        monkeypatch.setattr("uvfio.doors.run.session.endings.THREADS", 0)
+    asked = []
+    is_thread = syscalls.is_thread
+
+    def ask(tgid: int, tid: int) -> bool:
+        asked.append(tid)
+        return is_thread(tgid, tid)
+
+    monkeypatch.setattr(syscalls, "is_thread", ask)
+    fd = owned_group(stage.puppet)
+    thread = stage.puppet.spawn(THREAD)
+    for _ in range(3):
+        assert owns(thread, fd)
+    assert thread.pid not in stage.session.processes.by_tid
+    assert asked == [thread.pid] * 2, "the first call identified it"
+    monkeypatch.setattr(syscalls, "is_thread", lambda tgid, tid: False)
+    child = stage.puppet.spawn()
+    stage.session.processes._unwatched[child.pid] = stage.process  # as if it had been a thread's
+    assert not owns(child, fd)
+    assert known(stage, child).tgid == child.pid
+
+
+def reuse(stage: Stage, number: int) -> Puppet:
+    """A child of the puppet with this number, which is free now."""
+    for _ in range(200):
+        with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
+            file.write(str(number - 1))
+        child = stage.puppet.spawn()
+        if child.pid == number:
+            return child
+        child.exit()
+        stage.puppet.must("wait4", child.pid, 0, 0, 0)
+        stage.puppet.children.remove(child)
+        child.control.close()
+    pytest.skip(f"number {number} is taken, or others take it each time")
+
+
+needs_numbers = pytest.mark.skipif(
+    not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK) or os.geteuid() != 0,
+    reason="choosing a process's number needs root and CONFIG_CHECKPOINT_RESTORE",
+)
+
+
+@needs_numbers
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_number_of_a_thread_that_ended_is_anybodys(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    if not watched:
+        monkeypatch.setattr("uvfio.doors.run.session.endings.THREADS", 0)
+    puppet = stage.puppet
+    fd = owned_group(puppet)
+    thread = puppet.spawn(THREAD)
+    assert owns(thread, fd)
+    end_thread(stage, thread)
+    child = reuse(stage, thread.pid)
+    assert not owns(child, fd)
+    at = child.buffer(8)
+    child.must("ioctl", fd, rfc.VFIO_GROUP_GET_FLAGS, at)
+    assert child.peek(at, 8) != bytes(8)
+    assert puppet.peek(at, 8) == bytes(8)
+    child.must("close", fd)
+    assert stage.file(fd) is not None, "closed for the child alone"
+
+
+@needs_numbers
+def test_the_number_of_a_process_that_ended_is_anybodys(stage: Stage) -> None:
+    first = stage.puppet.spawn()
+    fd = owned_group(first)
+    first.exit()
+    stage.puppet.must("wait4", first.pid, 0, 0, 0)
+    second = reuse(stage, first.pid)
+    assert second.call("ioctl", fd, rfc.VFIO_GROUP_GET_FLAGS, second.arena) == -errno.EBADF
+    assert group_fd(second, OTHER) == fd
+    at = second.buffer(8)
+    second.must("ioctl", fd, rfc.VFIO_GROUP_GET_FLAGS, at)
+    assert second.peek(at, 8) != bytes(8)
 
 
 # -- fork ---------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class Thing(File):
 
 
 class FakeProcess:
-    cacheable, exec_tid, used = True, 0, False
+    used = False
 
     def __init__(self) -> None:
         self.files: dict[int, File] = {}
@@ -41,6 +41,11 @@ class FakeProcess:
 
     def free_number(self) -> int:
         return 800
+
+    def cache(self, fd: int, file: File) -> None:
+        self.used = True
+        if fd >= 768:
+            self.files[fd] = file
 
 
 @pytest.fixture
