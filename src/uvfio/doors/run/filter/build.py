@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.filter.bpf import ARCH, NR, Assembler, high, low
 from uvfio.doors.run.filter.rules import BY_KEY, PAGE_SHIFT
-from uvfio.uapi.linux import AT_EMPTY_PATH, CLONE_FILES, MAP_ANONYMOUS
+from uvfio.uapi.linux import AT_EMPTY_PATH, CLONE_FILES, F_DUPFD, F_DUPFD_CLOEXEC, MAP_ANONYMOUS
 from uvfio.uapi.rfc import VFIO_REGION_SHIFT, VFIO_TYPE
 from uvfio.uapi.seccomp import (
     AUDIT_ARCH_I386,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from uvfio.doors.run.filter.rules import Call, Offset
 
-__all__ = ["build_filter", "reserved_range"]
+__all__ = ["build_filter", "floor", "reserved_range"]
 
 NEGATIVE: Final = 0x80000000
 X32: Final = 0x40000000
@@ -168,6 +168,8 @@ def _test(asm: Assembler, reserved: range, call: Call) -> None:
         asm.load(low(call.descriptors[0]))
         asm.jge(NEGATIVE, "notify")
         _reserved(asm, reserved, call.descriptors[0], "notify", "allow")
+    elif call.test == "fcntl":
+        _duplicates(asm, reserved)
     elif call.test == "close_range":
         _range(asm, reserved)
     elif call.test == "unshare":
@@ -196,6 +198,21 @@ def _access(asm: Assembler, reserved: range, call: Call) -> None:
     asm.jeq(8, "notify", "allow")
 
 
+def _duplicates(asm: Assembler, reserved: range) -> None:
+    """fcntl of any descriptor that may take a number of the range; of a reserved descriptor all commands."""
+    if not reserved:
+        asm.jump("allow")
+        return
+    _reserved(asm, reserved, 0, "notify", None)
+    asm.load(low(1))
+    asm.jeq(F_DUPFD, "duplicate")
+    asm.jeq(F_DUPFD_CLOEXEC, None, "allow")
+    asm.label("duplicate")
+    asm.load(low(2))
+    asm.jge(floor(reserved), None, "allow")
+    asm.jge(reserved.stop, "allow", "notify")
+
+
 def _range(asm: Assembler, reserved: range) -> None:
     if not reserved:
         asm.jump("allow")
@@ -206,6 +223,12 @@ def _range(asm: Assembler, reserved: range) -> None:
     asm.load(low(1))
     asm.jge(reserved.start, None, "allow")
     asm.jge_x("notify", "allow")  # else the arguments are the wrong way round: EINVAL
+
+
+def floor(reserved: range) -> int:
+    """F_DUPFD is notified from this number on: it may give one of ``reserved``. Shells and libraries ask for smaller
+    ones, and reach the range only when everything between is taken."""
+    return reserved.start // 4
 
 
 def reserved_range(soft_limit: int) -> range:

@@ -63,6 +63,7 @@ Test = Literal[
     "ioctl",  # the request's type is VFIO's
     "fstatat",  # a path, or with AT_EMPTY_PATH in argument 3 a reserved descriptor
     "statx",  # the same, with the flags in argument 2
+    "fcntl",  # the descriptor is reserved, or F_DUPFD asks for a number that may be
     "close_range",  # the range touches the reserved one
     "unshare",  # CLONE_FILES
 ]
@@ -242,8 +243,8 @@ CALLS: Final[tuple[Call, ...]] = (
     _call("dup", "fd", "calls.dup", fds=(0,)),
     _call("dup2", "fd", "calls.dup2", fds=(0, 1), copies="ends"),
     _call("dup3", "fd", "calls.dup2", fds=(0, 1), copies="ends"),
-    _call("fcntl", "fd", "calls.fcntl", fds=(0,), copies="ends"),
-    _call("fcntl64", "fd", "calls.fcntl", ON_I386, fds=(0,), copies="ends"),
+    _call("fcntl", "fcntl", "calls.fcntl", fds=(0,), copies="ends"),
+    _call("fcntl64", "fcntl", "calls.fcntl", ON_I386, fds=(0,), copies="ends"),
     _call("unshare", "unshare", "calls.unshare"),
 )
 

@@ -23,6 +23,7 @@ from uvfio.doors.run.filter.rules import ARG, INT, PAGE_SHIFT, SPLIT
 from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.stat import pack_stat, pack_stat_32
+from uvfio.doors.run.session.numbers import may_reach
 from uvfio.errors import InvalidArgument
 from uvfio.uapi.linux import (
     F_DUPFD,
@@ -388,8 +389,9 @@ class Calls:
         return None
 
     def fcntl(self, request: Request) -> int | None:
-        """F_DUPFD and F_DUPFD_CLOEXEC as ``dup``; F_GETFL with the flags that the file was opened with. Other commands
-        (locks, F_SETFL, F_GETFD...) act on the token: the kernel runs them."""
+        """F_DUPFD and F_DUPFD_CLOEXEC as ``dup``, of any file if its number may be a reserved one; F_GETFL with the
+        flags that the file was opened with. Other commands (locks, F_SETFL, F_GETFD...) act on the token: the kernel runs
+        them."""
         command = request[7] & INT
         if command in (F_DUPFD, F_DUPFD_CLOEXEC):
             return self._duplicate(request, request[8] & INT, command == F_DUPFD_CLOEXEC)
@@ -404,20 +406,38 @@ class Calls:
         return flags & ~(O_LARGEFILE | os.O_CLOEXEC)
 
     def _duplicate(self, request: Request, least: int, cloexec: bool) -> int | None:
-        """A copy in the reserved range, where the registers of region 0 stay reachable."""
-        process = self.session.processes.get(request[1])
+        """A copy of a VFIO file in the reserved range, where the registers of region 0 stay reachable; of any other
+        file only if its number is to be there. What the kernel does instead may end in the range."""
+        processes, tid = self.session.processes, request[1]
+        process, reserved = processes.get(tid), self.session.reserved
         fd = request[6] & INT
-        if process.lookup(request[1], fd) is None or not process.cacheable:
+        ours = process.lookup(tid, fd) is not None
+        if not ours and least < reserved.start and not may_reach(tid, reserved, least):
             return None
-        number = process.free_number(least)
-        if number is None or process.pidfd < 0:
-            return None
+        if (ours and process.cacheable) or least in reserved:
+            processes.part(process)
+            number = process.free_number(least)
+            if number is not None:
+                given = self._copy_to(process, fd, number, cloexec)
+                if given is not None:
+                    return given
+        processes.begins(process, tid, range(max(least, reserved.start), reserved.stop))
+        return None
+
+    def _copy_to(self, process: Process, fd: int, number: int, cloexec: bool) -> int | None:
+        """Make the free ``number`` a copy of ``fd``; None where only the kernel can (or has to refuse)."""
         try:
             copy = process.copy_descriptor(fd)
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
             return None
         try:
-            return self.session.addfd(copy, number, cloexec)
+            return sc.addfd(self.session.listener, self.session.current, copy, number, cloexec)
+        except OSError as error:
+            if error.errno != errno.EBADF:  # above the soft limit now, or O_PATH
+                raise
+            return None
         finally:
             os.close(copy)
 

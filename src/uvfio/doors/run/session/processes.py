@@ -10,9 +10,9 @@ call to the next ends with an event that is seen before it is used again:
     process number -> process     the process ends (its pidfd, likewise)
     number -> file (``files``)    a call that may change the number is notified (close, dup2, exec...), and it stays
                                   unknown until that call has returned; the file is released
-    which table, which Mm         discovery and first use compare with kcmp(2); unshare, exec
-    ``space``, ``writable``,      an exec
-    ``Mm``
+    whose table is shared         a call that changes a table compares it with those that are cached (kcmp(2))
+    ``space``, ``Mm``,            an exec. At first use the Mm is compared with those of others (kcmp(2))
+    ``writable``
     ``cwd``                       chdir, fchdir
 
 A call that is continued takes effect after its answer, and other threads call meanwhile. The calling thread's next
@@ -42,6 +42,7 @@ from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import ProgramMemory, Unreadable, UserMemory
 from uvfio.doors.run.session.endings import Endings, scarce
+from uvfio.doors.run.session.numbers import free_number
 from uvfio.doors.run.session.reactor import EventFd
 from uvfio.errors import BadAddress, BadDescriptor, NoSpace
 from uvfio.uapi.linux import CAP_IPC_LOCK
@@ -70,6 +71,7 @@ class Process:
         "cacheable",
         "changing",
         "complained",
+        "distinct",
         "exec_mark",
         "exec_space",
         "execs",
@@ -92,6 +94,7 @@ class Process:
         self.tids: set[int] = {tgid}
         self.files: dict[int, File] = {}
         self.cacheable = True
+        self.distinct: set[Process] = set()  # of those that cache: they have another table
         self.used = False
         self.complained = False
         self.changing: dict[int, range] = {}  # by thread: the numbers that its call may change
@@ -187,7 +190,8 @@ class Process:
     def use(self) -> None:
         """The process uses VFIO from now on."""
         self.used = True
-        self.processes.relate(self, first_use=True)
+        if self._mm is None:
+            self.processes.find_mm(self)
 
     def new_image(self) -> None:
         """An exec happened: another address space; close-on-exec descriptors are gone."""
@@ -260,6 +264,7 @@ class Process:
             and not self.execs
             and not self.is_changing(fd)
         ):
+            self.processes.cachers.add(self)
             self.files[fd] = file
 
     def is_changing(self, fd: int) -> bool:
@@ -336,28 +341,8 @@ class Process:
             return False  # it has ended
 
     def free_number(self, least: int = 0) -> int | None:
-        """The lowest free descriptor of the reserved range that is not below ``least``, or None if there is none.
-
-        The kernel gives the lowest free number of all to calls that are not notified (open, socket...). So that none
-        of them can get the number before it is used, there must be free ones below it: more than a quarter of the
-        range's start, up to where F_DUPFD is not notified, and an eighth of it more. In a table so full that the
-        lowest number has not so many below it, and if ``least`` allows it, the highest ones are looked at.
-        """
-        reserved, thread = self.processes.reserved, self.thread
-        numbers = range(max(reserved.start, least), reserved.stop)
-        safe = proc.count_open(thread) + reserved.start // 4 + reserved.start // 8
-        if safe > numbers.start:
-            if least > reserved.start:
-                return None
-            numbers = range(max(numbers.start, safe), reserved.stop)[::-1]
-        for number in numbers:
-            if (
-                number not in self.files
-                and not os.path.lexists(f"/proc/{thread}/fd/{number}")
-                and not self.is_changing(number)
-            ):
-                return number
-        return None
+        """A free descriptor of the reserved range, not below ``least`` (``numbers.py``); None if there is none."""
+        return free_number(self, self.thread, self.processes.reserved, least)
 
     # -- paths -------------------------------------------------------------------------------------
 
@@ -407,6 +392,7 @@ class Processes:
         self.caller = 0
         self.by_tid: dict[int, Process] = {}
         self.by_tgid: dict[int, Process] = {}
+        self.cachers: set[Process] = set()
         self.returning: dict[int, Process] = {}
         self._unwatched: dict[int, Process] = {}
         self._found: tuple[int, Process | None] = (0, None)
@@ -456,8 +442,6 @@ class Processes:
             elif watched and tid != tgid:
                 self._thread_ended(process, tid)
             raise NoSpace(f"task {tid} was killed during its call")
-        if not known:
-            self.relate(process, tid)
         process.tids.add(tid)
         if process.execs and not self._settle_exec(process, tid):
             return process
@@ -466,6 +450,7 @@ class Processes:
 
     def begins(self, process: Process, tid: int, numbers: range) -> None:
         """Thread ``tid`` makes a call that the kernel runs, and that may change what ``numbers`` mean."""
+        self.part(process)
         for number in [n for n in process.files if n in numbers]:
             del process.files[number]
         process.changing[tid] = numbers
@@ -515,6 +500,10 @@ class Processes:
         if self._found[1] is process:
             self._found = (0, None)
         self.by_tgid.pop(process.tgid, None)
+        if process in self.cachers:
+            self.cachers.remove(process)
+            for other in self.by_tgid.values():
+                other.distinct.discard(process)
         if process.pidfd >= 0:
             self.endings.forget(process.pidfd)
             process.pidfd = -1
@@ -554,27 +543,34 @@ class Processes:
         mother = self.by_tgid.get(parent)
         if mother is not None:
             process.virtual_cwd = mother.virtual_cwd
+            if mother.used and self._same(process, mother, sc.KCMP_VM):
+                process.share_mm(mother)
         self.by_tgid[tgid] = process
         return process
 
-    def relate(self, process: Process, tid: int = 0, *, first_use: bool = False) -> None:
-        """Find what a process shares with others (clone flags) with kcmp(2): with those that use VFIO, and at its own
-        ``first_use`` with all. Which of them made it does not count: a child may have another parent."""
-        mine = tid or self.thread_of(process.tgid)
-        for other in list(self.by_tgid.values()):
-            if other is process or not (other.used or first_use):
-                continue
-            its = self._any_thread(other)
-            try:
-                if other.used and process._mm is None and sc.kcmp(mine, its, sc.KCMP_VM) == 0:
-                    process.share_mm(other)
-                if sc.kcmp(mine, its, sc.KCMP_FILES) == 0:
-                    self.unshared(process)
-                    self.unshared(other)
-            except OSError:
-                continue  # one has ended, or they may not be compared (docs/limits.md)
-        if process.used and not first_use:
-            self.relate(process, tid, first_use=True)
+    def find_mm(self, process: Process) -> None:
+        """Let the process share the Mm of one that has the same memory (clone flags). Which of them made the other does
+        not count: a child may have another parent."""
+        for other in self.by_tgid.values():
+            if other.used and other is not process and self._same(process, other, sc.KCMP_VM):
+                process.share_mm(other)
+                return
+
+    def part(self, process: Process) -> None:
+        """The process is about to change its table of descriptors: those that share it must not cache it."""
+        for other in self.cachers - process.distinct - {process}:
+            if self._same(process, other, sc.KCMP_FILES):
+                self.unshared(process)
+                self.unshared(other)
+            else:
+                process.distinct.add(other)  # for good: tables are shared from a clone on, or never
+
+    def _same(self, process: Process, other: Process, kind: int) -> bool:
+        mine = self.thread_of(process.tgid)
+        try:
+            return sc.kcmp(mine, self._any_thread(other), kind) == 0
+        except OSError:
+            return False  # one has ended, or they may not be compared (docs/limits.md)
 
     def _any_thread(self, process: Process) -> int:
         """A thread that is watched, and not the main one if there is another: that one may have ended before it."""
@@ -587,6 +583,7 @@ class Processes:
         """Cache nothing: the process has several descriptor tables, or shares one with another process."""
         process.cacheable = False
         process.files.clear()
+        self.cachers.discard(process)
 
     def _drop_tids(self, process: Process) -> None:
         for tid in process.tids:

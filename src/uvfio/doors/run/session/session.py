@@ -114,8 +114,8 @@ class Session:
         self.reactor.close()
 
     def is_valid(self) -> bool:
-        """Whether the task whose call is being answered still waits: so long its number means it. A call that comes by a
-        tracer has no notification, and its task is stopped."""
+        """Whether the task whose call is being answered still waits: so long its number means it. A call that comes by
+        a tracer has no notification, and its task is stopped."""
         return not self.current or sc.notif_id_valid(self.listener, self.current)
 
     # -- what is open, and what programs see ---------------------------------------------------------
@@ -195,6 +195,7 @@ class Session:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise TooManyFiles("uvfio has no free descriptor", errno=errno.ENFILE) from error
             raise NoMemory(f"cannot make a file for {file.name}: {error.strerror}") from error
+        self.processes.part(process)
         number = process.free_number()
         try:
             given = self.addfd(fd, number, cloexec)

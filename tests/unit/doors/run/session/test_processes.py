@@ -299,7 +299,7 @@ def test_a_shared_table_is_not_cached(stage: Stage, used: bool) -> None:
 def test_an_exec_ends_the_sharing(stage: Stage) -> None:
     owned_group(stage.puppet)
     child = stage.puppet.spawn(CLONE_FILES)
-    trap(child)
+    assert child.call("close", stage.session.reserved[-1]) == -errno.EBADF
     assert not known(stage, child).cacheable
     assert child.execute() == 0
     trap(child)

@@ -33,11 +33,12 @@ class Thing(File):
 
 
 class FakeProcess:
-    used = False
+    cacheable, used, tgid = True, False, 0
 
     def __init__(self) -> None:
         self.files: dict[int, File] = {}
         self.complained = False
+        self.distinct: set[FakeProcess] = set()
 
     def free_number(self) -> int:
         return 800
