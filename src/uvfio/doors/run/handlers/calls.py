@@ -390,8 +390,8 @@ class Calls:
 
     def fcntl(self, request: Request) -> int | None:
         """F_DUPFD and F_DUPFD_CLOEXEC as ``dup``, of any file if its number may be a reserved one; F_GETFL with the
-        flags that the file was opened with. Other commands (locks, F_SETFL, F_GETFD...) act on the token: the kernel runs
-        them."""
+        flags that the file was opened with. Other commands (locks, F_SETFL, F_GETFD...) act on the token: the kernel
+        runs them."""
         command = request[7] & INT
         if command in (F_DUPFD, F_DUPFD_CLOEXEC):
             return self._duplicate(request, request[8] & INT, command == F_DUPFD_CLOEXEC)
