@@ -36,6 +36,7 @@ from uvfio.uapi.linux import (
     PROT_EXEC,
     UIO_MAXIOV,
 )
+from uvfio.uapi.rfc import VFIO_TYPE
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class Calls:
         return self.write_at(process, file, request[7], request[8], request[9])
 
     def ioctl(self, request: Request) -> int | None:
-        """A VFIO request: its result, with the errno that the file's ``ioctl`` gives; may be Deferred.
+        """A VFIO request: its result, with the errno that the file's ``ioctl`` gives; may be Deferred. ENOTTY for any
+        other request.
 
         Before a *structural* request (one on a group, container or iommufd) everything that any process has closed is
         released, so that the request finds it closed.
@@ -117,6 +119,8 @@ class Calls:
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
             return self._not_ours(request)
+        if request[7] >> 8 & 0xFF != VFIO_TYPE:
+            return self._no_request(request, file)
         if self.polls.active:
             self.polls.look()  # what was stored before this call has had its effect
         if file.structural:
@@ -127,6 +131,14 @@ class Calls:
                     return self._not_ours(request)
                 file = found
         return file.ioctl(process, request[7] & INT, request[8])
+
+    @staticmethod
+    def _no_request(request: Request, file: File) -> int | None:
+        """FIONREAD and the like, which the kernel would answer for the token: ENOTTY, as for any file without them.
+        Those of sysfs are plain files to the kernel, too."""
+        if file.whole:
+            return None
+        raise OSError(errno.ENOTTY, f"{file.name} has no request {request[7] & INT:#x}")
 
     def _not_ours(self, request: Request) -> int | None:
         """Let the kernel run the call. EBADF for a closed number of the reserved range: it must not become a
@@ -398,12 +410,13 @@ class Calls:
         return self._flags(request) if command == F_GETFL else None
 
     def _flags(self, request: Request) -> int | None:
-        """F_GETFL: what a file without a path was opened with. It was never opened, hence no O_LARGEFILE."""
+        """F_GETFL: what a file was opened with, for reading and writing whatever its token is. A file without a path
+        was never opened, hence no O_LARGEFILE."""
         found = self._find(request)
-        if found is None or found[1].name.startswith("/"):
+        if found is None:
             return None
-        flags = proc.open_flags(request[1], request[6] & INT)
-        return flags & ~(O_LARGEFILE | os.O_CLOEXEC)
+        flags = proc.open_flags(request[1], request[6] & INT) & ~(os.O_ACCMODE | os.O_CLOEXEC)
+        return (flags if found[1].name.startswith("/") else flags & ~O_LARGEFILE) | os.O_RDWR
 
     def _duplicate(self, request: Request, least: int, cloexec: bool) -> int | None:
         """A copy of a VFIO file in the reserved range, where the registers of region 0 stay reachable; of any other

@@ -57,7 +57,8 @@ def image_mark(tid: int) -> bytes:
         for at in range(0, len(auxv) - 15, 16):
             if int.from_bytes(auxv[at : at + 8], "little") == AT_RANDOM:
                 where = int.from_bytes(auxv[at + 8 : at + 16], "little")
-                return auxv + os.pread(fd, 16, where)
+                random = os.pread(fd, 16, where)
+                return auxv + random if random else b""  # it has left its memory since
     except OSError as error:
         if error.errno != errno.EIO:  # the program has unmapped it
             raise
