@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.session.device_memory import DeviceMemory
+from uvfio.doors.run.session.endings import scarce
 from uvfio.errors import NoMemory, NoSpace
 
 if TYPE_CHECKING:
@@ -165,6 +166,9 @@ class Tokens:
             pin = os.open(f"/proc/self/fd/{made}", os.O_PATH | os.O_CLOEXEC)
         finally:
             os.close(made)
+        if scarce(pin):
+            os.close(pin)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         found = os.stat(pin)
         return Token(pin, (found.st_dev, found.st_ino))
 
