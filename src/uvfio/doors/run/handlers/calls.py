@@ -431,13 +431,15 @@ class Calls:
             processes.part(process)
             number = process.free_number(least)
             if number is not None:
-                given = self._copy_to(process, fd, number, cloexec)
+                given = self._copy_to(process, fd, number, cloexec, least in reserved)
                 if given is not None:
                     return given
         processes.begins(process, tid, range(max(least, reserved.start), reserved.stop))
         return None
 
-    def _copy_to(self, process: Process, fd: int, number: int, cloexec: bool) -> int | None:
+    def _copy_to(
+        self, process: Process, fd: int, number: int, cloexec: bool, exactly: bool
+    ) -> int | None:
         """Make the free ``number`` a copy of ``fd``; None where only the kernel can (or has to refuse)."""
         try:
             copy = process.copy_descriptor(fd)
@@ -446,7 +448,7 @@ class Calls:
                 raise
             return None
         try:
-            return sc.addfd(self.session.listener, self.session.current, copy, number, cloexec)
+            return self.session.addfd(copy, number, cloexec, exactly=exactly)
         except OSError as error:
             if error.errno != errno.EBADF:  # above the soft limit now, or O_PATH
                 raise

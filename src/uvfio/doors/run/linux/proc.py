@@ -19,8 +19,8 @@ __all__ = [
     "group_and_parent",
     "image_mark",
     "is_alone",
+    "limits",
     "open_flags",
-    "soft_limit",
 ]
 
 SECRET: Final = b"?"  # the mark of an image that cannot be read
@@ -91,10 +91,15 @@ def open_flags(tid: int, fd: int) -> int:
     return int(_read(f"/proc/{tid}/fdinfo/{fd}").partition(b"flags:")[2].split()[0], 8)
 
 
-def soft_limit(pid: int, name: bytes) -> int:
-    """The soft limit that /proc/PID/limits calls ``name``. Every user may read it, other than with prlimit(2)."""
-    soft = _read(f"/proc/{pid}/limits").partition(name)[2].split(None, 1)[0]
-    return resource.RLIM_INFINITY if soft == b"unlimited" else int(soft)
+def limits(pid: int, name: bytes) -> tuple[int, int]:
+    """The soft and the hard limit that /proc/PID/limits calls ``name``. Every user may read it, other than with
+    prlimit(2)."""
+    soft, hard = _read(f"/proc/{pid}/limits").partition(name)[2].split(None, 2)[:2]
+    return _number(soft), _number(hard)
+
+
+def _number(limit: bytes) -> int:
+    return resource.RLIM_INFINITY if limit == b"unlimited" else int(limit)
 
 
 def _read(path: str) -> bytes:

@@ -329,7 +329,7 @@ class Process:
         except PermissionError:  # of another user, and this one has no CAP_SYS_RESOURCE
             if self._may_lock():
                 return None
-            soft = proc.soft_limit(self.tgid, b"Max locked memory")
+            soft, _ = proc.limits(self.tgid, b"Max locked memory")
         if soft == resource.RLIM_INFINITY or self._may_lock():
             return None
         return soft

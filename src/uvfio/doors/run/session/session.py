@@ -230,21 +230,48 @@ class Session:
             raise NoMemory(f"descriptor {number} cannot be exchanged: {error.strerror}") from error
         os.close(fd)
 
-    def addfd(self, fd: int, number: int | None, cloexec: bool) -> int:
-        """Copy ``fd`` into the caller of the current call, as ``number`` if the program's limit allows it.
+    def addfd(self, fd: int, number: int | None, cloexec: bool, *, exactly: bool = False) -> int:
+        """Copy ``fd`` into the caller of the current call, as ``number`` if that can be. A program may have lowered its
+        limit (``ulimit -n 300``) below the reserved range. With ``exactly``, EBADF if it has.
 
         TooManyFiles: EMFILE. NoSpace: the program was killed during the call.
         """
         try:
             return sc.addfd(self.listener, self.current, fd, number, cloexec)
         except OSError as error:
-            if error.errno == errno.EBADF and number is not None:  # above the soft limit now
+            if error.errno == errno.EBADF and number is not None and not exactly:
+                if self._may_exceed(number):
+                    return self._exceed(fd, number, cloexec)
                 return self.addfd(fd, None, cloexec)
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise TooManyFiles("the program has no free descriptor") from error
             if error.errno == errno.ENOENT:
                 raise NoSpace("the program was killed during the call") from error
             raise
+
+    def _may_exceed(self, number: int) -> bool:
+        """Whether the program has lowered its limit to ``number`` or less, has a descriptor free below it, and nobody
+        would notice another limit for a moment: its one thread waits for the answer."""
+        pid = self.processes.get(self.processes.caller).tgid
+        try:
+            soft, _ = proc.limits(pid, b"Max open files")
+            below = sum(int(name) < soft for name in os.listdir(f"/proc/{pid}/fd"))
+        except FileNotFoundError:
+            return False  # it has ended
+        return below < soft <= number and proc.is_alone(pid)
+
+    def _exceed(self, fd: int, number: int, cloexec: bool) -> int:
+        """``addfd`` under a higher limit; as any number if that is not permitted (CAP_SYS_RESOURCE)."""
+        pid = self.processes.get(self.processes.caller).tgid
+        try:
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (number + 1, max(hard, number + 1)))
+        except (PermissionError, ProcessLookupError):
+            return self.addfd(fd, None, cloexec)
+        try:
+            return sc.addfd(self.listener, self.current, fd, number, cloexec)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
     # -- observers and reports -----------------------------------------------------------------------
 

@@ -627,6 +627,23 @@ def test_a_full_table(stage: Stage) -> None:
     assert stage.file(number) is not None
 
 
+def test_a_program_that_lowers_its_limit(stage: Stage) -> None:
+    """``ulimit -S -n 300``: files still get numbers where each use is seen, and the limit stays."""
+    puppet, reserved = stage.puppet, stage.session.reserved
+    _, hard = resource.prlimit(puppet.pid, resource.RLIMIT_NOFILE)
+    lowered = (300, hard)
+    resource.prlimit(puppet.pid, resource.RLIMIT_NOFILE, lowered)
+    fd = group_fd(puppet)
+    assert fd == reserved.start
+    assert fd in stage.process.files
+    assert puppet.must("dup", fd) == fd + 1
+    assert puppet.call("fcntl", fd, 0, reserved.start) == -errno.EINVAL
+    assert resource.prlimit(puppet.pid, resource.RLIMIT_NOFILE) == lowered
+    thread = puppet.spawn(THREAD)
+    assert group_fd(thread, OTHER) < 300, "the other thread would see another limit"
+    assert resource.prlimit(puppet.pid, resource.RLIMIT_NOFILE) == lowered
+
+
 # -- descriptors of the supervisor ----------------------------------------------------------------------
 
 

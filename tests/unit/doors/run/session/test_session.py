@@ -53,6 +53,8 @@ class FakeProcess:
 def session(tmp_path: Any) -> Iterator[Session]:
     session = Session(machine_of("edu@0000:07:00.0,group=241"), str(tmp_path), abi="auto")
     session.listener = 99
+    session.processes.caller = os.getpid()
+    session.processes.get(os.getpid())
     yield session
     session.close()
 
