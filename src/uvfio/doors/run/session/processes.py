@@ -537,7 +537,7 @@ class Processes:
         try:
             process.pidfd = self.endings.process(tgid, lambda: self.exited(process))
         except OSError as error:
-            if error.errno != errno.ESRCH:
+            if error.errno not in (errno.ESRCH, errno.EINVAL):  # number 0: of another namespace
                 raise
             return process  # it has ended; no answer will reach it
         mother = self.by_tgid.get(parent)
