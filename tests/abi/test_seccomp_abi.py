@@ -25,6 +25,7 @@ HEADERS = """
 #include <stddef.h>
 #include <stdio.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <linux/audit.h>

@@ -84,7 +84,7 @@ def test_absurd_calls(seed: int, program: Programs) -> None:
     done = run_uvfio("run", "--", program("fuzz_ioctl"), "5000", str(seed)).ok()
     counted = re.search(r"(\d+) calls succeeded, (\d+) failed", done.stdout)
     assert counted is not None
-    assert min(map(int, counted.groups())) > 500
+    assert min(map(int, counted.groups())) > 450
     assert done.stderr == ""
 
 

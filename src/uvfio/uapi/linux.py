@@ -16,6 +16,12 @@ AT_REMOVEDIR: Final = 0x200
 AT_SYMLINK_FOLLOW: Final = 0x400
 AT_EMPTY_PATH: Final = 0x1000
 F_DUPFD: Final = 0
+# asm-generic/ioctls.h and linux/fs.h: requests of every kind of file
+FIONBIO: Final = 0x5421
+FIONCLEX: Final = 0x5450
+FIOCLEX: Final = 0x5451
+FIOASYNC: Final = 0x5452
+FIGETBSZ: Final = 0x2
 F_GETFL: Final = 3
 F_DUPFD_CLOEXEC: Final = 1030
 O_LARGEFILE: Final = 0o100000

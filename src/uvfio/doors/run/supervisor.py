@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor", "run"]
 
 EMPTY = bytes(seccomp_notif.size)
+SHORTAGE = (errno.EMFILE, errno.ENFILE)
 
 
 class Supervisor:
@@ -119,6 +120,7 @@ class Supervisor:
         session, launched, handlers = self.session, self.launched, self.handlers
         listener, reactor, waits = session.listener, session.reactor, session.waits
         processes = session.processes
+        ended, settle = processes.endings.poll, processes.endings.settle
         ioctl, unpack, pack = fcntl.ioctl, seccomp_notif.unpack, seccomp_notif_resp.pack
         recv, send = SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
         go_on = SECCOMP_USER_NOTIF_FLAG_CONTINUE
@@ -137,10 +139,14 @@ class Supervisor:
                     continue
                 raise
             session.current, processes.caller = request[0], request[1]
+            if ended(0, 1):
+                settle()  # before a number of a task is believed
             try:
                 value = handlers[request[3], request[4]](request)
                 answer = pack(request[0], value or 0, 0, go_on if value is None else 0)
             except OSError as failure:
+                if failure.errno in SHORTAGE:
+                    failure = session.own_shortage(failure)
                 answer = pack(request[0], 0, negative_errno(failure), 0)
                 if isinstance(failure, Unreadable):
                     session.report_unreadable(request[1], failure)

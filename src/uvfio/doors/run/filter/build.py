@@ -13,8 +13,8 @@ Three kinds of descriptors need three kinds of tests:
   means what (close, dup) is notified;
 - copies that left the reserved range (dup2, SCM_RIGHTS). Only their use distinguishes them from
   other files: ioctls of type ``;``, file offsets of 1 TiB and more (where all regions of a device
-  but the first are), and positioned accesses of 1, 2, 4 or 8 bytes, which is what register accesses
-  look like;
+  but the first are), and positioned accesses of 1, 2, 4, 8, 16, 32 or 64 bytes, which is what register
+  accesses look like;
 - everything else, which must run at full speed.
 
 Invariants: arguments that the kernel declares as ``int`` or ``unsigned int`` are compared by their low
@@ -33,7 +33,18 @@ from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.filter.bpf import ARCH, NR, Assembler, high, low
 from uvfio.doors.run.filter.rules import BY_KEY, PAGE_SHIFT
-from uvfio.uapi.linux import AT_EMPTY_PATH, CLONE_FILES, MAP_ANONYMOUS
+from uvfio.uapi.linux import (
+    AT_EMPTY_PATH,
+    CLONE_FILES,
+    F_DUPFD,
+    F_DUPFD_CLOEXEC,
+    FIGETBSZ,
+    FIOASYNC,
+    FIOCLEX,
+    FIONBIO,
+    FIONCLEX,
+    MAP_ANONYMOUS,
+)
 from uvfio.uapi.rfc import VFIO_REGION_SHIFT, VFIO_TYPE
 from uvfio.uapi.seccomp import (
     AUDIT_ARCH_I386,
@@ -48,10 +59,20 @@ if TYPE_CHECKING:
 
     from uvfio.doors.run.filter.rules import Call, Offset
 
-__all__ = ["build_filter", "reserved_range"]
+__all__ = ["build_filter", "floor", "reserved_range"]
 
 NEGATIVE: Final = 0x80000000
 X32: Final = 0x40000000
+WIDTHS: Final = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+    64,
+)  # of accesses to registers: what an instruction moves, at most a cache line
+OF_EVERY_FILE: Final = (FIONCLEX, FIOCLEX, FIONBIO, FIOASYNC, FIGETBSZ)
 FLAGS_ARGUMENT: Final = {"fstatat": 3, "statx": 2}
 
 
@@ -150,9 +171,7 @@ def _tests(asm: Assembler, reserved: range, calls: Iterable[Call]) -> None:
 
 def _test(asm: Assembler, reserved: range, call: Call) -> None:
     if call.test == "ioctl":
-        asm.load(low(1))
-        asm.mask(0xFF00)
-        asm.jeq(VFIO_TYPE << 8, "notify", "allow")
+        _request(asm, reserved)
     elif call.test == "fd":
         first, *others = call.descriptors
         for other in others:
@@ -167,6 +186,8 @@ def _test(asm: Assembler, reserved: range, call: Call) -> None:
         asm.load(low(call.descriptors[0]))
         asm.jge(NEGATIVE, "notify")
         _reserved(asm, reserved, call.descriptors[0], "notify", "allow")
+    elif call.test == "fcntl":
+        _duplicates(asm, reserved)
     elif call.test == "close_range":
         _range(asm, reserved)
     elif call.test == "unshare":
@@ -174,6 +195,19 @@ def _test(asm: Assembler, reserved: range, call: Call) -> None:
         asm.jset(CLONE_FILES, "notify", "allow")
     else:
         _access(asm, reserved, call)
+
+
+def _request(asm: Assembler, reserved: range) -> None:
+    """ioctl: VFIO's requests of any descriptor; of a reserved one all but those that act on every kind of file."""
+    asm.load(low(1))
+    asm.mask(0xFF00)
+    asm.jeq(VFIO_TYPE << 8, "notify")
+    _reserved(asm, reserved, 0, "ioctl.reserved", "allow")
+    asm.label("ioctl.reserved")
+    asm.load(low(1))
+    for request in OF_EVERY_FILE:
+        asm.jeq(request, "allow")
+    asm.jump("notify")
 
 
 def _access(asm: Assembler, reserved: range, call: Call) -> None:
@@ -190,9 +224,24 @@ def _access(asm: Assembler, reserved: range, call: Call) -> None:
     asm.load(high(2))
     asm.jeq(0, None, "allow")
     asm.load(low(2))
-    for width in (1, 2, 4):
+    for width in WIDTHS[:-1]:
         asm.jeq(width, "notify")
-    asm.jeq(8, "notify", "allow")
+    asm.jeq(WIDTHS[-1], "notify", "allow")
+
+
+def _duplicates(asm: Assembler, reserved: range) -> None:
+    """fcntl of any descriptor that may take a number of the range; of a reserved descriptor all commands."""
+    if not reserved:
+        asm.jump("allow")
+        return
+    _reserved(asm, reserved, 0, "notify", None)
+    asm.load(low(1))
+    asm.jeq(F_DUPFD, "duplicate")
+    asm.jeq(F_DUPFD_CLOEXEC, None, "allow")
+    asm.label("duplicate")
+    asm.load(low(2))
+    asm.jge(floor(reserved), None, "allow")
+    asm.jge(reserved.stop, "allow", "notify")
 
 
 def _range(asm: Assembler, reserved: range) -> None:
@@ -205,6 +254,12 @@ def _range(asm: Assembler, reserved: range) -> None:
     asm.load(low(1))
     asm.jge(reserved.start, None, "allow")
     asm.jge_x("notify", "allow")  # else the arguments are the wrong way round: EINVAL
+
+
+def floor(reserved: range) -> int:
+    """F_DUPFD is notified from this number on: it may give one of ``reserved``. Shells and libraries ask for smaller
+    ones, and reach the range only when everything between is taken."""
+    return reserved.start // 4
 
 
 def reserved_range(soft_limit: int) -> range:

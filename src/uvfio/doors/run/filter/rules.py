@@ -57,12 +57,13 @@ INT: Final = 0xFFFFFFFF  # an int or unsigned int argument is the low word
 Test = Literal[
     "notify",  # always notified
     "fd",  # one of ``descriptors`` is reserved
-    "pio",  # the descriptor is reserved, the offset is in a region above 0, or 1, 2, 4 or 8 bytes are moved
+    "pio",  # the descriptor is reserved, the offset is in a region above 0, or ``WIDTHS`` bytes are moved
     "piov",  # the descriptor is reserved or the offset is in a region above 0
     "mmap",  # as piov, unless MAP_ANONYMOUS
-    "ioctl",  # the request's type is VFIO's
+    "ioctl",  # the request's type is VFIO's, or the descriptor is reserved
     "fstatat",  # a path, or with AT_EMPTY_PATH in argument 3 a reserved descriptor
     "statx",  # the same, with the flags in argument 2
+    "fcntl",  # the descriptor is reserved, or F_DUPFD asks for a number that may be
     "close_range",  # the range touches the reserved one
     "unshare",  # CLONE_FILES
 ]
@@ -271,8 +272,8 @@ CALLS: Final[tuple[Call, ...]] = (
     _call("dup", "fd", "calls.dup", fds=(0,)),
     _call("dup2", "fd", "calls.dup2", fds=(0, 1), copies="ends"),
     _call("dup3", "fd", "calls.dup2", fds=(0, 1), copies="ends"),
-    _call("fcntl", "fd", "calls.fcntl", fds=(0,), copies="ends"),
-    _call("fcntl64", "fd", "calls.fcntl", ON_I386, fds=(0,), copies="ends"),
+    _call("fcntl", "fcntl", "calls.fcntl", fds=(0,), copies="ends"),
+    _call("fcntl64", "fcntl", "calls.fcntl", ON_I386, fds=(0,), copies="ends"),
     _call("unshare", "unshare", "calls.unshare"),
 )
 

@@ -20,8 +20,10 @@ import os
 from typing import TYPE_CHECKING
 
 from uvfio.doors.run.filter.rules import ARG, INT, PAGE_SHIFT, SPLIT
+from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.stat import pack_stat, pack_stat_32
+from uvfio.doors.run.session.numbers import may_reach
 from uvfio.errors import InvalidArgument
 from uvfio.uapi.linux import (
     F_DUPFD,
@@ -34,6 +36,7 @@ from uvfio.uapi.linux import (
     PROT_EXEC,
     UIO_MAXIOV,
 )
+from uvfio.uapi.rfc import VFIO_TYPE
 from uvfio.uapi.seccomp import AUDIT_ARCH_I386
 
 if TYPE_CHECKING:
@@ -106,7 +109,8 @@ class Calls:
         return self.write_at(process, file, request[7], request[8], request[9])
 
     def ioctl(self, request: Request) -> int | None:
-        """A VFIO request: its result, with the errno that the file's ``ioctl`` gives; may be Deferred.
+        """A VFIO request: its result, with the errno that the file's ``ioctl`` gives; may be Deferred. ENOTTY for any
+        other request.
 
         Before a *structural* request (one on a group, container or iommufd) everything that any process has closed is
         released, so that the request finds it closed.
@@ -115,6 +119,8 @@ class Calls:
         file = process.files.get(request[6]) or process.lookup(request[1], request[6] & INT)
         if file is None:
             return self._not_ours(request)
+        if request[7] >> 8 & 0xFF != VFIO_TYPE:
+            return self._no_request(request, file)
         if self.polls.active:
             self.polls.look()  # what was stored before this call has had its effect
         if file.structural:
@@ -125,6 +131,14 @@ class Calls:
                     return self._not_ours(request)
                 file = found
         return file.ioctl(process, request[7] & INT, request[8])
+
+    @staticmethod
+    def _no_request(request: Request, file: File) -> int | None:
+        """FIONREAD and the like, which the kernel would answer for the token: ENOTTY, as for any file without them.
+        Those of sysfs are plain files to the kernel, too."""
+        if file.whole:
+            return None
+        raise OSError(errno.ENOTTY, f"{file.name} has no request {request[7] & INT:#x}")
 
     def _not_ours(self, request: Request) -> int | None:
         """Let the kernel run the call. EBADF for a closed number of the reserved range: it must not become a
@@ -352,7 +366,8 @@ class Calls:
     def close(self, request: Request) -> int | None:
         """Forget the cached number; the kernel closes it. The file is released when its last holder anywhere closes."""
         process = self.by_tid.get(request[1]) or self.discover(request[1])
-        process.files.pop(request[6] & INT, None)
+        fd = request[6] & INT
+        self.session.processes.begins(process, request[1], range(fd, fd + 1))
         return None
 
     def close_range(self, request: Request) -> int | None:
@@ -361,9 +376,8 @@ class Calls:
         process = self.session.processes.get(request[1])
         if request[8] & sc.CLOSE_RANGE_UNSHARE:
             self.session.processes.unshared(process)
-        first, last = request[6] & INT, request[7] & INT
-        for number in [n for n in process.files if first <= n <= last]:
-            del process.files[number]
+        numbers = range(request[6] & INT, (request[7] & INT) + 1)
+        self.session.processes.begins(process, request[1], numbers)
         return None
 
     def dup(self, request: Request) -> int | None:
@@ -382,40 +396,63 @@ class Calls:
                 file = process.lookup(request[1], request[6] & INT)
                 if file is not None and file.whole:
                     self.copies.follow(process, request[1])
-            process.files.pop(request[7] & INT, None)
+            target = request[7] & INT
+            self.session.processes.begins(process, request[1], range(target, target + 1))
         return None
 
     def fcntl(self, request: Request) -> int | None:
-        """F_DUPFD and F_DUPFD_CLOEXEC as ``dup``; F_GETFL with the flags that the file was opened with. Other commands
-        (locks, F_SETFL, F_GETFD...) act on the token: the kernel runs them."""
+        """F_DUPFD and F_DUPFD_CLOEXEC as ``dup``, of any file if its number may be a reserved one; F_GETFL with the
+        flags that the file was opened with. Other commands (locks, F_SETFL, F_GETFD...) act on the token: the kernel
+        runs them."""
         command = request[7] & INT
         if command in (F_DUPFD, F_DUPFD_CLOEXEC):
             return self._duplicate(request, request[8] & INT, command == F_DUPFD_CLOEXEC)
         return self._flags(request) if command == F_GETFL else None
 
     def _flags(self, request: Request) -> int | None:
-        """F_GETFL: what a file without a path was opened with. It was never opened, hence no O_LARGEFILE."""
+        """F_GETFL: what a file was opened with, for reading and writing whatever its token is. A file without a path
+        was never opened, hence no O_LARGEFILE."""
         found = self._find(request)
-        if found is None or found[1].name.startswith("/"):
+        if found is None:
             return None
-        flags = found[0].open_flags(request[1], request[6] & INT)
-        return flags & ~(O_LARGEFILE | os.O_CLOEXEC)
+        flags = proc.open_flags(request[1], request[6] & INT) & ~(os.O_ACCMODE | os.O_CLOEXEC)
+        return (flags if found[1].name.startswith("/") else flags & ~O_LARGEFILE) | os.O_RDWR
 
     def _duplicate(self, request: Request, least: int, cloexec: bool) -> int | None:
-        """A copy in the reserved range, where the registers of region 0 stay reachable."""
-        process = self.session.processes.get(request[1])
+        """A copy of a VFIO file in the reserved range, where the registers of region 0 stay reachable; of any other
+        file only if its number is to be there. What the kernel does instead may end in the range."""
+        processes, tid = self.session.processes, request[1]
+        process, reserved = processes.get(tid), self.session.reserved
         fd = request[6] & INT
-        if process.lookup(request[1], fd) is None or not process.cacheable:
+        ours = process.lookup(tid, fd) is not None
+        if not ours and least < reserved.start and not may_reach(tid, reserved, least):
             return None
-        number = process.free_number(least)
-        if number is None or process.pidfd < 0:
-            return None
+        if (ours and process.cacheable) or least in reserved:
+            processes.part(process)
+            number = process.free_number(least)
+            if number is not None:
+                given = self._copy_to(process, fd, number, cloexec, least in reserved)
+                if given is not None:
+                    return given
+        processes.begins(process, tid, range(max(least, reserved.start), reserved.stop))
+        return None
+
+    def _copy_to(
+        self, process: Process, fd: int, number: int, cloexec: bool, exactly: bool
+    ) -> int | None:
+        """Make the free ``number`` a copy of ``fd``; None where only the kernel can (or has to refuse)."""
         try:
             copy = process.copy_descriptor(fd)
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
             return None
         try:
-            return self.session.addfd(copy, number, cloexec)
+            return self.session.addfd(copy, number, cloexec, exactly=exactly)
+        except OSError as error:
+            if error.errno != errno.EBADF:  # above the soft limit now, or O_PATH
+                raise
+            return None
         finally:
             os.close(copy)
 

@@ -110,6 +110,8 @@ class _Tracer:
 
     def _serve(self, request: Request, answer: queue.SimpleQueue[Result]) -> None:
         """Run the handler on the supervisor's thread, as the loop does with a notification; put its result or error."""
+        self.session.current, self.session.processes.caller = request[0], request[1]
+        self.session.processes.endings.settle()
         try:
             answer.put((self.copies.handlers[request[3], request[4]](request), None))
         except OSError as error:

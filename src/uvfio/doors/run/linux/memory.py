@@ -115,8 +115,8 @@ class UserMemory:
         self._there.iov_base, self._there.iov_len = there, size
         moved = call(self.pid, self._here, 1, self._there, 1, 0)
         if moved < 0 and ctypes.get_errno() == errno.ESRCH and self.pid != self._stand_in():
-            self.pid = self._stand_in()
-            moved = call(self.pid, self._here, 1, self._there, 1, 0)
+            # For this call alone: a thread's number may be another's at the next one.
+            moved = call(self._stand_in(), self._here, 1, self._there, 1, 0)
         if moved < 0 and ctypes.get_errno() == errno.EPERM:
             raise Unreadable.because(self.pid, "reach its memory")
         return moved == size

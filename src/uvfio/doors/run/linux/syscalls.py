@@ -165,6 +165,7 @@ _pidfd_getfd = _bind("pidfd_getfd", c_int, c_int, c_uint, number=X86_64["pidfd_g
 _openat2 = _bind("openat2", c_int, c_char_p, c_char_p, c_ulong, number=X86_64["openat2"])
 _close_range = _bind("close_range", c_uint, c_uint, c_uint, number=X86_64["close_range"])
 _kcmp = _bind("kcmp", c_int, c_int, c_int, c_ulong, c_ulong, number=X86_64["kcmp"])
+_tgkill = _bind("tgkill", c_int, c_int, c_int, number=X86_64["tgkill"])
 _capget = _bind("capget", c_char_p, c_char_p)
 _prctl = _bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _prctl_name = _bind("prctl", c_int, c_char_p, c_ulong, c_ulong, c_ulong)
@@ -301,6 +302,15 @@ def effective_capabilities(pid: int) -> int:
 def kcmp(pid1: int, pid2: int, kind: int, index1: int = 0, index2: int = 0) -> int:
     """0 if both tasks share the object that ``kind`` names (KCMP_FILE, KCMP_VM...): kcmp(2)."""
     return _kcmp(pid1, pid2, kind, index1, index2)
+
+
+def is_thread(tgid: int, tid: int) -> bool:
+    """Whether the number ``tid`` is that of a thread of the thread group ``tgid``: tgkill(2) with signal 0."""
+    try:
+        _tgkill(tgid, tid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM  # it was found, and must not be signalled
+    return True
 
 
 def inotify_init1(flags: int = IN_CLOEXEC | IN_NONBLOCK) -> int:

@@ -1,12 +1,27 @@
 """The programs of a run: the process of each task, its descriptors, its ``Mm``.
 
-A notification names a thread. ``Processes.get`` finds its ``Process`` (a dictionary on the hot path) and
-detects three changes that no notification reports:
+A notification names a thread by its number, and of that the kernel guarantees one thing: the thread waits until it is
+answered. ``Processes.get`` finds its ``Process`` (a dictionary on the hot path). Everything that is remembered from one
+call to the next ends with an event that is seen before it is used again:
 
-    fork   a process not seen before; it shares the parent's Mm only while it shares its memory (vfork)
-    exec   announced by the trapped execve; the next call of that thread shows whether it happened (the 16
-           random bytes that the kernel gives to every image differ). Until then nothing is cached
-    exit   a pidfd becomes readable; everything known about the process is forgotten
+    what is remembered            until
+    thread number -> process      the thread ends: a pidfd, asked after each RECV (``endings.py``); an exec of the
+                                  process. Without a pidfd it is asked at each use whether the process has the thread
+    process number -> process     the process ends (its pidfd, likewise)
+    number -> file (``files``)    a call that may change the number is notified (close, dup2, exec...), and it stays
+                                  unknown until that call has returned; the file is released
+    whose table is shared         a call that changes a table compares it with those that are cached (kcmp(2))
+    ``space``, ``Mm``,            an exec. At first use the Mm is compared with those of others (kcmp(2))
+    ``writable``
+    ``cwd``                       chdir, fchdir
+
+A call that is continued takes effect after its answer, and other threads call meanwhile. The calling thread's next
+call shows that it has returned: ``begins`` notes what it may change and moves the thread from ``by_tid`` to
+``returning``, so that ``discover`` sees that call. Until then these numbers are neither cached nor handed out.
+
+An execve may fail, and ends the other threads while they call. It is settled by a caller whose image (the 16 random
+bytes that the kernel gives to each, read of the caller itself) is another one, or when each thread that began one has
+called again, or has ended without an exec. Until then nothing is cached.
 
 ``Process`` implements the ``Task`` seam. Its table of descriptors caches numbers of the reserved range
 only: there every change is a trapped call. A process whose descriptor table is shared with another one
@@ -23,11 +38,14 @@ import resource
 from typing import TYPE_CHECKING
 
 from uvfio.core.seams import Mm
+from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import ProgramMemory, Unreadable, UserMemory
+from uvfio.doors.run.session.endings import Endings, scarce
+from uvfio.doors.run.session.numbers import free_number
 from uvfio.doors.run.session.reactor import EventFd
-from uvfio.errors import BadAddress, BadDescriptor, VfioError
-from uvfio.uapi.linux import AT_RANDOM, CAP_IPC_LOCK
+from uvfio.errors import BadAddress, BadDescriptor, NoSpace
+from uvfio.uapi.linux import CAP_IPC_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +57,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Process", "Processes", "Unreadable"]
 
-TIDS_KEPT = 1024
 PAGES_KEPT = 4096
 
 
@@ -52,14 +69,16 @@ class Process:
         "_space",
         "_user",
         "cacheable",
+        "changing",
         "complained",
+        "distinct",
         "exec_mark",
-        "exec_tid",
+        "exec_space",
+        "execs",
         "files",
         "parent",
         "pidfd",
         "processes",
-        "stop_watch",
         "tgid",
         "tids",
         "used",
@@ -72,14 +91,16 @@ class Process:
         self.tgid = tgid
         self.parent = parent
         self.pidfd = -1
-        self.stop_watch: Callable[[], None] | None = None
         self.tids: set[int] = {tgid}
         self.files: dict[int, File] = {}
         self.cacheable = True
+        self.distinct: set[Process] = set()  # of those that cache: they have another table
         self.used = False
         self.complained = False
-        self.exec_tid = 0
+        self.changing: dict[int, range] = {}  # by thread: the numbers that its call may change
+        self.execs: set[int] = set()  # the threads in an execve
         self.exec_mark = b""
+        self.exec_space: ProgramMemory | None = None
         self.virtual_cwd = ""
         self.writable: set[int] = set()
         self._cwd = ""
@@ -89,8 +110,8 @@ class Process:
 
     @property
     def thread(self) -> int:
-        """A thread of the process that is alive: the one that is calling now, else the main thread. The main thread may
-        have ended before the others (pthread_exit) and then has no memory and no descriptors."""
+        """The thread that is calling now, else the main one. That may have ended before the others (pthread_exit), and
+        has no memory and no descriptors then."""
         return self.processes.thread_of(self.tgid)
 
     # -- memory ----------------------------------------------------------------------------------
@@ -101,12 +122,25 @@ class Process:
         space = self._space
         if space is None:
             try:
-                space = self._space = ProgramMemory(self.tgid, self.processes.tokens.is_device)
+                space = self._space = self._open_space()
             except PermissionError as error:
                 raise Unreadable.because(self.tgid, "read its memory") from error
             except FileNotFoundError as error:
                 raise BadAddress(f"process {self.tgid} is gone") from error
         return space
+
+    def _open_space(self) -> ProgramMemory:
+        is_device = self.processes.tokens.is_device
+        try:
+            space = ProgramMemory(self.tgid, is_device)
+            if not scarce(space.fd):
+                return space
+            del space
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+        self.processes.reclaim()
+        return ProgramMemory(self.tgid, is_device)
 
     @property
     def memory(self) -> UserMemory:
@@ -128,21 +162,21 @@ class Process:
     def read_some(self, address: int, size: int) -> bytes:
         """Up to ``size`` bytes, as far as they are mapped; empty for none."""
         for _ in range(2):
+            space = self.space
             try:
-                data = os.pread(self.space.fd, size, address)
-            except (OSError, OverflowError) as error:
-                if isinstance(error, VfioError):
-                    raise
+                data = os.pread(space.fd, size, address)
+            except (OSError, OverflowError):
                 return b""
             if data or self.used:
                 return data
-            self._forget_space()  # perhaps bound to the image before an exec
+            self.forget_space()  # perhaps bound to the image before an exec
         return b""
 
     @property
     def mm(self) -> Mm:
         """The caller's address space."""
-        self.used = True
+        if not self.used:
+            self.use()
         if self._mm is None:
             self._mm = Mm(self.space, f"pid {self.tgid}")
         return self._mm
@@ -153,35 +187,25 @@ class Process:
         self._space = other.space
         self.used = True
 
-    def image_mark(self) -> bytes:
-        """Differs between any two images that this process executes."""
-        try:
-            with open(f"/proc/{self.thread}/auxv", "rb") as file:
-                auxv = file.read()
-            fd = os.open(f"/proc/{self.thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return b""
-        try:
-            for at in range(0, len(auxv) - 15, 16):
-                if int.from_bytes(auxv[at : at + 8], "little") == AT_RANDOM:
-                    where = int.from_bytes(auxv[at + 8 : at + 16], "little")
-                    return auxv + os.pread(fd, 16, where)
-        except OSError:
-            return auxv
-        finally:
-            os.close(fd)
-        return auxv
+    def use(self) -> None:
+        """The process uses VFIO from now on."""
+        self.used = True
+        if self._mm is None:
+            self.processes.find_mm(self)
 
     def new_image(self) -> None:
         """An exec happened: another address space; close-on-exec descriptors are gone."""
         self.files.clear()
-        self._forget_space()
+        self.forget_space()
         self._mm = None
         self.used = False
-        self.exec_tid = 0
+        self.execs.clear()
+        self.exec_mark, self.exec_space = b"", None
+        self.changing.clear()
         self.cacheable = True
 
-    def _forget_space(self) -> None:
+    def forget_space(self) -> None:
+        """Open the present address space again at its next use."""
         self._space = None
         self._user = None
         self.writable.clear()
@@ -226,11 +250,31 @@ class Process:
         token = self.token(tid, fd)
         if token is None or not token.files:
             return None
-        self.used = True
         file = token.file
-        if fd in self.processes.reserved and self.cacheable and not self.exec_tid:
-            self.files[fd] = file
+        self.cache(fd, file)
         return file
+
+    def cache(self, fd: int, file: File) -> None:
+        """Remember what ``fd`` means, if each change of it will be seen."""
+        if not self.used:
+            self.use()
+        if (
+            fd in self.processes.reserved
+            and self.cacheable
+            and not self.execs
+            and not self.is_changing(fd)
+        ):
+            self.processes.cachers.add(self)
+            self.files[fd] = file
+
+    def is_changing(self, fd: int) -> bool:
+        """Whether a call that may change what ``fd`` means has been answered and may not have returned."""
+        for tid, numbers in list(self.changing.items()):
+            if fd in numbers:
+                if sc.is_thread(self.tgid, tid):
+                    return True
+                del self.changing[tid]
+        return False
 
     def install(self, file: object, cloexec: bool) -> int:
         """Give the caller a new descriptor for ``file``. TooManyFiles, NoSpace, NoMemory."""
@@ -250,13 +294,9 @@ class Process:
                     f"cannot take descriptor {fd} of process {self.tgid}: {error.strerror}",
                     "run `uvfio check`; containers need --cap-add SYS_PTRACE",
                 ) from error
+            if error.errno not in (errno.EBADF, errno.ESRCH):
+                raise
             raise BadDescriptor(f"descriptor {fd} is not open") from error
-
-    @staticmethod
-    def open_flags(tid: int, fd: int) -> int:
-        """What descriptor ``fd`` of thread ``tid`` was opened with, and O_CLOEXEC as it is now."""
-        with open(f"/proc/{tid}/fdinfo/{fd}", "rb") as file:
-            return int(file.read().partition(b"flags:")[2].split()[0], 8)
 
     def copy_descriptor(self, fd: int) -> int:
         """A copy here of the process's descriptor ``fd``; OSError as pidfd_getfd(2) gives it."""
@@ -284,7 +324,12 @@ class Process:
         CAP_IPC_LOCK)."""
         if self.processes.memlock is not None:
             return self.processes.memlock
-        soft, _ = resource.prlimit(self.tgid, resource.RLIMIT_MEMLOCK)
+        try:
+            soft, _ = resource.prlimit(self.tgid, resource.RLIMIT_MEMLOCK)
+        except PermissionError:  # of another user, and this one has no CAP_SYS_RESOURCE
+            if self._may_lock():
+                return None
+            soft, _ = proc.limits(self.tgid, b"Max locked memory")
         if soft == resource.RLIM_INFINITY or self._may_lock():
             return None
         return soft
@@ -296,12 +341,8 @@ class Process:
             return False  # it has ended
 
     def free_number(self, least: int = 0) -> int | None:
-        """The lowest free descriptor of the reserved range that is not below ``least``, or None."""
-        reserved, thread = self.processes.reserved, self.thread
-        for number in range(max(reserved.start, least), reserved.stop):
-            if number not in self.files and not os.path.lexists(f"/proc/{thread}/fd/{number}"):
-                return number
-        return None
+        """A free descriptor of the reserved range, not below ``least`` (``numbers.py``); None if there is none."""
+        return free_number(self, self.thread, self.processes.reserved, least)
 
     # -- paths -------------------------------------------------------------------------------------
 
@@ -321,20 +362,13 @@ class Process:
         """The program changes its working folder."""
         self._cwd = self.virtual_cwd = ""
 
-    def close(self) -> None:
-        """The process is gone."""
-        if self.stop_watch:
-            self.stop_watch()
-            os.close(self.pidfd)
-            self.stop_watch = None
-
 
 class Processes:
     """All processes of the run, by thread.
 
     ``reserved`` are the numbers of served files; ``install`` gives the caller of the current call a descriptor
     (``Session.install``); ``memlock`` replaces the RLIMIT_MEMLOCK of each program unless None. ``caller`` is the thread
-    whose call is being answered.
+    whose call is being answered; ``is_valid`` returns whether it still waits.
     """
 
     def __init__(
@@ -345,16 +379,23 @@ class Processes:
         *,
         install: Callable[[Process, File, bool], int],
         memlock: int | None = None,
+        is_valid: Callable[[], bool] = lambda: True,
     ) -> None:
         self.reactor = reactor
         self.tokens = tokens
         self.reserved = reserved
         self.install = install
         self.memlock = memlock
+        self.is_valid = is_valid
+        self.endings = Endings(self.reclaim)
+        reactor.watch(self.endings.fileno, self.endings.settle, wake=False)
         self.caller = 0
         self.by_tid: dict[int, Process] = {}
         self.by_tgid: dict[int, Process] = {}
-        self._discovered = 0
+        self.cachers: set[Process] = set()
+        self.returning: dict[int, Process] = {}
+        self._unwatched: dict[int, Process] = {}
+        self._found: tuple[int, Process | None] = (0, None)
 
     def get(self, tid: int) -> Process:
         """The process of thread ``tid``."""
@@ -365,51 +406,119 @@ class Processes:
         """A thread of the process ``tgid``: the one that is calling now, or else its main thread."""
         caller = self.caller
         process = self.by_tid.get(caller)
+        if process is None and self._found[0] == caller:
+            process = self._found[1]
         return caller if process is not None and process.tgid == tgid else tgid
 
     def discover(self, tid: int) -> Process:
-        """A thread not seen yet, or one whose process is between two images."""
-        self.reactor.poll(0)  # processes that have ended: their numbers may be in use again
-        tgid, parent = self._identify(tid)
-        process = self.by_tgid.get(tgid)
-        if process is None:
-            process = self._enter(tgid, parent)
-        elif process.exec_tid and not self._settle_exec(process, tid):
+        """The process of a thread that is not in ``by_tid``. NoSpace if the caller was killed meanwhile, so that its
+        number may be another's."""
+        self.endings.settle()
+        process = self.returning.pop(tid, None)
+        if process is not None:
+            process.changing.pop(tid, None)
+            self.by_tid[tid] = process
             return process
-        if process.pidfd < 0:
-            return process  # it is dying; another process may get its number
-        process.tids.add(tid)
-        self.by_tid[tid] = process
-        self._discovered += 1
-        if self._discovered % TIDS_KEPT == 0:
-            self._forget_threads()
+        process = self._unwatched.get(tid)
+        if process is not None and not sc.is_thread(process.tgid, tid):
+            self._thread_ended(process, tid)
+            process = None
+        if process is None:
+            process = self._identify(tid)
+        process.changing.pop(tid, None)
+        self._found = (tid, process)
         return process
 
+    def _identify(self, tid: int) -> Process:
+        tgid, parent = proc.group_and_parent(tid)
+        known = self.by_tgid.get(tgid)
+        process = known or self._enter(tgid, parent)
+        if process.pidfd < 0:
+            return process  # it is dying; another process may get its number
+        watched = tid == tgid or self.endings.thread(tid, lambda: self._thread_ended(process, tid))
+        if tid == self.caller and not self.is_valid():
+            if not known:
+                self.exited(process)
+            elif watched and tid != tgid:
+                self._thread_ended(process, tid)
+            raise NoSpace(f"task {tid} was killed during its call")
+        process.tids.add(tid)
+        if process.execs and not self._settle_exec(process, tid):
+            return process
+        (self.by_tid if watched else self._unwatched)[tid] = process
+        return process
+
+    def begins(self, process: Process, tid: int, numbers: range) -> None:
+        """Thread ``tid`` makes a call that the kernel runs, and that may change what ``numbers`` mean."""
+        self.part(process)
+        for number in [n for n in process.files if n in numbers]:
+            del process.files[number]
+        process.changing[tid] = numbers
+        if self.by_tid.pop(tid, None) is not None:
+            self.returning[tid] = process
+
     def exec_begins(self, process: Process, tid: int) -> None:
-        """Thread ``tid`` calls execve; its next call shows whether that succeeded."""
+        """Thread ``tid`` calls execve; what it calls next shows whether that succeeded."""
         process.files.clear()
-        if not process.used and process.cacheable:
-            process.new_image()
+        if (
+            not process.used
+            and process.cacheable
+            and not process.execs
+            and proc.is_alone(process.tgid)
+        ):
+            process.new_image()  # nobody is left to call before it takes effect
             return
-        process.exec_tid = tid
-        process.exec_mark = process.image_mark()
+        if not process.execs:
+            mark = proc.image_mark(tid)
+            if not mark:
+                return  # it was killed, and will not execute anything
+            process.exec_mark = mark
+            process.exec_space = None if mark == proc.SECRET else process.space
+        process.execs.add(tid)
         self._drop_tids(process)
 
-    def _settle_exec(self, process: Process, tid: int) -> bool:
-        """Whether the exec that the process began is known to have succeeded or failed."""
-        if process.image_mark() != process.exec_mark:
+    @staticmethod
+    def _settle_exec(process: Process, tid: int) -> bool:
+        """Whether each exec that a thread of the process began is known to have succeeded or failed."""
+        # The others end before an exec takes effect: if the caller's image is the old one after this, these failed.
+        ended = {t for t in process.execs if t != tid and not sc.is_thread(process.tgid, t)}
+        gone = process.exec_space is not None and process.exec_space.gone
+        mark = proc.image_mark(tid)
+        if not mark:
+            return False  # the caller has been killed
+        if gone or mark != process.exec_mark:
             process.new_image()
-        elif tid == process.exec_tid:
-            process.exec_tid = 0  # it failed; the old image goes on
-        else:
-            return False
-        return True
+            return True
+        process.execs -= ended | {tid}
+        if not process.execs:
+            process.exec_mark, process.exec_space = b"", None
+        return not process.execs
 
     def exited(self, process: Process) -> None:
         """Forget a process that has ended."""
         self._drop_tids(process)
+        if self._found[1] is process:
+            self._found = (0, None)
         self.by_tgid.pop(process.tgid, None)
-        process.close()
+        if process in self.cachers:
+            self.cachers.remove(process)
+            for other in self.by_tgid.values():
+                other.distinct.discard(process)
+        if process.pidfd >= 0:
+            self.endings.forget(process.pidfd)
+            process.pidfd = -1
+
+    def _thread_ended(self, process: Process, tid: int) -> None:
+        """Forget a thread whose number may be in use again."""
+        self._drop_tid(process, tid)
+        process.tids.discard(tid)
+        process.changing.pop(tid, None)
+
+    def reclaim(self) -> None:
+        """Close what can be opened again: the memory of processes that do not use VFIO."""
+        for process in self.by_tgid.values():
+            if not process.used:
+                process.forget_space()
 
     def forget_file(self, file: File) -> None:
         """``file`` is released: no number may lead to it any more."""
@@ -421,59 +530,69 @@ class Processes:
         """Forget every process, as if each had ended."""
         for process in list(self.by_tgid.values()):
             self.exited(process)
+        self.endings.close()
 
     def _enter(self, tgid: int, parent: int) -> Process:
         process = Process(self, tgid, parent)
         try:
-            process.pidfd = os.pidfd_open(tgid)
-        except OSError:
+            process.pidfd = self.endings.process(tgid, lambda: self.exited(process))
+        except OSError as error:
+            if error.errno not in (errno.ESRCH, errno.EINVAL):  # number 0: of another namespace
+                raise
             return process  # it has ended; no answer will reach it
-        process.stop_watch = self.reactor.watch(
-            process.pidfd, lambda: self.exited(process), wake=False
-        )
         mother = self.by_tgid.get(parent)
         if mother is not None:
             process.virtual_cwd = mother.virtual_cwd
-            self._inherit(process, mother)
+            if mother.used and self._same(process, mother, sc.KCMP_VM):
+                process.share_mm(mother)
         self.by_tgid[tgid] = process
         return process
 
-    def _inherit(self, process: Process, mother: Process) -> None:
-        """Find what a child shares with its parent (clone flags) with kcmp(2)."""
-        try:
-            if mother.used and sc.kcmp(process.tgid, mother.tgid, sc.KCMP_VM) == 0:
-                process.share_mm(mother)
-            if sc.kcmp(process.tgid, mother.tgid, sc.KCMP_FILES) == 0:
+    def find_mm(self, process: Process) -> None:
+        """Let the process share the Mm of one that has the same memory (clone flags). Which of them made the other does
+        not count: a child may have another parent."""
+        for other in self.by_tgid.values():
+            if other.used and other is not process and self._same(process, other, sc.KCMP_VM):
+                process.share_mm(other)
+                return
+
+    def part(self, process: Process) -> None:
+        """The process is about to change its table of descriptors: those that share it must not cache it."""
+        for other in self.cachers - process.distinct - {process}:
+            if self._same(process, other, sc.KCMP_FILES):
                 self.unshared(process)
-                self.unshared(mother)
+                self.unshared(other)
+            else:
+                process.distinct.add(other)  # for good: tables are shared from a clone on, or never
+
+    def _same(self, process: Process, other: Process, kind: int) -> bool:
+        mine = self.thread_of(process.tgid)
+        try:
+            return sc.kcmp(mine, self._any_thread(other), kind) == 0
         except OSError:
-            return
+            return False  # one has ended, or they may not be compared (docs/limits.md)
+
+    def _any_thread(self, process: Process) -> int:
+        """A thread that is watched, and not the main one if there is another: that one may have ended before it."""
+        for tid in process.tids:
+            if tid != process.tgid and self.by_tid.get(tid) is process:
+                return tid
+        return process.tgid
 
     def unshared(self, process: Process) -> None:
         """Cache nothing: the process has several descriptor tables, or shares one with another process."""
         process.cacheable = False
         process.files.clear()
-
-    def _identify(self, tid: int) -> tuple[int, int]:
-        """(tgid, parent) from /proc; a task that is gone stands for itself."""
-        try:
-            with open(f"/proc/{tid}/status", "rb") as file:
-                text = file.read()
-        except OSError:
-            return tid, 0
-        at = text.index(b"Tgid:")
-        tgid = int(text[at + 5 : text.index(b"\n", at)])
-        at = text.index(b"PPid:")
-        return tgid, int(text[at + 5 : text.index(b"\n", at)])
+        self.cachers.discard(process)
 
     def _drop_tids(self, process: Process) -> None:
         for tid in process.tids:
-            self.by_tid.pop(tid, None)
+            self._drop_tid(process, tid)
         process.tids.clear()
 
-    def _forget_threads(self) -> None:
-        """Thread numbers are used again; main threads are covered by their pidfd."""
-        for process in self.by_tgid.values():
-            for tid in process.tids - {process.tgid}:
-                self.by_tid.pop(tid, None)
-            process.tids &= {process.tgid}
+    def _drop_tid(self, process: Process, tid: int) -> None:
+        for known in (self.by_tid, self.returning, self._unwatched):
+            if known.get(tid) is process:
+                del known[tid]
+        if tid != process.tgid:
+            self.endings.forget_thread(tid)

@@ -22,6 +22,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.filter.build import reserved_range
+from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
 from uvfio.doors.run.session.polls import Polls
@@ -32,7 +33,7 @@ from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.tokens import Tokens
 from uvfio.doors.run.session.tree import Tree
 from uvfio.doors.run.session.waits import Waits
-from uvfio.errors import NoMemory, NoSpace, TooManyFiles
+from uvfio.errors import NoMemory, NoSpace, TooManyFiles, VfioError
 from uvfio.machine.machine import Machine
 from uvfio.machine.sysfs.tree import nodes
 from uvfio.uapi.seccomp import SECCOMP_IOCTL_NOTIF_SEND, seccomp_notif_resp
@@ -94,11 +95,17 @@ class Session:
         self.shown = self.machine.framework.generation
         self.reactor.watch(self.tokens.fileno, self.settle, wake=False)
         self.processes = Processes(
-            self.reactor, self.tokens, self.reserved, install=self.install, memlock=memlock
+            self.reactor,
+            self.tokens,
+            self.reserved,
+            install=self.install,
+            memlock=memlock,
+            is_valid=self.is_valid,
         )
         self.listener = -1
         self.current = 0
         self.repeating: set[int] = set()  # threads whose call the kernel runs with another path
+        self._told_shortage = False
 
     def close(self) -> None:
         """Release everything: files, groups, descriptors, the folder."""
@@ -107,6 +114,11 @@ class Session:
         self.tokens.close()
         self.tree.remove()
         self.reactor.close()
+
+    def is_valid(self) -> bool:
+        """Whether the task whose call is being answered still waits: so long its number means it. A call that comes by
+        a tracer has no notification, and its task is stopped."""
+        return not self.current or sc.notif_id_valid(self.listener, self.current)
 
     # -- what is open, and what programs see ---------------------------------------------------------
 
@@ -199,6 +211,7 @@ class Session:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise TooManyFiles("uvfio has no free descriptor", errno=errno.ENFILE) from error
             raise NoMemory(f"cannot make a file for {file.name}: {error.strerror}") from error
+        self.processes.part(process)
         number = process.free_number()
         try:
             given = self.addfd(fd, number, cloexec)
@@ -206,21 +219,22 @@ class Session:
             self.tokens.abort(token, fd, file)
             raise
         os.close(fd)
-        process.used = True
-        if given in self.reserved and process.cacheable and not process.exec_tid:
-            process.files[given] = file
+        process.cache(given, file)
         return given
 
     def expose(self, process: Process, tid: int, number: int, file: File) -> None:
         """Put the memory of the device behind descriptor ``number``, which leads to ``file``, before it is mapped.
 
         Other descriptors of the same open file, in this and in other processes, keep the old token. NoMemory if the
-        descriptor cannot be exchanged.
+        descriptor cannot be exchanged; EAGAIN if another thread is changing what the number means. Outside the reserved
+        range such a change is not seen.
         """
         token = process.token(tid, number)
         if token is None or self.tokens.holds_memory(token):
             return
-        flags = process.open_flags(tid, number)
+        if process.is_changing(number):
+            raise OSError(errno.EAGAIN, f"another thread changes descriptor {number}")
+        flags = proc.open_flags(tid, number)
         found = self.tokens.expose(file)
         if found is None:
             return
@@ -241,21 +255,48 @@ class Session:
         finally:
             os.close(fd)
 
-    def addfd(self, fd: int, number: int | None, cloexec: bool) -> int:
-        """Copy ``fd`` into the caller of the current call, as ``number`` if the program's limit allows it.
+    def addfd(self, fd: int, number: int | None, cloexec: bool, *, exactly: bool = False) -> int:
+        """Copy ``fd`` into the caller of the current call, as ``number`` if that can be. A program may have lowered its
+        limit (``ulimit -n 300``) below the reserved range. With ``exactly``, EBADF if it has.
 
         TooManyFiles: EMFILE. NoSpace: the program was killed during the call.
         """
         try:
             return sc.addfd(self.listener, self.current, fd, number, cloexec)
         except OSError as error:
-            if error.errno == errno.EBADF and number is not None:  # above the soft limit now
+            if error.errno == errno.EBADF and number is not None and not exactly:
+                if self._may_exceed(number):
+                    return self._exceed(fd, number, cloexec)
                 return self.addfd(fd, None, cloexec)
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise TooManyFiles("the program has no free descriptor") from error
             if error.errno == errno.ENOENT:
                 raise NoSpace("the program was killed during the call") from error
             raise
+
+    def _may_exceed(self, number: int) -> bool:
+        """Whether the program has lowered its limit to ``number`` or less, has a descriptor free below it, and nobody
+        would notice another limit for a moment: its one thread waits for the answer."""
+        pid = self.processes.get(self.processes.caller).tgid
+        try:
+            soft, _ = proc.limits(pid, b"Max open files")
+            below = sum(int(name) < soft for name in os.listdir(f"/proc/{pid}/fd"))
+        except FileNotFoundError:
+            return False  # it has ended
+        return below < soft <= number and proc.is_alone(pid)
+
+    def _exceed(self, fd: int, number: int, cloexec: bool) -> int:
+        """``addfd`` under a higher limit; as any number if that is not permitted (CAP_SYS_RESOURCE)."""
+        pid = self.processes.get(self.processes.caller).tgid
+        try:
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (number + 1, max(hard, number + 1)))
+        except (PermissionError, ProcessLookupError):
+            return self.addfd(fd, None, cloexec)
+        try:
+            return sc.addfd(self.listener, self.current, fd, number, cloexec)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
     # -- observers and reports -----------------------------------------------------------------------
 
@@ -281,12 +322,31 @@ class Session:
 
     def report_unreadable(self, tid: int, failure: Unreadable) -> None:
         """Report why a program sees EPERM in all its calls; once for each process."""
-        process = self.processes.get(tid)
+        try:
+            process = self.processes.get(tid)
+        except OSError:
+            return  # it was killed meanwhile
         if not process.complained:
             process.complained = True
             sys.stderr.write(f"uvfio: {failure}\n")
             if failure.hint:
                 sys.stderr.write(f"hint: {failure.hint}\n")
+
+    def own_shortage(self, error: OSError) -> OSError:
+        """What a program gets for an error that uvfio itself ran into: ENFILE instead of EMFILE, said once on stderr.
+        An error that concerns the program is returned as it is."""
+        ours = not isinstance(error, VfioError) and error.errno == errno.EMFILE
+        if not ours and error.errno != errno.ENFILE:
+            return error
+        if not self._told_shortage:
+            self._told_shortage = True
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            sys.stderr.write(
+                f"uvfio: the supervisor has no free descriptor (its limit is {limit}): calls of programs "
+                "fail with ENFILE\n"
+                "hint: raise the hard limit of open files (ulimit -Hn) before uvfio run\n"
+            )
+        return TooManyFiles("uvfio has no free descriptor", errno=errno.ENFILE)
 
 
 def negative_errno(error: OSError) -> int:

@@ -14,6 +14,9 @@ opens, because all must share the bytes; and a program can open any token once m
 /proc/PID/task/TID/fd. A write lease tells whether it was the last: the kernel grants one only to a sole opener.
 A token that was still open is tested again at each ``drain``: the second close may give no event of its own.
 
+A token without memory is open for writing alone: a read that the filter does not see (a copy outside the reserved
+range) fails with EBADF, and a mapping with EACCES, instead of finding an empty file.
+
 A file that is ``alone`` (one of several opens of a device's node) has a token of its own and no memory. When a
 descriptor of it is mapped, that descriptor is exchanged for one of the device's memory (``expose``); the file is then
 behind two tokens, and ends with the last of them.
@@ -32,6 +35,7 @@ from typing import TYPE_CHECKING
 
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.session.device_memory import DeviceMemory
+from uvfio.doors.run.session.endings import scarce
 from uvfio.errors import NoMemory, NoSpace
 
 if TYPE_CHECKING:
@@ -129,8 +133,9 @@ class Tokens:
 
     def _give(self, token: Token, file: File) -> int:
         path, fd = f"/proc/self/fd/{token.pin}", -1
+        mode = os.O_WRONLY if token.memory is None else os.O_RDWR
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(path, mode | os.O_CLOEXEC)
             if token.watch < 0:
                 token.watch = sc.inotify_add_watch(self._inotify, path.encode(), sc.IN_CLOSE_WRITE)
                 self._watches[token.watch] = token
@@ -161,6 +166,9 @@ class Tokens:
             pin = os.open(f"/proc/self/fd/{made}", os.O_PATH | os.O_CLOEXEC)
         finally:
             os.close(made)
+        if scarce(pin):
+            os.close(pin)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         found = os.stat(pin)
         return Token(pin, (found.st_dev, found.st_ino))
 

@@ -159,10 +159,26 @@ def test_ioctl_by_type_byte() -> None:
     for call in (x86_64, i386):
         assert call("ioctl", 5, 0x3B64) == NOTIFY
         assert call("ioctl", 5, 0xC0283B6A) == NOTIFY
-        assert call("ioctl", 900, 0x5401) == ALLOW
+        for request in (0x541B, 0x5401, 0x1, 0xC020660B):  # FIONREAD, TCGETS, FIBMAP, FS_IOC_FIEMAP
+            assert call("ioctl", 900, request) == NOTIFY
+            assert call("ioctl", 767, request) == ALLOW
+        for request in (0x5421, 0x5450, 0x5451, 0x5452, 0x2):
+            assert call("ioctl", 900, request) == ALLOW
         assert call("ioctl", 5, 0x3B) == ALLOW
         assert call("ioctl", 5, 0x3B0000) == ALLOW
     assert x86_64("ioctl", 5, 0x3B64 | 0xFFFFFFFF << 32) == NOTIFY  # cmd is an unsigned int
+
+
+@pytest.mark.parametrize("command", [0, 1030])  # F_DUPFD, F_DUPFD_CLOEXEC
+def test_copies_that_may_get_a_reserved_number(command: int) -> None:
+    for call in (x86_64, i386):
+        for fd in (0, 767, 1024):
+            for least in (192, 767, 768, 1023):
+                assert call("fcntl", fd, command, least) == NOTIFY
+            for least in (0, 10, 191, 1024, 0xFFFFFFFF):
+                assert call("fcntl", fd, command, least) == ALLOW
+            assert call("fcntl", fd, 3, 800) == ALLOW  # F_GETFL
+        assert call("fcntl", 900, command, 0) == NOTIFY
 
 
 @pytest.mark.parametrize(("name", "flags"), [("newfstatat", 3), ("statx", 2)])
@@ -206,8 +222,10 @@ def test_fstat_by_path_calls(name: str, flags: int) -> None:
         (5, 8, 0xFFFFFFFF, NOTIFY),
         (5, 0, 0, ALLOW),
         (5, 3, 0, ALLOW),
-        (5, 16, 0, ALLOW),
-        (-1, 16, 0, ALLOW),
+        (5, 16, 0, NOTIFY),
+        (5, 64, 0, NOTIFY),
+        (5, 128, 0, ALLOW),
+        (-1, 24, 0, ALLOW),
     ],
 )
 def test_positioned_accesses(name: str, fd: int, count: int, offset: int, expected: str) -> None:
@@ -361,7 +379,7 @@ descriptors = st.one_of(
     ),
 )
 def test_pread_is_what_the_rule_says(reserved: range, fd: int, count: int, offset: int) -> None:
-    expected = fd in reserved or offset >= TIB or count in {1, 2, 4, 8}
+    expected = fd in reserved or offset >= TIB or count in {1, 2, 4, 8, 16, 32, 64}
     got = x86_64("pread64", fd, 0, count, offset, program=build_filter(reserved))
     assert got == (NOTIFY if expected else ALLOW)
 

@@ -33,20 +33,28 @@ class Thing(File):
 
 
 class FakeProcess:
-    cacheable, exec_tid, used = True, 0, False
+    cacheable, used, tgid = True, False, 0
 
     def __init__(self) -> None:
         self.files: dict[int, File] = {}
         self.complained = False
+        self.distinct: set[FakeProcess] = set()
 
     def free_number(self) -> int:
         return 800
+
+    def cache(self, fd: int, file: File) -> None:
+        self.used = True
+        if fd >= 768:
+            self.files[fd] = file
 
 
 @pytest.fixture
 def session(tmp_path: Any) -> Iterator[Session]:
     session = Session(machine_of("edu@0000:07:00.0,group=241"), str(tmp_path), abi="auto")
     session.listener = 99
+    session.processes.caller = os.getpid()
+    session.processes.get(os.getpid())
     yield session
     session.close()
 

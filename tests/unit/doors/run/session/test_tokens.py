@@ -237,7 +237,9 @@ def test_never_received(holder: Holder) -> None:
 def test_a_mapping_holds_it(holder: Holder) -> None:
     puppet = holder.puppet
     puppet.must("ftruncate", holder.fd, 2 * PAGE)
-    at = puppet.must("mmap", 0, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, holder.fd, 0)
+    again = puppet.must("open", b"/proc/self/task/%d/fd/%d" % (puppet.pid, holder.fd), os.O_RDWR)
+    at = puppet.must("mmap", 0, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, again, 0)
+    puppet.must("close", again)
     puppet.must("close", holder.fd)
     assert holder.releases == 0
     puppet.must("munmap", at, PAGE)
@@ -249,10 +251,26 @@ def test_a_mapping_holds_it(holder: Holder) -> None:
 def test_a_mapping_and_an_exit(holder: Holder) -> None:
     puppet = holder.puppet
     puppet.must("ftruncate", holder.fd, PAGE)
-    puppet.must("mmap", 0, PAGE, PROT_READ, MAP_SHARED, holder.fd, 0)
+    again = puppet.must("open", b"/proc/self/task/%d/fd/%d" % (puppet.pid, holder.fd), os.O_RDWR)
+    puppet.must("mmap", 0, PAGE, PROT_READ, MAP_SHARED, again, 0)
+    puppet.must("close", again)
     puppet.must("close", holder.fd)
     assert holder.releases == 0
     puppet.exit()
+    assert holder.releases == 1
+
+
+def test_what_the_filter_does_not_see_fails(holder: Holder) -> None:
+    """A copy outside the reserved range, of a file without memory."""
+    puppet = holder.puppet
+    copy = puppet.must("dup2", holder.fd, 300)
+    at = puppet.buffer(256)
+    assert puppet.call("read", copy, at, 256) == -errno.EBADF
+    assert puppet.call("pread64", copy, at, 256, 0) == -errno.EBADF
+    assert puppet.call("mmap", 0, PAGE, PROT_READ, MAP_SHARED, copy, 0) == -errno.EACCES
+    puppet.must("close", holder.fd)
+    assert holder.releases == 0
+    puppet.must("close", copy)
     assert holder.releases == 1
 
 
@@ -603,7 +621,7 @@ def test_a_token_that_cannot_be_opened_leaves_no_descriptor(
     before, real = open_descriptors(), os.open
 
     def full(path: str, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_ACCMODE == os.O_RDWR and path.startswith("/proc/self/fd/"):
+        if flags & os.O_ACCMODE == os.O_WRONLY and path.startswith("/proc/self/fd/"):
             raise OSError(errno.EMFILE, "no descriptor is left")
         return real(path, flags, mode)
 
