@@ -133,7 +133,9 @@ class FakeDomain:
         self.stores.append((iova, value, width))
         self.memory[iova : iova + width] = value.to_bytes(width, "little")
 
-    def dma_view(self, requester: str, iova: int, size: int) -> memoryview | None:
+    def dma_view(
+        self, requester: str, iova: int, size: int, *, writable: bool = True
+    ) -> memoryview | None:
         self._check(requester, iova, size, True)
         return memoryview(self.memory)[iova : iova + size]
 

@@ -118,7 +118,9 @@ class DmaWindows:
         found = self._pages.get(page)
         if found is None:
             domain = self._domain
-            found = (domain.dma_window(iova) if domain is not None else None) or _NOWHERE
+            found = (
+                domain.dma_window(iova, self._dma.name) if domain is not None else None
+            ) or _NOWHERE
             if len(self._pages) >= _KEPT:
                 self._pages.clear()
             self._pages[page] = found

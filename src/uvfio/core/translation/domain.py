@@ -4,10 +4,13 @@ A domain has a map, the devices attached to it, limits, and an account of faults
 
     model --dma_write(name, iova, data)--> Domain: translate every byte, or record a fault and refuse
                                              |
-                                             +--> Mm.memory.write(vaddr, data) per mapping
+                                             +--> Mapping.pages.write(vaddr, data) per mapping
 
 An access is all or nothing as far as translation goes: before a byte moves, the whole range must be mapped for that
-direction. If the program's memory itself vanishes (munmap after MAP_DMA), the access faults at that point.
+direction. If the memory itself vanishes (a cut file, munmap of private memory), the access faults at that point.
+
+``dma_read``, ``dma_write``, ``dma_store``, ``dma_view`` and ``dma_window`` of one address reach the same bytes: all go
+through the ``Pages`` that the mapping got when it was made.
 
 Recent translations are kept by page number (``_tlb``): an access that begins in such a page and ends in its mapping
 needs no search. An entry is the mapping itself, so a change of its address takes effect at once, and the entry goes
@@ -26,9 +29,11 @@ from __future__ import annotations
 from collections import deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from weakref import ref
 
 from uvfio.core.translation.address import ADDRESS_MAX, PAGE_SHIFT, PAGE_SIZE, check_reserved
 from uvfio.core.translation.iova import IovaMap, Mapping
+from uvfio.core.translation.patches import Patches
 from uvfio.errors import BadAddress, DmaFault, Gone, InvalidArgument, Overlap, TooManyMappings
 
 if TYPE_CHECKING:
@@ -46,14 +51,20 @@ FAULTS_KEPT: Final = 256
 
 
 class DmaCounters:
-    """Bytes that devices have read and written, and faults, over the life of a machine."""
+    """Bytes that devices have read and written, and faults, over the life of a machine.
 
-    __slots__ = ("faults", "read", "written")
+    What is read and written through a view is not seen: ``viewed`` counts the bytes of the views that were given out.
+    ``exchanged`` counts mappings whose memory the program exchanged, as far as ``Domain.on_exchange`` looks for them.
+    """
+
+    __slots__ = ("exchanged", "faults", "read", "viewed", "written")
 
     def __init__(self) -> None:
         self.read = 0
         self.written = 0
+        self.viewed = 0
         self.faults = 0
+        self.exchanged = 0
 
 
 class DmaSource(Protocol):
@@ -300,37 +311,78 @@ class Domain:
                 m = self._translate(requester, iova, width, write=True)[0][0]
             self.counters.written += width
             try:
-                m.mm.memory.store(m.vaddr + (iova - m.first), value, width)
+                m.pages.store(m.vaddr + (iova - m.first), value, width)
             except BadAddress as gone:
                 raise self.fault(
                     requester, iova, width, True, f"the memory is gone: {gone}"
                 ) from gone
 
-    def dma_view(self, requester: str, iova: int, size: int) -> memoryview | None:
-        """Return a writable window on the program's own memory, or None where there cannot be one. Raises DmaFault.
+    def dma_view(
+        self, requester: str, iova: int, size: int, *, writable: bool = True
+    ) -> memoryview | None:
+        """Return a window on the program's own memory, or None where there cannot be one. Raises DmaFault.
 
         The window stays valid as memory after an unmap, as a page does whose translation a device has cached; a
-        device that keeps one must drop it when the range is unmapped.
+        device that keeps one must drop it when the range is unmapped. An access to a part that is lost (the file was
+        cut) is recorded as a fault; the part reads as zeroes from then on.
         """
         with self.lock:
-            pieces = self._translate(requester, iova, size, write=True)
+            pieces = self._translate(requester, iova, size, write=writable)
             if len(pieces) != 1 or not pieces[0][0].readable:
                 return None
             m, at, n = pieces[0]
-            return m.mm.memory.view(m.vaddr + (at - m.first), n)
+            window = self._view(requester, m, m.vaddr + (at - m.first), n, writable)
+            if window is not None:
+                self.counters.viewed += size
+            return window
 
-    def dma_window(self, iova: int) -> tuple[int, int, memoryview] | None:
-        """Return the whole mapping around ``iova`` as (first address, address behind it, window), for bulk transfers.
+    def dma_window(self, iova: int, requester: str = "") -> tuple[int, int, memoryview] | None:
+        """Return what is around ``iova`` as (first address, address behind it, window), for bulk transfers.
 
-        None where there is no mapping, where it is not readable and writable, or where the memory has no view; no
-        fault is recorded. Valid while ``generation`` stays the same. The caller counts the bytes that it moves.
+        That is the whole mapping, or what one window can show of it. None where there is no mapping, where it is not
+        readable and writable, or where the memory has no view; no fault is recorded. Valid while ``generation`` stays
+        the same. The caller counts the bytes that it moves.
         """
         with self.lock:
             m = self.mappings.find(iova)
             if m is None or not (m.readable and m.writable):
                 return None
-            window = m.mm.memory.view(m.vaddr, m.size)
-            return None if window is None else (m.first, m.last + 1, window)
+            start, end = m.vaddr, m.vaddr + m.size
+            try:
+                if isinstance(m.pages, Patches):
+                    low, high, _ = m.pages.around(m.vaddr + (iova - m.first))
+                    start, end = max(start, low), min(end, high)
+                cut = (requester, self._cut_of(requester, m))
+                window = m.pages.view(start, end - start, cut=cut)
+            except BadAddress:
+                return None
+            shift = m.first - m.vaddr
+            return None if window is None else (start + shift, end + shift, window)
+
+    def _view(
+        self, requester: str, m: Mapping, address: int, size: int, writable: bool
+    ) -> memoryview | None:
+        cut = (requester, self._cut_of(requester, m))
+        try:
+            return m.pages.view(address, size, writable=writable, cut=cut)
+        except BadAddress as gone:
+            iova = address - m.vaddr + m.first
+            reason = f"the memory is gone: {gone}"
+            raise self.fault(requester, iova, size, writable, reason) from gone
+
+    def _cut_of(self, requester: str, m: Mapping) -> Callable[[int], None]:
+        """The function to call when a page of a window is lost. It keeps nothing alive."""
+        domain, shift = ref(self), m.first - m.vaddr
+
+        def cut(address: int) -> None:
+            here = domain()
+            if here is not None:
+                here.generation += 1
+                here.fault(
+                    requester, address + shift, 1, False, "its memory is gone: the file was cut"
+                )
+
+        return cut
 
     def fault(self, device: str, iova: int, size: int, write: bool, reason: str) -> DmaFault:
         """Record a fault; returns the condition to raise."""
@@ -347,13 +399,13 @@ class Domain:
 
     def _fetch(self, requester: str, m: Mapping, at: int, size: int) -> bytes:
         try:
-            return m.mm.memory.read(m.vaddr + (at - m.first), size)
+            return m.pages.read(m.vaddr + (at - m.first), size)
         except BadAddress as gone:
             raise self.fault(requester, at, size, False, f"the memory is gone: {gone}") from gone
 
     def _put(self, requester: str, m: Mapping, at: int, data: bytes) -> None:
         try:
-            m.mm.memory.write(m.vaddr + (at - m.first), data)
+            m.pages.write(m.vaddr + (at - m.first), data)
         except BadAddress as gone:
             reason = f"the memory is gone: {gone}"
             raise self.fault(requester, at, len(data), True, reason) from gone

@@ -204,7 +204,9 @@ class WindowMemory(SparseMemory):
         super().__init__()
         self.bytes = bytearray(4 * PAGE)
 
-    def view(self, address: int, size: int) -> memoryview | None:
+    def view(
+        self, address: int, size: int, *, writable: bool = True, cut: object = None
+    ) -> memoryview | None:
         return memoryview(self.bytes)[address : address + size]
 
 
