@@ -106,6 +106,10 @@ class FakeStore:
         for look in tuple(self.looks):
             look()
 
+    def clear(self, device: str, index: int) -> None:
+        memory = self.allocated[device][index]
+        memory[:] = bytes(len(memory))
+
     def release(self, device: str) -> None:
         self.released.append(device)
 

@@ -212,6 +212,9 @@ class Store(Protocol):
     def populate(self, device: str, index: int) -> None:
         """Give late region ``index`` its memory (idempotent). NoMemory, NoSpace."""
 
+    def clear(self, device: str, index: int) -> None:
+        """Let region ``index`` be zero, for programs too."""
+
     def release(self, device: str) -> None:
         """The device is gone; programs may still have its memory mapped."""
 

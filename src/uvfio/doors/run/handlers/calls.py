@@ -144,19 +144,8 @@ class Calls:
             raise InvalidArgument("negative offset")
         if count <= PIECE:
             data = file.pread(process, count, offset)
-            size = len(data)
-            page = address >> PAGE_SHIFT
-            if page in process.writable and (address + size - 1) >> PAGE_SHIFT == page:
-                # Faster than memory.write, and the same for a page that it could write to before.
-                try:
-                    if os.pwrite(process.space.fd, data, address) == size:
-                        return size
-                except OSError:
-                    pass
             process.memory.write(address, data)
-            if size:
-                process.remember_writable(page)
-            return size
+            return len(data)
         done = 0
         count = min(count, MAX_RW_COUNT)
         while done < count:
@@ -465,7 +454,18 @@ class Calls:
         return offset
 
     def truncate(self, request: Request) -> int | None:
-        """Nothing, for a sysfs file (kernfs_iop_setattr lets it pass); EINVAL for other VFIO files."""
+        """Change the size of a file by its path; EINVAL for /proc/self/fd/N of a VFIO file: it is no regular file."""
+        path = self.paths.interesting(request, None, request[ARG])
+        if path is not None and self.paths.token_of(request, path) is not None:
+            raise OSError(errno.EINVAL, "not possible with a VFIO file")
+        return None
+
+    def ftruncate(self, request: Request) -> int | None:
+        """Nothing, for a sysfs file (kernfs_iop_setattr lets it pass); EINVAL for other VFIO files.
+
+        Notified for each descriptor: the memory of a device is in the file, and a copy outside the reserved range
+        would cut it for all that map it.
+        """
         found = self._find(request)
         if found is None:
             return None

@@ -54,67 +54,95 @@ class Unreadable(VfioError):
         )
 
 
-class _Iovec(ctypes.Structure):
-    _fields_ = (("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t))
-
-
 _libc = ctypes.CDLL(None, use_errno=True)
-_vm_call_types = (
-    ctypes.c_int,
-    ctypes.POINTER(_Iovec),
-    ctypes.c_ulong,
-    ctypes.POINTER(_Iovec),
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-)
 _readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
-for _call in (_readv, _writev):
-    _call.argtypes = _vm_call_types
-    _call.restype = ctypes.c_ssize_t
+_readv.restype = _writev.restype = ctypes.c_ssize_t
+_ONE, _NO_FLAGS = ctypes.c_ulong(1), ctypes.c_ulong(0)
 
 
 class UserMemory:
     """Arguments of the process of thread ``pid``. Used by one thread, while the caller waits for its answer.
 
-    ``stand_in`` names a thread that is alive, should that one have ended before the others.
+    ``stand_in`` names a thread that is alive, should that one have ended before the others. Up to a page is moved
+    through one buffer, with arguments that are made once: each object of ctypes costs as much as the copy.
     """
 
-    __slots__ = ("_here", "_stand_in", "_there", "pid", "program")
+    __slots__ = ("_buffer", "_here", "_parts", "_pid", "_stand_in", "_there", "_words", "program")
 
     def __init__(self, pid: int, program: ProgramMemory, stand_in: Callable[[], int]) -> None:
-        self.pid = pid
         self.program = program
         self._stand_in = stand_in
-        self._here = _Iovec()
-        self._there = _Iovec()
+        buffer = ctypes.create_string_buffer(PAGE)
+        self._buffer = memoryview(buffer).cast("B")
+        self._parts = (ctypes.c_uint64 * 4)(ctypes.addressof(buffer), 0, 0, 0)  # two struct iovec
+        self._words = memoryview(self._parts).cast("B").cast("Q")
+        at = ctypes.addressof(self._parts)
+        self._here, self._there = ctypes.c_void_p(at), ctypes.c_void_p(at + 16)
+        self._pid = ctypes.c_int(pid)
+
+    @property
+    def pid(self) -> int:
+        """The thread whose memory it is."""
+        return self._pid.value
 
     def read(self, address: int, size: int) -> bytes:
         """Copy ``size`` bytes of the process as it is now. Raises BadAddress; Unreadable if it may not be read."""
         if size == 0:
             return b""
-        buffer = ctypes.create_string_buffer(size)
-        if not self._move(_readv, ctypes.addressof(buffer), address, size):
-            raise BadAddress(f"cannot read {size} bytes at {address:#x}")
-        return buffer.raw
+        if size <= PAGE:
+            if self._move(_readv, address, size):
+                return self._buffer[:size].tobytes()
+        else:
+            buffer = ctypes.create_string_buffer(size)
+            if self._move(_readv, address, size, buffer):
+                return buffer.raw
+        raise BadAddress(f"cannot read {size} bytes at {address:#x}")
 
     def write(self, address: int, data: bytes) -> None:
         """Copy ``data`` with the rights that the pages have. Raises BadAddress; Unreadable if it may not be
         written."""
-        if not data:
+        size = len(data)
+        if 0 < size <= PAGE and address < ADDRESS_LIMIT:  # what nearly all reads of registers do
+            self._buffer[:size] = data
+            words = self._words
+            words[1] = words[3] = size
+            words[2] = address
+            if _writev(self._pid, self._here, _ONE, self._there, _ONE, _NO_FLAGS) == size:
+                return
+        if size == 0:
             return
-        buffer = ctypes.create_string_buffer(data, len(data))
-        if not self._move(_writev, ctypes.addressof(buffer), address, len(data)):
-            raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}")
+        if size <= PAGE:
+            done = self._move(_writev, address, size)
+        else:
+            done = self._move(_writev, address, size, ctypes.create_string_buffer(data, size))
+        if not done:
+            raise BadAddress(f"cannot write {size} bytes at {address:#x}")
 
-    def _move(self, call: Callable[..., int], here: int, there: int, size: int) -> bool:
+    def _move(
+        self,
+        call: Callable[..., int],
+        there: int,
+        size: int,
+        buffer: ctypes.Array[ctypes.c_char] | None = None,
+    ) -> bool:
+        """Whether all was moved between the process and ``buffer``, or the one of this object."""
         if there >= ADDRESS_LIMIT:
             return False
-        self._here.iov_base, self._here.iov_len = here, size
-        self._there.iov_base, self._there.iov_len = there, size
-        moved = call(self.pid, self._here, 1, self._there, 1, 0)
-        if moved < 0 and ctypes.get_errno() == errno.ESRCH and self.pid != self._stand_in():
-            self.pid = self._stand_in()
-            moved = call(self.pid, self._here, 1, self._there, 1, 0)
+        words = self._words
+        words[1] = words[3] = size
+        words[2] = there
+        own = words[0]
+        try:
+            if buffer is not None:
+                words[0] = ctypes.addressof(buffer)
+            moved = call(self._pid, self._here, _ONE, self._there, _ONE, _NO_FLAGS)
+            if moved == size:
+                return True
+            if moved < 0 and ctypes.get_errno() == errno.ESRCH and self.pid != self._stand_in():
+                self._pid.value = self._stand_in()
+                moved = call(self._pid, self._here, _ONE, self._there, _ONE, _NO_FLAGS)
+        finally:
+            words[0] = own
         if moved < 0 and ctypes.get_errno() == errno.EPERM:
             raise Unreadable.because(self.pid, "reach its memory")
         return moved == size
@@ -134,6 +162,7 @@ class ProgramMemory:
         "__weakref__",
         "_followed",
         "_held",
+        "_here",
         "_is_device",
         "_maps",
         "_unopened",
@@ -143,7 +172,7 @@ class ProgramMemory:
 
     def __init__(self, pid: int, is_device: Callable[[int, int], bool]) -> None:
         self.pid = pid
-        self.fd = self._maps = -1
+        self.fd = self._maps = self._here = -1
         self.fd = os.open(f"/proc/{living(pid)}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._is_device = is_device
         self._held: WeakValueDictionary[Identity, Held] = WeakValueDictionary()
@@ -151,9 +180,16 @@ class ProgramMemory:
         self._unopened: set[tuple[int, int]] = set()
 
     def __del__(self) -> None:
-        for fd in (self.fd, self._maps):
+        for fd in (self.fd, self._maps, self._here):
             if fd >= 0:
                 os.close(fd)
+
+    @property
+    def here(self) -> int:
+        """A descriptor of /proc/self/mem, as long as this object lives."""
+        if self._here < 0:
+            self._here = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+        return self._here
 
     @property
     def gone(self) -> bool:

@@ -24,7 +24,7 @@ import ctypes
 import errno
 import mmap
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from uvfio.doors.run.linux import sigbus
 from uvfio.doors.run.linux import syscalls as sc
@@ -33,8 +33,6 @@ from uvfio.uapi.linux import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from uvfio.doors.run.linux.memory import ProgramMemory
 
 __all__ = ["Area", "Cut", "Followed", "Held", "Identity", "as_words", "page_size"]
 
@@ -45,27 +43,23 @@ Identity = tuple[bool, int, int, int]
 """What is mapped at an address, wherever it is: shared, device, inode, offset in the file minus address."""
 
 
-class _Own:
-    """/proc/self/mem of this process, once it was needed."""
+class Space(Protocol):
+    """The program's address space (``memory.ProgramMemory``)."""
 
-    fd = -1
+    @property
+    def here(self) -> int:
+        """A descriptor of /proc/self/mem, as long as this object lives."""
 
-    @classmethod
-    def memory(cls) -> int:
-        """A descriptor of it."""
-        if cls.fd < 0:
-            cls.fd = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
-        return cls.fd
+    def read(self, address: int, size: int) -> bytes:
+        """Copy ``size`` bytes of the address space as it is now."""
 
-    @classmethod
-    def forked(cls) -> None:
-        """This process is a child: its memory is another one."""
-        if cls.fd >= 0:
-            os.close(cls.fd)
-            cls.fd = -1
+    def write(self, address: int, data: bytes) -> None:
+        """Copy ``data`` into it."""
 
-
-os.register_at_fork(after_in_child=_Own.forked)
+    def difference(
+        self, address: int, size: int, expected: Callable[[int], tuple[Identity, str]]
+    ) -> str:
+        """How the range differs from what was ``expected(address)``: an identity and its description."""
 
 
 class Area(NamedTuple):
@@ -96,7 +90,7 @@ class Followed:
 
     __slots__ = ("__weakref__", "identity", "space", "was")
 
-    def __init__(self, space: ProgramMemory, area: Area) -> None:
+    def __init__(self, space: Space, area: Area) -> None:
         self.space = space
         self.identity = area.identity
         self.was = str(area)
@@ -148,7 +142,7 @@ class Cut:
         for start, end, unit in self.pieces:
             if start <= here < end:
                 low = start + (here - start) // unit * unit
-                high = low + unit if _there(end - 1) else end
+                high = low + unit if sigbus.present(end - 1) else end
                 sigbus.cover(low, high - low)
                 self.lost.append((low, high))
                 for told in list(self.users.values()):
@@ -176,11 +170,11 @@ class Held:
     __slots__ = ("__weakref__", "_cut", "_fd", "_pieces", "_shift", "_view", "space", "writable")
 
     def __init__(
-        self, space: ProgramMemory, areas: Sequence[Area], files: Sequence[int], unit: int
+        self, space: Space, areas: Sequence[Area], files: Sequence[int], unit: int
     ) -> None:
         self.space = space
         self.writable = all(area.writable for area in areas)
-        self._fd = _Own.memory()
+        self._fd = space.here
         first, size = areas[0].start, areas[-1].end - areas[0].start
         room = mmap.mmap(-1, size + unit, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
         at = ctypes.addressof(ctypes.c_char.from_buffer(room))
@@ -260,7 +254,7 @@ class Held:
         start, end = address + self._shift, address + self._shift + size
         for low, high, _ in self._cut.pieces:  # a file is cut from behind
             last = min(end, high) - 1
-            if max(start, low) <= last and not _there(last):
+            if max(start, low) <= last and not sigbus.present(last):
                 raise BadAddress(
                     f"{address:#x}+{size:#x} is behind the end of its file, which was cut"
                 )
@@ -291,11 +285,3 @@ def as_words(window: memoryview, width: int) -> memoryview:
     if width == 2:
         return window.cast("H")
     return window.cast("I") if width == 4 else window.cast("Q")
-
-
-def _there(here: int) -> bool:
-    """Whether a page of this process can be read."""
-    try:
-        return len(os.pread(_Own.memory(), 1, here)) == 1
-    except OSError:
-        return False

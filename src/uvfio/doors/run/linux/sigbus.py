@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
-__all__ = ["cover", "protect"]
+__all__ = ["cover", "present", "protect"]
 
 SA_SIGINFO: Final = 4
 SA_NODEFER: Final = 0x40000000
@@ -45,6 +45,23 @@ class _Action(ctypes.Structure):
     )
 
 
+class _Part(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+_readv = ctypes.CDLL(None).process_vm_readv
+_readv.restype = ctypes.c_ssize_t
+_readv.argtypes = (
+    ctypes.c_int,
+    ctypes.POINTER(_Part),
+    ctypes.c_ulong,
+    ctypes.POINTER(_Part),
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
+_byte = ctypes.c_char()
 _sigaction = ctypes.CDLL(None, use_errno=True).sigaction
 _sigaction.argtypes = (ctypes.c_int, ctypes.POINTER(_Action), ctypes.POINTER(_Action))
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -69,6 +86,12 @@ def protect(owner: mmap.mmap, address: int, size: int, mend: Callable[[int], boo
         _kept.append(handler)
     end = weakref.ref(owner, lambda _: _areas.pop(address, None))
     _areas[address] = (address + size, mend, end)
+
+
+def present(address: int) -> bool:
+    """Whether the byte at ``address`` of this process can be read. No signal is sent if it cannot."""
+    ours = _Part(ctypes.addressof(_byte), 1)
+    return bool(_readv(os.getpid(), ours, 1, _Part(address, 1), 1, 0) == 1)
 
 
 def cover(address: int, size: int) -> None:

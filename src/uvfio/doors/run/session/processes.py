@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Process", "Processes", "Unreadable"]
 
 TIDS_KEPT = 1024
-PAGES_KEPT = 4096
 
 
 class Process:
@@ -64,7 +63,6 @@ class Process:
         "tids",
         "used",
         "virtual_cwd",
-        "writable",
     )
 
     def __init__(self, processes: Processes, tgid: int, parent: int) -> None:
@@ -81,7 +79,6 @@ class Process:
         self.exec_tid = 0
         self.exec_mark = b""
         self.virtual_cwd = ""
-        self.writable: set[int] = set()
         self._cwd = ""
         self._space: ProgramMemory | None = None
         self._user: UserMemory | None = None
@@ -184,16 +181,6 @@ class Process:
     def _forget_space(self) -> None:
         self._space = None
         self._user = None
-        self.writable.clear()
-
-    def remember_writable(self, page: int) -> None:
-        """A write to this page (address >> 12) succeeded with the program's own rights.
-
-        If the program protects the page later, writes to it still succeed: the cost of the fast path.
-        """
-        if len(self.writable) >= PAGES_KEPT:
-            self.writable.clear()
-        self.writable.add(page)
 
     # -- descriptors (Task) ------------------------------------------------------------------------
 

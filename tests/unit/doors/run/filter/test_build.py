@@ -64,6 +64,8 @@ ALWAYS: list[str] = [
     "getcwd",
     "execve",
     "execveat",
+    "truncate",
+    "ftruncate",
 ]
 FD0: list[str] = [
     "read",
@@ -75,7 +77,6 @@ FD0: list[str] = [
     "close",
     "dup",
     "fcntl",
-    "ftruncate",
     "fallocate",
     "fchmod",
     "fchown",
@@ -94,7 +95,9 @@ def test_path_calls_are_always_notified(name: str) -> None:
         assert i386(name, AT_FDCWD, 0x1000, program=program) == NOTIFY
 
 
-@pytest.mark.parametrize("name", ["stat64", "lstat64", "statfs64", "stat", "lstat"])
+@pytest.mark.parametrize(
+    "name", ["stat64", "lstat64", "statfs64", "stat", "lstat", "truncate64", "ftruncate64"]
+)
 def test_path_calls_of_i386(name: str) -> None:
     assert i386(name) == NOTIFY
 
@@ -112,9 +115,7 @@ def test_calls_on_a_descriptor(name: str) -> None:
         assert i386(name, fd, 900, 900, 900) == ALLOW
 
 
-@pytest.mark.parametrize(
-    "name", ["_llseek", "fstat64", "fcntl64", "ftruncate64", "fchown32", "fstatfs64"]
-)
+@pytest.mark.parametrize("name", ["_llseek", "fstat64", "fcntl64", "fchown32", "fstatfs64"])
 def test_calls_on_a_descriptor_of_i386(name: str) -> None:
     assert i386(name, 768) == NOTIFY
     assert i386(name, 767) == ALLOW
