@@ -144,8 +144,20 @@ class Calls:
             raise InvalidArgument("negative offset")
         if count <= PIECE:
             data = file.pread(process, count, offset)
+            size = len(data)
+            page = address >> PAGE_SHIFT
+            left = process.trusted.get(page)
+            if left and (address + size - 1) >> PAGE_SHIFT == page:
+                # Faster than memory.write, and the same for a page that the program can write to.
+                try:
+                    if os.pwrite(process.space.fd, data, address) == size:
+                        process.trusted[page] = left - 1
+                        return size
+                except OSError:
+                    pass
             process.memory.write(address, data)
-            return len(data)
+            process.checked(page)
+            return size
         done = 0
         count = min(count, MAX_RW_COUNT)
         while done < count:

@@ -40,12 +40,15 @@ if TYPE_CHECKING:
 __all__ = ["Process", "Processes", "Unreadable"]
 
 TIDS_KEPT = 1024
+PAGES_KEPT = 4096
+CHECKS = 64
 
 
 class Process:
     """One thread group under the filter."""
 
     __slots__ = (
+        "_checks",
         "_cwd",
         "_mm",
         "_space",
@@ -61,6 +64,7 @@ class Process:
         "stop_watch",
         "tgid",
         "tids",
+        "trusted",
         "used",
         "virtual_cwd",
     )
@@ -79,6 +83,8 @@ class Process:
         self.exec_tid = 0
         self.exec_mark = b""
         self.virtual_cwd = ""
+        self.trusted: dict[int, int] = {}
+        self._checks: dict[int, int] = {}
         self._cwd = ""
         self._space: ProgramMemory | None = None
         self._user: UserMemory | None = None
@@ -181,6 +187,21 @@ class Process:
     def _forget_space(self) -> None:
         self._space = None
         self._user = None
+        self.trusted.clear()
+        self._checks.clear()
+
+    def checked(self, page: int) -> None:
+        """A write to this page (address >> 12) succeeded with the program's own rights.
+
+        After ``CHECKS`` of them the next ``CHECKS`` are made without asking for rights, and so on. A program that takes
+        the right to write from a page that it used that often still gets up to ``CHECKS`` answers there.
+        """
+        if len(self._checks) >= PAGES_KEPT:
+            self._checks.clear()
+            self.trusted.clear()
+        checks = self._checks[page] = self._checks.get(page, 0) + 1
+        if checks >= CHECKS:
+            self.trusted[page] = CHECKS
 
     # -- descriptors (Task) ------------------------------------------------------------------------
 
