@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from weakref import ref
 
 from uvfio.core.translation.address import ADDRESS_MAX, PAGE_SHIFT, PAGE_SIZE, check_reserved
-from uvfio.core.translation.iova import IovaMap, Mapping
+from uvfio.core.translation.iova import UNPINNED, IovaMap, Mapping
 from uvfio.core.translation.patches import Patches
 from uvfio.errors import BadAddress, DmaFault, Gone, InvalidArgument, Overlap, TooManyMappings
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
-    from uvfio.core.events import Fault
+    from uvfio.core.events import Fault, MemoryExchanged
     from uvfio.core.seams import Mm
     from uvfio.core.translation.unit import IommuUnit
 
@@ -54,7 +54,7 @@ class DmaCounters:
     """Bytes that devices have read and written, and faults, over the life of a machine.
 
     What is read and written through a view is not seen: ``viewed`` counts the bytes of the views that were given out.
-    ``exchanged`` counts mappings whose memory the program exchanged, as far as ``Domain.on_exchange`` looks for them.
+    ``exchanged`` counts mappings whose memory the program exchanged, as far as a domain looks for them.
     """
 
     __slots__ = ("exchanged", "faults", "read", "viewed", "written")
@@ -128,6 +128,9 @@ class Change:
 class Domain:
     """One translation, shared by the devices attached to it.
 
+    With ``on_exchange``, or ``strict``, each access, unmap and refused map looks whether the program still has the
+    memory that was mapped; what it finds is passed on once for each mapping. ``strict``: an access to it is a fault,
+    too. What can be found is said by ``Pages.exchanged``. Without both nobody looks, because it costs a system call.
     ``entry_limit`` bounds the number of mappings. ``on_fault`` is called with each fault when it happens. ``counters``
     are those of the machine, shared by all its domains. ``generation`` grows when something is not mapped any more, or
     is mapped elsewhere: a device that keeps a window compares it before each use.
@@ -144,6 +147,8 @@ class Domain:
         *,
         entry_limit: int = 65535,
         on_fault: Callable[[Fault], None] | None = None,
+        on_exchange: Callable[[MemoryExchanged], None] | None = None,
+        strict: bool = False,
         counters: DmaCounters | None = None,
     ) -> None:
         self.lock = RLock()
@@ -155,6 +160,9 @@ class Domain:
         self.closed = False
         self.counters = DmaCounters() if counters is None else counters
         self._on_fault = on_fault
+        self._on_exchange = on_exchange
+        self._strict = strict
+        self._looks = strict or on_exchange is not None
         self._tlb: dict[int, Mapping] = {}
         self._survey()
         self.generation = 0
@@ -206,6 +214,7 @@ class Domain:
         if not mappings:
             return 0
         with self.lock:
+            self.look(mappings)
             if len(mappings) == 1:
                 self.mappings.remove(mappings[0])
             else:
@@ -252,9 +261,12 @@ class Domain:
         """Check that nothing is mapped in the range. Raises Overlap."""
         other = self.mappings.first_overlap(first, last)
         if other:
+            self.look((other,))
             raise Overlap(
                 f"iova {first:#x}+{last + 1 - first:#x} overlaps mapping {other.first:#x}+{other.size:#x}",
-                "unmap it first",
+                f"unmap it first; its memory was exchanged: {other.told}"
+                if other.told
+                else "unmap it first",
             )
 
     def check_window(self, first: int, last: int) -> None:
@@ -310,6 +322,8 @@ class Domain:
             if m is None or not m.writable or iova + width - 1 > m.last:
                 m = self._translate(requester, iova, width, write=True)[0][0]
             self.counters.written += width
+            if self._looks:
+                self._check_same(requester, m, iova, width, True)
             try:
                 m.pages.store(m.vaddr + (iova - m.first), value, width)
             except BadAddress as gone:
@@ -347,6 +361,8 @@ class Domain:
             m = self.mappings.find(iova)
             if m is None or not (m.readable and m.writable):
                 return None
+            if self._looks and self._look(m, m.vaddr, m.size) and self._strict:
+                return None  # each access finds it
             start, end = m.vaddr, m.vaddr + m.size
             try:
                 if isinstance(m.pages, Patches):
@@ -362,6 +378,9 @@ class Domain:
     def _view(
         self, requester: str, m: Mapping, address: int, size: int, writable: bool
     ) -> memoryview | None:
+        if self._looks:
+            iova = address - m.vaddr + m.first
+            self._check_same(requester, m, iova, size, writable)
         cut = (requester, self._cut_of(requester, m))
         try:
             return m.pages.view(address, size, writable=writable, cut=cut)
@@ -397,13 +416,44 @@ class Domain:
             self._on_fault(fault)
         return DmaFault(f"dma fault: {fault}")
 
+    def look(self, mappings: Iterable[Mapping]) -> None:
+        """Find mappings whose memory the program exchanged, if this domain looks for that at all."""
+        if self._looks:
+            for m in mappings:
+                if m.pages is not UNPINNED:
+                    self._look(m, m.vaddr, m.size)
+
+    def _look(self, m: Mapping, address: int, size: int) -> str:
+        """How the range differs from what was mapped, or ""; pass on the first difference of a mapping."""
+        if m.told and not self._strict:
+            return m.told
+        found = m.pages.exchanged(address, size)
+        if found and not m.told:
+            m.told = found
+            self.counters.exchanged += 1
+            if self._on_exchange is not None:
+                from uvfio.core.events import MemoryExchanged
+
+                self._on_exchange(MemoryExchanged(m.first, m.size, m.vaddr, found))
+        return found
+
+    def _check_same(self, requester: str, m: Mapping, iova: int, size: int, write: bool) -> None:
+        """Look at what an access reaches. Raises DmaFault if it was exchanged and this domain is strict."""
+        told = self._look(m, m.vaddr + (iova - m.first), size)
+        if told and self._strict:
+            raise self.fault(requester, iova, size, write, f"its memory was exchanged: {told}")
+
     def _fetch(self, requester: str, m: Mapping, at: int, size: int) -> bytes:
+        if self._looks:
+            self._check_same(requester, m, at, size, False)
         try:
             return m.pages.read(m.vaddr + (at - m.first), size)
         except BadAddress as gone:
             raise self.fault(requester, at, size, False, f"the memory is gone: {gone}") from gone
 
     def _put(self, requester: str, m: Mapping, at: int, data: bytes) -> None:
+        if self._looks:
+            self._check_same(requester, m, at, len(data), True)
         try:
             m.pages.write(m.vaddr + (at - m.first), data)
         except BadAddress as gone:

@@ -32,7 +32,8 @@ class Mapping:
     """``[first, last]`` of the I/O address space leads to what ``mm`` had at ``vaddr`` when it was pinned: ``pages``.
 
     ``charged``: its pages count against the owner's locked memory (device memory does not). ``stale``: the
-    program has announced that ``vaddr`` will be another one; accesses go on meanwhile.
+    program has announced that ``vaddr`` will be another one; accesses go on meanwhile. ``told``: how the memory at
+    ``vaddr`` differs from ``pages``, if the domain found that.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Mapping:
         "pages",
         "readable",
         "stale",
+        "told",
         "vaddr",
         "writable",
     )
@@ -67,6 +69,7 @@ class Mapping:
         self.readable = readable
         self.pages = pages
         self.stale = False
+        self.told = ""
 
     @property
     def size(self) -> int:

@@ -133,7 +133,7 @@ class RulesType1:
                 found.pages = mm.memory.pin(vaddr, size, found.writable).pages
             except BadAddress:  # no error here, as in the kernel; an access of a device is a fault
                 found.pages = UNPINNED
-            found.mm, found.vaddr, found.stale = mm, vaddr, False
+            found.mm, found.vaddr, found.stale, found.told = mm, vaddr, False, ""
             self.domain.generation += 1
 
     def _check(self, iova: int, size: int, vaddr: int, *, wanted: bool) -> None:

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 from uvfio.core.seams import Pin
 from uvfio.core.translation.patches import join
 from uvfio.doors.run.linux import syscalls as sc
-from uvfio.doors.run.linux.pages import Area, Followed, Held, page_size
+from uvfio.doors.run.linux.pages import Area, Followed, Held, described, page_size
 from uvfio.errors import BadAddress, VfioError
 
 if TYPE_CHECKING:
@@ -307,18 +307,18 @@ class ProgramMemory:
             return [self._piece(areas[0], first, last)]
         return [piece for area in areas for piece in self._hold([area], first, last)]
 
-    def difference(
-        self, address: int, size: int, expected: Callable[[int], tuple[Identity, str]]
-    ) -> str:
-        """How the address space differs from what was ``expected(address)``: an identity and its description."""
+    def difference(self, address: int, size: int, expected: Callable[[int], Identity]) -> str:
+        """How the address space differs from what is ``expected(address)``; empty once it has ended."""
         at, end = address, address + size
         while at < end:
-            identity, was = expected(at)
-            area = self._area(at)
+            identity, area = expected(at), self._area(at)
             if area is None:
-                return "" if self.gone else f"{at:#x} was in {was}; nothing is mapped there now"
+                if self.gone:
+                    return ""
+                return f"{at:#x} was {described(identity, at)}, and nothing is mapped there now"
             if area.identity != identity:
-                return f"{at:#x} was in {was}; it is in {area} now"
+                now = described(area.identity, at)
+                return f"{at:#x} was {described(identity, at)}, and is {now} now"
             at = area.end
         return ""
 

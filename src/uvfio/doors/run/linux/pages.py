@@ -34,7 +34,7 @@ from uvfio.uapi.linux import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Area", "Cut", "Followed", "Held", "Identity", "as_words", "page_size"]
+__all__ = ["Area", "Cut", "Followed", "Held", "Identity", "as_words", "described", "page_size"]
 
 MAP_NORESERVE: Final = 0x4000
 HUGE_MOST: Final = 1 << 30
@@ -56,10 +56,8 @@ class Space(Protocol):
     def write(self, address: int, data: bytes) -> None:
         """Copy ``data`` into it."""
 
-    def difference(
-        self, address: int, size: int, expected: Callable[[int], tuple[Identity, str]]
-    ) -> str:
-        """How the range differs from what was ``expected(address)``: an identity and its description."""
+    def difference(self, address: int, size: int, expected: Callable[[int], Identity]) -> str:
+        """How the range differs from what is ``expected(address)``."""
 
 
 class Area(NamedTuple):
@@ -79,21 +77,22 @@ class Area(NamedTuple):
         """Equal for areas that show the same bytes at the same addresses, and for any two of anonymous memory."""
         return (self.shared, self.dev, self.inode, self.offset - self.start if self.inode else 0)
 
-    def __str__(self) -> str:
-        kind = "shared" if self.shared else "private"
-        what = f"inode {self.inode} + {self.offset:#x}" if self.inode else "anonymous memory"
-        return f"{self.start:#x}-{self.end:#x}, {kind} {what}"
+
+def described(identity: Identity, address: int) -> str:
+    """What ``identity`` says of an address, in words."""
+    shared, _, inode, shift = identity
+    kind = "shared" if shared else "private"
+    return f"{kind} inode {inode} + {address + shift:#x}" if inode else f"{kind} anonymous memory"
 
 
 class Followed:
     """The address space itself, for memory that cannot be held. ``identity`` is what was mapped there."""
 
-    __slots__ = ("__weakref__", "identity", "space", "was")
+    __slots__ = ("__weakref__", "identity", "space")
 
     def __init__(self, space: Space, area: Area) -> None:
         self.space = space
         self.identity = area.identity
-        self.was = str(area)
 
     def read(self, address: int, size: int) -> bytes:
         """Copy ``size`` bytes, whatever rights the pages have. Raises BadAddress."""
@@ -120,7 +119,7 @@ class Followed:
 
     def exchanged(self, address: int, size: int) -> str:
         """See ``Pages``."""
-        return self.space.difference(address, size, lambda _: (self.identity, self.was))
+        return self.space.difference(address, size, lambda _: self.identity)
 
 
 class Cut:
@@ -193,7 +192,7 @@ class Held:
         self._cut = Cut(shift, pieces)
         sigbus.protect(room, here, size, self._cut.mend)
         self._view = memoryview(room)[here - at : here - at + size]
-        self._pieces = [(area.start, area.end, area.identity, str(area)) for area in areas]
+        self._pieces = [(area.start, area.end, area.identity) for area in areas]
 
     def has(self, area: Area, start: int, end: int) -> bool:
         """Whether it holds what ``area`` has in the range, with the rights of ``area``."""
@@ -201,7 +200,7 @@ class Held:
             return False
         return any(
             low <= start and end <= high and identity == area.identity
-            for low, high, identity, _ in self._pieces
+            for low, high, identity in self._pieces
         )
 
     def read(self, address: int, size: int) -> bytes:
@@ -268,8 +267,8 @@ class Held:
     def exchanged(self, address: int, size: int) -> str:
         """See ``Pages``."""
 
-        def expected(at: int) -> tuple[Identity, str]:
-            return next((i, was) for low, high, i, was in self._pieces if low <= at < high)
+        def expected(at: int) -> Identity:
+            return next(found for low, high, found in self._pieces if low <= at < high)
 
         return self.space.difference(address, size, expected)
 

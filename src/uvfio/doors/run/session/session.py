@@ -57,7 +57,8 @@ class Session:
 
     ``scratch`` is a folder for the tree and the tokens; ``abi`` is "2011", "mainline" or "auto"; ``inotify`` is an idle
     inotify descriptor to take over; ``memlock`` is the number of bytes that each program's DMA mappings may lock (None:
-    its RLIMIT_MEMLOCK).
+    its RLIMIT_MEMLOCK). ``strict``: DMA to memory that the program exchanged after it was mapped is a fault, and is
+    said on stderr.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Session:
         abi: str = "2011",
         inotify: int | None = None,
         memlock: int | None = None,
+        strict: bool = False,
     ) -> None:
         self.abi = abi
         self.observers: list[RunObserver] = []
@@ -88,6 +90,9 @@ class Session:
         self.machine = Machine(
             spec, clock=self.reactor, store=self.tokens, processors=os.cpu_count() or 1
         )
+        self.machine.framework.strict = strict
+        if strict:
+            self.watch(_report_exchange)
         self.tree = Tree(scratch)
         self.tree.update(nodes(self.machine, abi))
         self.shown = self.machine.framework.generation
@@ -262,6 +267,13 @@ class Session:
             sys.stderr.write(f"uvfio: {failure}\n")
             if failure.hint:
                 sys.stderr.write(f"hint: {failure.hint}\n")
+
+
+def _report_exchange(event: RunEvent) -> None:
+    from uvfio.core.events import MemoryExchanged
+
+    if isinstance(event, MemoryExchanged):
+        sys.stderr.write(f"uvfio: {event}\nhint: call UNMAP_DMA before the memory is given up\n")
 
 
 def negative_errno(error: OSError) -> int:

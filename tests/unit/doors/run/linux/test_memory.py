@@ -391,14 +391,42 @@ def test_what_is_held_stays_the_memory_that_it_was(puppet: Puppet) -> None:
     for seen in (bytes(window), first.read(at, 8), bytes(first.view(at, 8) or b"")):
         assert seen == struct.pack("<I", 7) + b"old!"
     assert puppet.load(at) == 0xAAAA
-    assert re.search(f"{at:#x} was in .* inode .*; it is in .* inode ", first.exchanged(at, PAGE))
+    assert re.search(
+        f"{at:#x} was shared inode .*, and is shared inode .* now", first.exchanged(at, PAGE)
+    )
     second = memory.pin(at, PAGE, True).pages  # a new DMA mapping reaches the new memory
     second.store(at, 9, 4)
     assert puppet.load(at) == 9
     puppet.must("munmap", at, PAGE)
-    assert first.exchanged(at, PAGE).endswith("nothing is mapped there now")
+    assert first.exchanged(at, PAGE).endswith(", and nothing is mapped there now")
     assert first.read(at, 4) == struct.pack("<I", 7)
     assert second.read(at, 4) == struct.pack("<I", 9)
+
+
+@pytest.mark.usefixtures("areas")
+def test_private_memory_is_followed_and_what_replaces_it_is_recognised(puppet: Puppet) -> None:
+    at = puppet.pages(4)
+    held = pages(puppet, at, 3 * PAGE)
+    puppet.must("mprotect", at + PAGE, PAGE, PROT_READ)  # areas may be divided and joined
+    assert held.exchanged(at, 3 * PAGE) == ""
+    map_shared(puppet, memfd(puppet, 1), 1, at=at + PAGE)
+    assert held.exchanged(at, PAGE) == ""
+    anonymous = f"{at + PAGE:#x} was private anonymous memory, and "
+    assert held.exchanged(at, 3 * PAGE).startswith(f"{anonymous}is shared inode ")
+    puppet.must("munmap", at + PAGE, PAGE)
+    assert held.exchanged(at, 3 * PAGE) == f"{anonymous}nothing is mapped there now"
+    with pytest.raises(BadAddress):
+        held.read(at + PAGE, 4)
+
+
+def test_nothing_was_exchanged_by_a_program_that_ended(puppet: Puppet) -> None:
+    at = map_shared(puppet, memfd(puppet, 1), 1)
+    memory = program_memory(puppet)
+    shared, private = memory.pin(at, PAGE, True).pages, memory.pin(puppet.arena, 8, True).pages
+    puppet.execute()
+    assert shared.exchanged(at, PAGE) == private.exchanged(puppet.arena, 8) == ""
+    shared.write(at, b"pinned")
+    assert shared.read(at, 6) == b"pinned"
 
 
 def test_mappings_of_one_area_share_what_is_held(puppet: Puppet) -> None:
