@@ -60,6 +60,9 @@ class Memory:
     def exchanged(self, address: int, size: int) -> str:
         return ""
 
+    def mlocked(self) -> int:
+        return 0
+
     def pin(self, address: int, size: int, writable: bool) -> Pin:
         self._check(address, size)
         return Pin(self, size)

@@ -52,6 +52,7 @@ class SparseMemory:
         self.read_only: set[int] = set()
         self.on_pin: Callable[[], None] = lambda: None
         self.difference = ""
+        self.own_locks = 0
         self._bytes: dict[int, int] = {}
 
     def read(self, address: int, size: int) -> bytes:
@@ -72,6 +73,9 @@ class SparseMemory:
 
     def exchanged(self, address: int, size: int) -> str:
         return self.difference
+
+    def mlocked(self) -> int:
+        return self.own_locks
 
     def pin(self, address: int, size: int, writable: bool) -> Pin:
         self._check(address, size, self.holes | (self.read_only if writable else set()))

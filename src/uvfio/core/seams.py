@@ -12,7 +12,7 @@ by one, and locked memory is charged to it, as to ``current->mm`` in the kernel.
 from __future__ import annotations
 
 from threading import Condition, Lock
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from uvfio.errors import LimitExceeded
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["Clock", "Event", "Memory", "Mm", "Pages", "Pin", "Store", "Task", "Timer"]
+
+
+ENDLESS: Final = 1 << 63
+"""From here on a limit in bytes is none."""
 
 
 class Pages(Protocol):
@@ -83,6 +87,9 @@ class Memory(Protocol):
         Raises BadAddress unless every page is mapped readable (and writable, if asked).
         """
 
+    def mlocked(self) -> int:
+        """Return how many bytes the program has locked by itself (mlock)."""
+
 
 class Event(Protocol):
     """An eventfd, or its equivalent in a door."""
@@ -117,16 +124,22 @@ class Mm:
         self.abi = ""
         self._lock = Lock()
 
-    def charge(self, pages: int, limit: int | None) -> None:
-        """Count ``pages`` more; ``limit`` is in bytes (None: none). Raises LimitExceeded."""
+    def charge(self, pages: int, limit: int | None, *, mlocked: bool = False) -> None:
+        """Count ``pages`` more; ``limit`` is in bytes (None: none). Raises LimitExceeded.
+
+        ``mlocked``: what the program has locked by mlock counts, too, as in ``mm->locked_vm`` of the kernel.
+        """
         with self._lock:
             locked = self.locked_pages
-            if limit is not None and (locked + pages) * 4096 > limit:
-                raise LimitExceeded(
-                    f"locking {pages * 4096:#x} bytes more than the {locked * 4096:#x} locked "
-                    f"exceeds RLIMIT_MEMLOCK {limit:#x}",
-                    "raise it with ulimit -l",
-                )
+            if limit is not None and limit < ENDLESS:
+                own = self.memory.mlocked() if mlocked else 0
+                if (locked + pages) * 4096 + own > limit:
+                    beside = f", and {own:#x} by mlock," if own else ""
+                    raise LimitExceeded(
+                        f"locking {pages * 4096:#x} bytes more than the {locked * 4096:#x} locked{beside} "
+                        f"exceeds RLIMIT_MEMLOCK {limit:#x}",
+                        "raise it with ulimit -l",
+                    )
             self.locked_pages = locked + pages
 
     def uncharge(self, pages: int) -> None:

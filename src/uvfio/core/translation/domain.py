@@ -116,8 +116,9 @@ class Change:
             self._lock.release()
 
     def charge(self, mm: Mm, pages: int, limit: int | None) -> None:
-        """Charge ``pages`` to ``mm`` within ``limit`` bytes (None: none). Raises LimitExceeded."""
-        mm.charge(pages, limit)
+        """Charge ``pages`` to ``mm`` within ``limit`` bytes (None: none), beside what it has locked by mlock. Raises
+        LimitExceeded."""
+        mm.charge(pages, limit, mlocked=True)
         self._undo.append((mm.uncharge, pages))
 
     def done(self, undo: Callable[[Any], object], argument: object) -> None:

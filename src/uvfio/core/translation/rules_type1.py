@@ -96,7 +96,7 @@ class RulesType1:
             domain.check_window(iova, last)
             pages, locked = mm.memory.pin(vaddr, size, writable)
             if locked:  # the last step that may fail: there is nothing to undo
-                mm.charge(size // PAGE_SIZE, limit)
+                mm.charge(size // PAGE_SIZE, limit, mlocked=True)
             domain.mappings.insert(
                 Mapping(iova, last, vaddr, writable, mm, locked > 0, readable, pages)
             )
@@ -127,7 +127,7 @@ class RulesType1:
                     "unmap it with the flag VADDR first",
                 )
             if found.charged and found.mm is not mm:
-                mm.charge(size // PAGE_SIZE, limit)
+                mm.charge(size // PAGE_SIZE, limit, mlocked=True)
                 found.mm.uncharge(size // PAGE_SIZE)
             try:
                 found.pages = mm.memory.pin(vaddr, size, found.writable).pages

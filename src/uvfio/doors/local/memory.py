@@ -103,6 +103,10 @@ class LocalMemory:
         )
         return Pin(self, 0 if device else size)
 
+    def mlocked(self) -> int:
+        """Nothing: there is no mlock here."""
+        return 0
+
     def _slice(self, address: int, size: int, *, writable: bool) -> memoryview:
         for base, (area, may_write, hidden) in self._areas.items():
             if base <= address and address + size <= base + len(area):
@@ -187,6 +191,10 @@ class MemoryFile:
         if address + size > len(self.data):
             raise InvalidArgument(f"{address:#x}+{size:#x} is beyond the end of the file")
         return Pin(self, size)
+
+    def mlocked(self) -> int:
+        """Nothing: a file locks no memory."""
+        return 0
 
     def _slice(self, address: int, size: int) -> memoryview:
         if address + size > len(self.data):

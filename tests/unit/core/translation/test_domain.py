@@ -418,6 +418,16 @@ def test_a_fault_says_who_where_and_why() -> None:
 # -- changes -------------------------------------------------------------------------------------
 
 
+def test_what_the_program_locked_itself_counts(bench: Bench) -> None:
+    bench.memory.own_locks = 3 * PAGE
+    bench.map(0, PAGE, 0, limit=4 * PAGE)
+    message = bench.refused(LimitExceeded, lambda: bench.map(PAGE, PAGE, PAGE, limit=4 * PAGE))
+    assert "0x1000 locked, and 0x3000 by mlock, exceeds RLIMIT_MEMLOCK 0x4000" in message
+    bench.memory.mlocked = None  # type: ignore[method-assign, assignment]
+    bench.map(2 * PAGE, PAGE, 0)  # nobody asks without a limit
+    bench.map(4 * PAGE, PAGE, 0, limit=1 << 63)
+
+
 def test_a_change_that_fails_is_undone_in_reverse_order(bench: Bench) -> None:
     undone: list[str] = []
 

@@ -99,6 +99,10 @@ class FileMemory:
             raise InvalidArgument(f"{address:#x}+{size:#x} is beyond the end of the file")
         return Pin(self, size)
 
+    def mlocked(self) -> int:
+        """Nothing: a file locks no memory."""
+        return 0
+
     def _window_on(self, address: int, size: int) -> tuple[memoryview, Cut]:
         length = os.fstat(self._fd).st_size
         if address + size > length:

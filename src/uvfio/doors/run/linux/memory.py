@@ -151,6 +151,10 @@ class UserMemory:
         """The memory for a DMA mapping; see ``Memory``."""
         return self.program.pin(address, size, writable)
 
+    def mlocked(self) -> int:
+        """What the process has locked by mlock, in bytes."""
+        return self.program.mlocked()
+
 
 class ProgramMemory:
     """``pid`` is any thread of the process. ``is_device(dev, inode)`` returns whether an inode holds device memory.
@@ -257,6 +261,15 @@ class ProgramMemory:
             else:
                 pieces += [self._piece(area, first, last) for area in group]
         return Pin(join(pieces), locked)
+
+    def mlocked(self) -> int:
+        """VmLck of /proc/PID/status in bytes; 0 once the process has ended."""
+        try:
+            with open(f"/proc/{living(self.pid)}/status", "rb") as file:
+                found = file.read().partition(b"\nVmLck:")[2]
+        except OSError:
+            return 0
+        return int(found.split(None, 1)[0]) * 1024 if found else 0
 
     def _piece(self, area: Area, first: int, last: int) -> Patch:
         return max(area.start, first), min(area.end, last), self._follow(area)

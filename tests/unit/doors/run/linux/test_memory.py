@@ -590,6 +590,16 @@ def test_pinning_looks_at_areas_not_at_pages(
     assert resident(puppet.pid) == before
 
 
+def test_what_the_program_locked(puppet: Puppet) -> None:
+    memory = user_memory(puppet)
+    before = memory.mlocked()
+    at = puppet.pages(3)
+    puppet.must("mlock", at, 2 * PAGE)
+    assert memory.mlocked() == before + 2 * PAGE
+    puppet.must("munlock", at, 2 * PAGE)
+    assert memory.mlocked() == before
+
+
 def resident(pid: int) -> int:
     """Pages of memory that a process has."""
     with open(f"/proc/{pid}/statm") as statm:
