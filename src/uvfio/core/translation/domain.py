@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections import deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
-from weakref import ref
+from weakref import WeakSet, ref
 
 from uvfio.core.translation.address import ADDRESS_MAX, PAGE_SHIFT, PAGE_SIZE, check_reserved
 from uvfio.core.translation.iova import UNPINNED, IovaMap, Mapping
@@ -65,6 +65,13 @@ class DmaCounters:
         self.viewed = 0
         self.faults = 0
         self.exchanged = 0
+
+
+class WindowUser(Protocol):
+    """What keeps windows of a domain from one access to the next."""
+
+    def forget(self) -> None:
+        """Give up all windows: a mapping went, or leads elsewhere."""
 
 
 class DmaSource(Protocol):
@@ -134,7 +141,8 @@ class Domain:
     too. What can be found is said by ``Pages.exchanged``. Without both nobody looks, because it costs a system call.
     ``entry_limit`` bounds the number of mappings. ``on_fault`` is called with each fault when it happens. ``counters``
     are those of the machine, shared by all its domains. ``generation`` grows when something is not mapped any more, or
-    is mapped elsewhere: a device that keeps a window compares it before each use.
+    is mapped elsewhere: a device that keeps a window compares it before each use. ``window_users`` are told then, so
+    that the memory is given back though the device is idle.
 
     What the IOMMUs in front of the attached devices can do together is worked out when a device comes or goes, and not
     for each access: ``units`` (the
@@ -167,6 +175,7 @@ class Domain:
         self._tlb: dict[int, Mapping] = {}
         self._survey()
         self.generation = 0
+        self.window_users: WeakSet[WindowUser] = WeakSet()
 
     # -- the hardware behind it ------------------------------------------------------------------
 
@@ -229,7 +238,7 @@ class Domain:
             self._uncharge(self.mappings)
             self.mappings.clear()
             self._tlb.clear()
-            self.generation += 1
+            self._end_windows()
 
     @staticmethod
     def _uncharge(mappings: Iterable[Mapping]) -> int:
@@ -487,9 +496,15 @@ class Domain:
             self._tlb[iova >> PAGE_SHIFT] = m
         return pieces
 
+    def _end_windows(self) -> None:
+        """Windows that devices keep may not be used any more, and give their memory back."""
+        self.generation += 1
+        for user in tuple(self.window_users):
+            user.forget()
+
     def _invalidate(self, first: int, last: int) -> None:
         """Forget kept translations of the range; every method that takes a mapping out of the map calls it."""
-        self.generation += 1
+        self._end_windows()
         tlb = self._tlb
         if not tlb:
             return

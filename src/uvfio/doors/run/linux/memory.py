@@ -23,14 +23,15 @@ from weakref import WeakValueDictionary
 from uvfio.core.seams import Pin
 from uvfio.core.translation.patches import join
 from uvfio.doors.run.linux import syscalls as sc
-from uvfio.doors.run.linux.pages import Area, Followed, Held, described, page_size
+from uvfio.doors.run.linux.area import Area, described
 from uvfio.errors import BadAddress, VfioError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from uvfio.core.translation.patches import Patch
-    from uvfio.doors.run.linux.pages import Identity
+    from uvfio.doors.run.linux.area import Identity
+    from uvfio.doors.run.linux.pages import Followed, Held
 
 __all__ = ["ProgramMemory", "Unreadable", "UserMemory"]
 
@@ -286,6 +287,8 @@ class ProgramMemory:
     def _follow(self, area: Area) -> Followed:
         pages = self._followed.get(area.identity)
         if pages is None:
+            from uvfio.doors.run.linux.pages import Followed
+
             pages = self._followed[area.identity] = Followed(self, area)
         return pages
 
@@ -297,6 +300,8 @@ class ProgramMemory:
             known.has(area, max(area.start, first), min(area.end, last)) for area in areas
         ):
             return [(low, high, known)]
+        from uvfio.doors.run.linux.pages import Held, page_size
+
         files: list[int] = []
         try:
             for area in areas:

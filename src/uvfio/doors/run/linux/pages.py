@@ -24,7 +24,7 @@ import ctypes
 import errno
 import mmap
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from uvfio.doors.run.linux import sigbus
 from uvfio.doors.run.linux import syscalls as sc
@@ -34,13 +34,12 @@ from uvfio.uapi.linux import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Area", "Cut", "Followed", "Held", "Identity", "as_words", "described", "page_size"]
+    from uvfio.doors.run.linux.area import Area, Identity
+
+__all__ = ["Cut", "Followed", "Held", "Space", "as_words", "page_size"]
 
 MAP_NORESERVE: Final = 0x4000
 HUGE_MOST: Final = 1 << 30
-
-Identity = tuple[bool, int, int, int]
-"""What is mapped at an address, wherever it is: shared, device, inode, offset in the file minus address."""
 
 
 class Space(Protocol):
@@ -58,31 +57,6 @@ class Space(Protocol):
 
     def difference(self, address: int, size: int, expected: Callable[[int], Identity]) -> str:
         """How the range differs from what is ``expected(address)``."""
-
-
-class Area(NamedTuple):
-    """A part of the program's address space, from /proc/PID/maps."""
-
-    start: int
-    end: int
-    readable: bool
-    writable: bool
-    shared: bool
-    offset: int
-    dev: int
-    inode: int
-
-    @property
-    def identity(self) -> Identity:
-        """Equal for areas that show the same bytes at the same addresses, and for any two of anonymous memory."""
-        return (self.shared, self.dev, self.inode, self.offset - self.start if self.inode else 0)
-
-
-def described(identity: Identity, address: int) -> str:
-    """What ``identity`` says of an address, in words."""
-    shared, _, inode, shift = identity
-    kind = "shared" if shared else "private"
-    return f"{kind} inode {inode} + {address + shift:#x}" if inode else f"{kind} anonymous memory"
 
 
 class Followed:

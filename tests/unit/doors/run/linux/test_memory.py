@@ -27,8 +27,8 @@ from support.puppet import (
 )
 from uvfio.core.seams import Pages
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.linux.area import Area
 from uvfio.doors.run.linux.memory import ProgramMemory, Unreadable, UserMemory
-from uvfio.doors.run.linux.pages import Area
 from uvfio.errors import BadAddress
 
 RW = PROT_READ | PROT_WRITE
