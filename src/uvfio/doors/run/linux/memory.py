@@ -251,9 +251,14 @@ class ProgramMemory:
                 raise BadAddress(f"the device does not answer at {at:#x}")
             areas.append(area)
             at += n
-        if len(areas) == 1 and not self._can_be_held(areas[0]):
-            return Pin(self._follow(areas[0]), locked)
         first, last = address & -PAGE, -(-end // PAGE) * PAGE
+        if len(areas) == 1:  # as nearly always
+            area = areas[0]
+            known = self._held.get(area.identity)
+            if known is not None and known.has(area, first, last):
+                return Pin(known, locked)
+            if not self._can_be_held(area):
+                return Pin(self._follow(area), locked)
         pieces: list[Patch] = []
         for held, together in groupby(areas, self._can_be_held):
             group = list(together)
