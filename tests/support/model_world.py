@@ -106,6 +106,10 @@ class FakeStore:
         for look in tuple(self.looks):
             look()
 
+    def clear(self, device: str, index: int) -> None:
+        memory = self.allocated[device][index]
+        memory[:] = bytes(len(memory))
+
     def release(self, device: str) -> None:
         self.released.append(device)
 
@@ -133,7 +137,9 @@ class FakeDomain:
         self.stores.append((iova, value, width))
         self.memory[iova : iova + width] = value.to_bytes(width, "little")
 
-    def dma_view(self, requester: str, iova: int, size: int) -> memoryview | None:
+    def dma_view(
+        self, requester: str, iova: int, size: int, *, writable: bool = True
+    ) -> memoryview | None:
         self._check(requester, iova, size, True)
         return memoryview(self.memory)[iova : iova + size]
 

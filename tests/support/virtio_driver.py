@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from support.model_world import World, power_on
-from uvfio.core.seams import Mm
+from uvfio.core.seams import Mm, Pin
 from uvfio.core.translation.domain import Domain
 from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.errors import BadAddress
@@ -51,13 +51,21 @@ class Memory:
         self.stores.append((address, value, width))
         self.write(address, value.to_bytes(width, "little"))
 
-    def view(self, address: int, size: int) -> memoryview | None:
+    def view(
+        self, address: int, size: int, *, writable: bool = True, cut: object = None
+    ) -> memoryview | None:
         self._check(address, size)
         return memoryview(self.bytes)[address : address + size] if self.windows else None
 
-    def pin(self, address: int, size: int, writable: bool) -> int:
+    def exchanged(self, address: int, size: int) -> str:
+        return ""
+
+    def mlocked(self) -> int:
+        return 0
+
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
         self._check(address, size)
-        return size
+        return Pin(self, size)
 
 
 def mapped(memory: Memory, size: int = MEMORY) -> Domain:

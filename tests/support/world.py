@@ -18,7 +18,7 @@ import pytest
 
 from uvfio.core.bus import BoundDevice, BusDevice, DeviceKind, IrqInfo, Region
 from uvfio.core.events import FrameworkEvent
-from uvfio.core.seams import Event, Mm, Timer
+from uvfio.core.seams import Event, Mm, Pin, Timer
 from uvfio.core.structure.device import Device
 from uvfio.core.structure.framework import Framework
 from uvfio.core.structure.group import Group, OpenGroup
@@ -51,6 +51,8 @@ class SparseMemory:
         self.device: set[int] = set()
         self.read_only: set[int] = set()
         self.on_pin: Callable[[], None] = lambda: None
+        self.difference = ""
+        self.own_locks = 0
         self._bytes: dict[int, int] = {}
 
     def read(self, address: int, size: int) -> bytes:
@@ -64,14 +66,22 @@ class SparseMemory:
     def store(self, address: int, value: int, width: int) -> None:
         self.write(address, value.to_bytes(width, "little"))
 
-    def view(self, address: int, size: int) -> memoryview | None:
+    def view(
+        self, address: int, size: int, *, writable: bool = True, cut: object = None
+    ) -> memoryview | None:
         return None
 
-    def pin(self, address: int, size: int, writable: bool) -> int:
+    def exchanged(self, address: int, size: int) -> str:
+        return self.difference
+
+    def mlocked(self) -> int:
+        return self.own_locks
+
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
         self._check(address, size, self.holes | (self.read_only if writable else set()))
         self.on_pin()
         first, last = address // PAGE, (address + size - 1) // PAGE
-        return size - PAGE * sum(first <= page <= last for page in self.device)
+        return Pin(self, size - PAGE * sum(first <= page <= last for page in self.device))
 
     @staticmethod
     def _check(address: int, size: int, forbidden: set[int]) -> None:

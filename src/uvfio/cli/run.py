@@ -35,12 +35,12 @@ WITH_VALUE = {
     "--memlock": "--memlock",
     "--status-fd": "--status-fd",
 }
-OPTIONS = (*WITH_VALUE, "--trace", "--trace-summary", "--json", "-h", "--help")
+OPTIONS = (*WITH_VALUE, "--trace", "--trace-summary", "--json", "--strict", "-h", "--help")
 
 HELP = f"""\
 usage: uvfio run [-m MACHINE.toml] [-d DEVICE]... [--abi ABI] [--trace[=FILE]]
                  [--trace-summary] [--json] [--control SOCKET] [--status-fd N]
-                 [--memlock SIZE] [--] PROGRAM [ARG...]
+                 [--memlock SIZE] [--strict] [--] PROGRAM [ARG...]
 
 Run a program that finds the machine's devices: /dev/vfio and the sysfs around it.
 
@@ -53,6 +53,7 @@ Run a program that finds the machine's devices: /dev/vfio and the sysfs around i
   --control SOCKET            let `uvfio ctl SOCKET` change the machine while the program runs
   --status-fd N               write what happens to descriptor N, as JSON lines
   --memlock SIZE|unlimited    what each program's DMA mappings may lock, instead of its RLIMIT_MEMLOCK
+  --strict                    DMA to memory that was exchanged after it was mapped is a fault, said on stderr
   -h, --help                  this text
 
 {DEVICE_HELP}
@@ -74,6 +75,7 @@ class Options:
         "memlock",
         "program",
         "status_fd",
+        "strict",
         "summary",
         "trace",
     )
@@ -88,6 +90,7 @@ class Options:
         self.control: str | None = None
         self.status_fd: int | None = None
         self.memlock: int | None = None
+        self.strict = False
         self.help = False
         self.program: Sequence[str] = ()
 
@@ -132,6 +135,8 @@ def parse(words: Sequence[str]) -> Options:
             options.json = True
         elif name == "--trace-summary":
             options.summary = True
+        elif name == "--strict":
+            options.strict = True
         else:
             options.help = True
     options.program = words[position:]
@@ -212,6 +217,7 @@ def run(words: list[str]) -> int:
             status_fd=options.status_fd,
             control=options.control,
             memlock=options.memlock,
+            strict=options.strict,
             abi=options.abi,
         )
     finally:

@@ -35,6 +35,7 @@ __all__ = [
     "GroupAdded",
     "GroupRemoved",
     "Interrupt",
+    "MemoryExchanged",
     "Observed",
     "Observer",
 ]
@@ -144,6 +145,29 @@ class Fault(_Base):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryExchanged(_Base):
+    """The memory at ``vaddr`` is not that which was mapped for DMA at ``iova``: unmapped, moved, or mapped anew.
+
+    A kernel has pinned the pages, so that devices go on with memory that the program does not have any more.
+    ``reason`` tells what was there and what is there now. Emitted by ``Domain``, with its lock held, once for each
+    mapping, when an access, an unmap or a refused map finds it.
+    """
+
+    kind = "exchanged"
+
+    iova: int
+    size: int
+    vaddr: int
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"iova {self.iova:#x}+{self.size:#x} was mapped for DMA, and its memory was exchanged afterwards: "
+            f"{self.reason}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupt(_Base):
     """An interrupt signals the program's eventfd. ``irq`` names the index (``MSI-X``), ``vector`` is the subindex.
 
@@ -165,6 +189,7 @@ FrameworkEvent = (
     | DeviceRequested
     | DeviceRevoked
     | Fault
+    | MemoryExchanged
     | Interrupt
 )  # fmt: skip
 

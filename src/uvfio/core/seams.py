@@ -12,18 +12,27 @@ by one, and locked memory is charged to it, as to ``current->mm`` in the kernel.
 from __future__ import annotations
 
 from threading import Condition, Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from uvfio.errors import LimitExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["Clock", "Event", "Memory", "Mm", "Store", "Task", "Timer"]
+__all__ = ["Clock", "Event", "Memory", "Mm", "Pages", "Pin", "Store", "Task", "Timer"]
 
 
-class Memory(Protocol):
-    """The memory of one address space, by virtual address. Methods raise BadAddress."""
+ENDLESS: Final = 1 << 63
+"""From here on a limit in bytes is none."""
+
+
+class Pages(Protocol):
+    """What a DMA mapping was given by ``Memory.pin``: memory, by the virtual address that it had then.
+
+    All methods reach the same bytes. Shared memory stays the memory that it was, whatever the program maps at the
+    address later; private memory cannot be held from outside, so what the address leads to is reached. Methods raise
+    BadAddress. The memory is given back with the last reference to this object and to its views.
+    """
 
     def read(self, address: int, size: int) -> bytes:
         """Return exactly ``size`` bytes."""
@@ -37,14 +46,49 @@ class Memory(Protocol):
         This hands an entry of a ring over to a driver that polls it.
         """
 
-    def view(self, address: int, size: int) -> memoryview | None:
-        """Return a zero-copy window on shared memory, or None where there cannot be one."""
+    def view(
+        self,
+        address: int,
+        size: int,
+        *,
+        writable: bool = True,
+        cut: tuple[str, Callable[[int], None]] | None = None,
+    ) -> memoryview | None:
+        """Return a zero-copy window on shared memory, or None where there cannot be one.
 
-    def pin(self, address: int, size: int, writable: bool) -> int:
-        """Return how many bytes of the range a DMA mapping would lock; device memory counts as none.
+        A page of the window that is lost later (its file was cut) reads as zeroes, and stores in it reach nobody.
+        ``cut`` is a user and a function: the function that was given last for each user is called with the address
+        of such a page, at the access that finds it.
+        """
+
+    def exchanged(self, address: int, size: int) -> str:
+        """Say what the program has at the range now, if it is recognisably not the memory that was pinned; else ""."""
+
+
+class Pin(NamedTuple):
+    """The answer of ``Memory.pin``: the memory, and how many bytes of it are locked (of a device's memory, none)."""
+
+    pages: Pages
+    locked: int
+
+
+class Memory(Protocol):
+    """The memory of one address space, by virtual address, as it is now. Methods raise BadAddress."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write all of ``data``."""
+
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
+        """Return the memory of the range for a DMA mapping.
 
         Raises BadAddress unless every page is mapped readable (and writable, if asked).
         """
+
+    def mlocked(self) -> int:
+        """Return how many bytes the program has locked by itself (mlock)."""
 
 
 class Event(Protocol):
@@ -80,16 +124,22 @@ class Mm:
         self.abi = ""
         self._lock = Lock()
 
-    def charge(self, pages: int, limit: int | None) -> None:
-        """Count ``pages`` more; ``limit`` is in bytes (None: none). Raises LimitExceeded."""
+    def charge(self, pages: int, limit: int | None, *, mlocked: bool = False) -> None:
+        """Count ``pages`` more; ``limit`` is in bytes (None: none). Raises LimitExceeded.
+
+        ``mlocked``: what the program has locked by mlock counts, too, as in ``mm->locked_vm`` of the kernel.
+        """
         with self._lock:
             locked = self.locked_pages
-            if limit is not None and (locked + pages) * 4096 > limit:
-                raise LimitExceeded(
-                    f"locking {pages * 4096:#x} bytes more than the {locked * 4096:#x} locked "
-                    f"exceeds RLIMIT_MEMLOCK {limit:#x}",
-                    "raise it with ulimit -l",
-                )
+            if limit is not None and limit < ENDLESS:
+                own = self.memory.mlocked() if mlocked else 0
+                if (locked + pages) * 4096 + own > limit:
+                    beside = f", and {own:#x} by mlock," if own else ""
+                    raise LimitExceeded(
+                        f"locking {pages * 4096:#x} bytes more than the {locked * 4096:#x} locked{beside} "
+                        f"exceeds RLIMIT_MEMLOCK {limit:#x}",
+                        "raise it with ulimit -l",
+                    )
             self.locked_pages = locked + pages
 
     def uncharge(self, pages: int) -> None:
@@ -174,6 +224,9 @@ class Store(Protocol):
 
     def populate(self, device: str, index: int) -> None:
         """Give late region ``index`` its memory (idempotent). NoMemory, NoSpace."""
+
+    def clear(self, device: str, index: int) -> None:
+        """Let region ``index`` be zero, for programs too."""
 
     def release(self, device: str) -> None:
         """The device is gone; programs may still have its memory mapped."""

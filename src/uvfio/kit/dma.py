@@ -57,14 +57,19 @@ class PlainDma:
         else:
             self._logged(iova, width, lambda: domain.dma_store(self._name, iova, value, width))
 
-    def view(self, iova: int, size: int) -> memoryview | None:
-        """A writable window on the memory itself, or None where there is none. DmaFault.
+    def view(self, iova: int, size: int, *, readonly: bool = False) -> memoryview | None:
+        """A window on the memory itself, or None where there is none. DmaFault: a writable window needs a mapping
+        that can be written, a ``readonly`` one needs one that can be read.
 
         It is not checked again: a model that keeps one must give it up when its driver ends the use. A model that
-        migrates must not keep any, for DMA may be logged from one access to the next.
+        migrates must not keep any that is writable, for DMA may be logged from one access to the next.
+
+        If the program cuts the file that is shown, the lost part reads as zeroes, and the access that finds it is
+        recorded as a fault.
         """
-        found = self._gate(iova, size, True).dma_view(self._name, iova, size)
-        return found if self.log is None else None
+        domain = self._gate(iova, size, not readonly)
+        found = domain.dma_view(self._name, iova, size, writable=not readonly)
+        return found if readonly or self.log is None else None
 
     def _logged(self, iova: int, size: int, write: Callable[[], None]) -> None:
         assert self.log is not None
@@ -75,6 +80,11 @@ class PlainDma:
                 self.log.mark(iova, size)
             raise
         self.log.mark(iova, size)
+
+    @property
+    def name(self) -> str:
+        """The device's name, which faults record."""
+        return self._name
 
     @property
     def direct(self) -> bool:

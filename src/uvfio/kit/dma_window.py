@@ -16,11 +16,12 @@ It knows no ring and no frame.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from uvfio.errors import DmaFault
 
 if TYPE_CHECKING:
-    from uvfio.core.translation.domain import Domain
+    from uvfio.core.translation.domain import Domain, WindowUser
     from uvfio.kit.dma import PlainDma
 
 __all__ = ["DmaWindows"]
@@ -34,7 +35,16 @@ _NOWHERE: _Window = (0, 0, memoryview(b""))
 class DmaWindows:
     """Windows of the device behind ``dma``. ``changes`` counts how often all of them were given up."""
 
-    __slots__ = ("_dma", "_domain", "_generation", "_last", "_pages", "changes")
+    __slots__ = (
+        "__weakref__",
+        "_dma",
+        "_domain",
+        "_generation",
+        "_last",
+        "_pages",
+        "_users",
+        "changes",
+    )
 
     def __init__(self, dma: PlainDma) -> None:
         self._dma = dma
@@ -42,6 +52,7 @@ class DmaWindows:
         self._generation = -1
         self._pages: dict[int, _Window] = {}
         self._last = _NOWHERE
+        self._users: WeakSet[WindowUser] = WeakSet()
         self.changes = 0
 
     def refresh(self) -> None:
@@ -49,11 +60,26 @@ class DmaWindows:
         domain = self._dma.domain if self._dma.direct else None
         generation = domain.generation if domain is not None else -1
         if domain is not self._domain or generation != self._generation:
+            if self._domain is not None:
+                self._domain.window_users.discard(self)
+            if domain is not None:
+                domain.window_users.add(self)
             self._domain = domain
+            self.forget()
             self._generation = generation
-            self._pages.clear()
-            self._last = _NOWHERE
-            self.changes += 1
+
+    def add_user(self, user: WindowUser) -> None:
+        """``user`` keeps views from one burst to the next: call its ``forget`` when they may not be used any more."""
+        self._users.add(user)
+
+    def forget(self) -> None:
+        """Give up all windows, and let those who keep views do so."""
+        self._pages.clear()
+        self._last = _NOWHERE
+        self._generation = -1
+        self.changes += 1
+        for user in tuple(self._users):
+            user.forget()
 
     def read(self, iova: int, size: int) -> bytes:
         """``size`` bytes at ``iova``. DmaFault."""
@@ -118,7 +144,9 @@ class DmaWindows:
         found = self._pages.get(page)
         if found is None:
             domain = self._domain
-            found = (domain.dma_window(iova) if domain is not None else None) or _NOWHERE
+            found = (
+                domain.dma_window(iova, self._dma.name) if domain is not None else None
+            ) or _NOWHERE
             if len(self._pages) >= _KEPT:
                 self._pages.clear()
             self._pages[page] = found

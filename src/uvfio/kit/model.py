@@ -35,6 +35,7 @@ from uvfio.kit.option import Option, resolve
 from uvfio.kit.pending import PendingCalls
 from uvfio.kit.polled import Polling
 from uvfio.kit.register import RegisterMap, hooks_of
+from uvfio.kit.window import zero
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -167,8 +168,10 @@ class DeviceModel:
             for registers in self.register_maps.values():
                 registers.reset()
             for index in self._volatile:
-                memory = self.memories[index]
-                memory[:] = bytes(len(memory))
+                if index in self._mappings and not self._gone:
+                    self._store.clear(self._name, index)
+                else:
+                    zero(self.memories[index])
             self.on_reset()
             self._polling.refresh()
 

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["AbsentWindow", "CallWindow", "MemoryWindow", "OverlayWindow", "Window"]
+__all__ = ["AbsentWindow", "CallWindow", "MemoryWindow", "OverlayWindow", "Window", "zero"]
+
+PIECE = 1 << 20
+ZEROS = bytes(PIECE)
 
 
 class Window(Protocol):
@@ -51,6 +54,14 @@ class MemoryWindow:
     def write(self, offset: int, value: int, size: int) -> None:
         """Slice assignment copies at once: an aligned word is not seen half written on x86-64."""
         self._memories[self._index][offset : offset + size] = value.to_bytes(size, "little")
+
+
+def zero(memory: memoryview) -> None:
+    """Zero memory in pieces of 1 MiB. A piece that is zero is not written, so it takes no pages if it had none."""
+    for at in range(0, len(memory), PIECE):
+        piece = memory[at : at + PIECE]
+        if bytes(piece) != ZEROS[: len(piece)]:
+            piece[:] = ZEROS[: len(piece)]
 
 
 class CallWindow:

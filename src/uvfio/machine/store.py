@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.errors import Busy
+from uvfio.kit.window import zero
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -43,6 +44,10 @@ class ByteStore:
 
     def populate(self, device: str, index: int) -> None:
         """Nothing: ``allocate`` gave the region its memory."""
+
+    def clear(self, device: str, index: int) -> None:
+        """Let the region be zero."""
+        zero(self._memory[device][index])
 
     def hide(self, device: str) -> None:
         """Mark the memory as hidden (idempotent). A bytearray cannot fault: accessors check ``hidden``."""

@@ -98,6 +98,7 @@ def test_what_the_runner_is_told(runner: Runner) -> None:
         "abi": "auto",
         "control": None,
         "memlock": None,
+        "strict": False,
     }
 
 
@@ -163,3 +164,8 @@ def test_a_summary_goes_where_the_trace_goes(runner: Runner, tmp_path: Path) -> 
     assert runner.options["summary"] is runner.options["trace"]
     assert runner.options["trace_json"] is True
     runner.options["trace"].close()
+
+
+def test_strict(runner: Runner) -> None:
+    assert main(["run", "--strict", "prog"]) == 0
+    assert runner.options["strict"] is True

@@ -18,6 +18,7 @@ from uvfio.core.events import (
     GroupAdded,
     GroupRemoved,
     Interrupt,
+    MemoryExchanged,
     Observer,
 )
 from uvfio.core.irq import ReportedEvent
@@ -31,6 +32,7 @@ EXAMPLES: tuple[FrameworkEvent, ...] = (
     DeviceRequested("a", 1),
     DeviceRevoked("a", "7"),
     Fault("a", 0x9000, 4, True, "not mapped"),
+    MemoryExchanged(0x9000, 0x1000, 0x7000, "nothing is mapped there now"),
     Interrupt("a", "MSI", 3),
 )
 

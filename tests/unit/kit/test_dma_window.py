@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import array
+import weakref
+
 import pytest
 
 from support.model_world import World, power_on
@@ -170,3 +173,52 @@ def test_nor_the_beginning_of_a_log() -> None:
     desk.windows.store(5 * P, 1, 4)
     assert desk.memory.bytes[2 * P : 2 * P + 4] == b"seen"
     assert log.written(0, 0x8000) == [2, 5]
+
+
+class Keeper:
+    """Keeps a view from one burst to the next."""
+
+    def __init__(self, windows: DmaWindows) -> None:
+        self.view = windows.view(0, 8)
+        self.memory = weakref.ref(self.view.obj) if self.view is not None else None
+        windows.add_user(self)
+
+    def forget(self) -> None:
+        self.view = None
+
+
+class Held(Memory):
+    """Its windows are seen to be given back."""
+
+    def view(
+        self, address: int, size: int, *, writable: bool = True, cut: object = None
+    ) -> memoryview | None:
+        return memoryview(array.array("B", bytes(size)))
+
+
+@pytest.mark.parametrize("change", [unmap_part, drop, unmap_all, Domain.close])
+def test_an_idle_device_gives_memory_back_with_its_mapping(change: object) -> None:
+    assert callable(change)
+    domain = mapped(Held(0x10000), 0x8000)
+    world: World[Exerciser] = power_on(Exerciser)
+    world.model.attach(domain)
+    windows = DmaWindows(world.model.dma)
+    windows.refresh()
+    keeper = Keeper(windows)
+    assert keeper.memory is not None
+    assert keeper.memory() is not None
+    change(domain)
+    assert keeper.memory() is None
+    assert keeper.view is None
+
+
+def test_windows_of_a_former_domain_are_its_own_no_more(desk: Desk) -> None:
+    other = mapped(Memory(0x10000), 0x8000)
+    desk.world.model.detach()
+    desk.world.model.attach(other)
+    desk.windows.refresh()
+    changes = desk.windows.changes
+    desk.domain.unmap_all()
+    assert desk.windows.changes == changes
+    other.unmap_all()
+    assert desk.windows.changes == changes + 1

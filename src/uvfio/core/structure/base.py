@@ -70,6 +70,7 @@ class Structure:
         self.allow_unsafe_interrupts = allow_unsafe_interrupts
         self.dma_entry_limit = dma_entry_limit
         self.noiommu = noiommu
+        self.strict = False
         self.observer = observer
         self.dma_counters = DmaCounters()
         self._groups: dict[tuple[str, int], Group] = {}
@@ -205,7 +206,11 @@ class Structure:
 
     def _new_domain(self) -> Domain:
         return Domain(
-            entry_limit=self.dma_entry_limit, on_fault=self._on_fault, counters=self.dma_counters
+            entry_limit=self.dma_entry_limit,
+            on_fault=self._on_fault,
+            on_exchange=self.observer,
+            strict=self.strict,
+            counters=self.dma_counters,
         )
 
     def _on_fault(self, fault: Fault) -> None:

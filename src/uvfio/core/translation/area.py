@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.core.translation.address import PAGE_SIZE, join
-from uvfio.core.translation.iova import Mapping
+from uvfio.core.translation.address import PAGE_SIZE
+from uvfio.core.translation.address import join as join_spans
+from uvfio.core.translation.iova import UNPINNED, Mapping
+from uvfio.core.translation.patches import Patch, join
 from uvfio.errors import BadAddress, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from uvfio.core.seams import Mm
+    from uvfio.core.seams import Mm, Pages
 
 __all__ = ["Area", "Backing"]
 
@@ -31,7 +33,7 @@ class Backing:
     offsets in a file and not in an address space. ``locked`` counts the pages that are held.
     """
 
-    __slots__ = ("_held", "from_file", "limit", "locked", "mm", "payer", "writable")
+    __slots__ = ("_held", "_patches", "from_file", "limit", "locked", "mm", "payer", "writable")
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Backing:
         self.from_file = from_file
         self.locked = 0
         self._held: list[Area] = []
+        self._patches: list[Patch] = []
 
     def hold(self, area: Area) -> None:
         """Check and charge the pages of ``area`` that are not held yet.
@@ -60,22 +63,51 @@ class Backing:
             raise InvalidArgument(f"{area!r} can be neither read nor written")
         pages = _pages([*self._held, area])
         if pages > self.locked:
-            taken = self.mm.memory.pin(area.vaddr, area.size, self.writable)
+            pages_of, taken = self.mm.memory.pin(area.vaddr, area.size, self.writable)
             if taken < area.size:
                 raise BadAddress(
                     f"{area.vaddr:#x}+{area.size:#x} has {area.size - taken:#x} bytes of a device's memory",
                     "containers of /dev/vfio/vfio take it, /dev/iommu does not",
                 )
             self.payer.charge(pages - self.locked, self.limit)
+            self._patches += self._missing(area, pages_of)
         self.locked = pages
         self._held.append(area)
+        first, last = _span(area)
+        area.pages = join(
+            (max(low, first), min(high, last), part)
+            for low, high, part in self._patches
+            if low < last and first < high
+        )
 
     def release(self, area: Area) -> None:
         """Stop holding the area; pages that no other area holds are uncharged."""
         self._held.remove(area)
+        area.pages = UNPINNED
         pages = _pages(self._held)
         self.payer.uncharge(self.locked - pages)
+        if pages < self.locked:
+            spans = join_spans((first, last - 1) for first, last in map(_span, self._held))
+            self._patches = [
+                (max(low, first), min(high, last + 1), part)
+                for low, high, part in self._patches
+                for first, last in spans
+                if low <= last and first < high
+            ]
         self.locked = pages
+
+    def _missing(self, area: Area, pages: Pages) -> list[Patch]:
+        """What of the pages of ``area`` is not held yet: a page that is held stays the page that it was."""
+        at, end = _span(area)
+        found: list[Patch] = []
+        for low, high, _ in sorted(self._patches, key=lambda patch: patch[0]):
+            if low < end and at < high:
+                if at < low:
+                    found.append((at, low, pages))
+                at = high
+        if at < end:
+            found.append((at, end, pages))
+        return found
 
     def divide(self, area: Area, parts: Sequence[Area]) -> None:
         """Replace ``area`` by ``parts``, which together are the same range; what is held stays held."""
@@ -98,7 +130,15 @@ class Area(Mapping):
     def part(self, first: int, last: int) -> Area:
         """The part from ``first`` to ``last``, both inclusive: the same backing at the matching address."""
         vaddr = self.vaddr + (first - self.first)
-        return Area(first, last, vaddr, self.backing, self.readable, self.writable)
+        made = Area(first, last, vaddr, self.backing, self.readable, self.writable)
+        made.pages = self.pages
+        return made
+
+
+def _span(area: Area) -> tuple[int, int]:
+    """The pages of the area: the address of the first, and the address behind the last."""
+    end = area.vaddr + area.size
+    return area.vaddr & -PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE
 
 
 def _pages(areas: Sequence[Area]) -> int:
@@ -106,4 +146,4 @@ def _pages(areas: Sequence[Area]) -> int:
     if not areas:
         return 0
     spans = [(area.vaddr // PAGE_SIZE, (area.vaddr + area.size - 1) // PAGE_SIZE) for area in areas]
-    return sum(last - first + 1 for first, last in join(spans))
+    return sum(last - first + 1 for first, last in join_spans(spans))

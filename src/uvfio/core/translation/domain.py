@@ -4,10 +4,13 @@ A domain has a map, the devices attached to it, limits, and an account of faults
 
     model --dma_write(name, iova, data)--> Domain: translate every byte, or record a fault and refuse
                                              |
-                                             +--> Mm.memory.write(vaddr, data) per mapping
+                                             +--> Mapping.pages.write(vaddr, data) per mapping
 
 An access is all or nothing as far as translation goes: before a byte moves, the whole range must be mapped for that
-direction. If the program's memory itself vanishes (munmap after MAP_DMA), the access faults at that point.
+direction. If the memory itself vanishes (a cut file, munmap of private memory), the access faults at that point.
+
+``dma_read``, ``dma_write``, ``dma_store``, ``dma_view`` and ``dma_window`` of one address reach the same bytes: all go
+through the ``Pages`` that the mapping got when it was made.
 
 Recent translations are kept by page number (``_tlb``): an access that begins in such a page and ends in its mapping
 needs no search. An entry is the mapping itself, so a change of its address takes effect at once, and the entry goes
@@ -26,16 +29,18 @@ from __future__ import annotations
 from collections import deque
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from weakref import WeakSet, ref
 
 from uvfio.core.translation.address import ADDRESS_MAX, PAGE_SHIFT, PAGE_SIZE, check_reserved
-from uvfio.core.translation.iova import IovaMap, Mapping
+from uvfio.core.translation.iova import UNPINNED, IovaMap, Mapping
+from uvfio.core.translation.patches import Patches
 from uvfio.errors import BadAddress, DmaFault, Gone, InvalidArgument, Overlap, TooManyMappings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
-    from uvfio.core.events import Fault
+    from uvfio.core.events import Fault, MemoryExchanged
     from uvfio.core.seams import Mm
     from uvfio.core.translation.unit import IommuUnit
 
@@ -46,14 +51,27 @@ FAULTS_KEPT: Final = 256
 
 
 class DmaCounters:
-    """Bytes that devices have read and written, and faults, over the life of a machine."""
+    """Bytes that devices have read and written, and faults, over the life of a machine.
 
-    __slots__ = ("faults", "read", "written")
+    What is read and written through a view is not seen: ``viewed`` counts the bytes of the views that were given out.
+    ``exchanged`` counts mappings whose memory the program exchanged, as far as a domain looks for them.
+    """
+
+    __slots__ = ("exchanged", "faults", "read", "viewed", "written")
 
     def __init__(self) -> None:
         self.read = 0
         self.written = 0
+        self.viewed = 0
         self.faults = 0
+        self.exchanged = 0
+
+
+class WindowUser(Protocol):
+    """What keeps windows of a domain from one access to the next."""
+
+    def forget(self) -> None:
+        """Give up all windows: a mapping went, or leads elsewhere."""
 
 
 class DmaSource(Protocol):
@@ -105,8 +123,9 @@ class Change:
             self._lock.release()
 
     def charge(self, mm: Mm, pages: int, limit: int | None) -> None:
-        """Charge ``pages`` to ``mm`` within ``limit`` bytes (None: none). Raises LimitExceeded."""
-        mm.charge(pages, limit)
+        """Charge ``pages`` to ``mm`` within ``limit`` bytes (None: none), beside what it has locked by mlock. Raises
+        LimitExceeded."""
+        mm.charge(pages, limit, mlocked=True)
         self._undo.append((mm.uncharge, pages))
 
     def done(self, undo: Callable[[Any], object], argument: object) -> None:
@@ -117,9 +136,13 @@ class Change:
 class Domain:
     """One translation, shared by the devices attached to it.
 
+    With ``on_exchange``, or ``strict``, each access, unmap and refused map looks whether the program still has the
+    memory that was mapped; what it finds is passed on once for each mapping. ``strict``: an access to it is a fault,
+    too. What can be found is said by ``Pages.exchanged``. Without both nobody looks, because it costs a system call.
     ``entry_limit`` bounds the number of mappings. ``on_fault`` is called with each fault when it happens. ``counters``
     are those of the machine, shared by all its domains. ``generation`` grows when something is not mapped any more, or
-    is mapped elsewhere: a device that keeps a window compares it before each use.
+    is mapped elsewhere: a device that keeps a window compares it before each use. ``window_users`` are told then, so
+    that the memory is given back though the device is idle.
 
     What the IOMMUs in front of the attached devices can do together is worked out when a device comes or goes, and not
     for each access: ``units`` (the
@@ -133,6 +156,8 @@ class Domain:
         *,
         entry_limit: int = 65535,
         on_fault: Callable[[Fault], None] | None = None,
+        on_exchange: Callable[[MemoryExchanged], None] | None = None,
+        strict: bool = False,
         counters: DmaCounters | None = None,
     ) -> None:
         self.lock = RLock()
@@ -144,9 +169,13 @@ class Domain:
         self.closed = False
         self.counters = DmaCounters() if counters is None else counters
         self._on_fault = on_fault
+        self._on_exchange = on_exchange
+        self._strict = strict
+        self._looks = strict or on_exchange is not None
         self._tlb: dict[int, Mapping] = {}
         self._survey()
         self.generation = 0
+        self.window_users: WeakSet[WindowUser] = WeakSet()
 
     # -- the hardware behind it ------------------------------------------------------------------
 
@@ -195,6 +224,7 @@ class Domain:
         if not mappings:
             return 0
         with self.lock:
+            self.look(mappings)
             if len(mappings) == 1:
                 self.mappings.remove(mappings[0])
             else:
@@ -208,7 +238,7 @@ class Domain:
             self._uncharge(self.mappings)
             self.mappings.clear()
             self._tlb.clear()
-            self.generation += 1
+            self._end_windows()
 
     @staticmethod
     def _uncharge(mappings: Iterable[Mapping]) -> int:
@@ -241,9 +271,12 @@ class Domain:
         """Check that nothing is mapped in the range. Raises Overlap."""
         other = self.mappings.first_overlap(first, last)
         if other:
+            self.look((other,))
             raise Overlap(
                 f"iova {first:#x}+{last + 1 - first:#x} overlaps mapping {other.first:#x}+{other.size:#x}",
-                "unmap it first",
+                f"unmap it first; its memory was exchanged: {other.told}"
+                if other.told
+                else "unmap it first",
             )
 
     def check_window(self, first: int, last: int) -> None:
@@ -299,38 +332,86 @@ class Domain:
             if m is None or not m.writable or iova + width - 1 > m.last:
                 m = self._translate(requester, iova, width, write=True)[0][0]
             self.counters.written += width
+            if self._looks:
+                self._check_same(requester, m, iova, width, True)
             try:
-                m.mm.memory.store(m.vaddr + (iova - m.first), value, width)
+                m.pages.store(m.vaddr + (iova - m.first), value, width)
             except BadAddress as gone:
                 raise self.fault(
                     requester, iova, width, True, f"the memory is gone: {gone}"
                 ) from gone
 
-    def dma_view(self, requester: str, iova: int, size: int) -> memoryview | None:
-        """Return a writable window on the program's own memory, or None where there cannot be one. Raises DmaFault.
+    def dma_view(
+        self, requester: str, iova: int, size: int, *, writable: bool = True
+    ) -> memoryview | None:
+        """Return a window on the program's own memory, or None where there cannot be one. Raises DmaFault.
 
         The window stays valid as memory after an unmap, as a page does whose translation a device has cached; a
-        device that keeps one must drop it when the range is unmapped.
+        device that keeps one must drop it when the range is unmapped. An access to a part that is lost (the file was
+        cut) is recorded as a fault; the part reads as zeroes from then on.
         """
         with self.lock:
-            pieces = self._translate(requester, iova, size, write=True)
+            pieces = self._translate(requester, iova, size, write=writable)
             if len(pieces) != 1 or not pieces[0][0].readable:
                 return None
             m, at, n = pieces[0]
-            return m.mm.memory.view(m.vaddr + (at - m.first), n)
+            window = self._view(requester, m, m.vaddr + (at - m.first), n, writable)
+            if window is not None:
+                self.counters.viewed += size
+            return window
 
-    def dma_window(self, iova: int) -> tuple[int, int, memoryview] | None:
-        """Return the whole mapping around ``iova`` as (first address, address behind it, window), for bulk transfers.
+    def dma_window(self, iova: int, requester: str = "") -> tuple[int, int, memoryview] | None:
+        """Return what is around ``iova`` as (first address, address behind it, window), for bulk transfers.
 
-        None where there is no mapping, where it is not readable and writable, or where the memory has no view; no
-        fault is recorded. Valid while ``generation`` stays the same. The caller counts the bytes that it moves.
+        That is the whole mapping, or what one window can show of it. None where there is no mapping, where it is not
+        readable and writable, or where the memory has no view; no fault is recorded. Valid while ``generation`` stays
+        the same. The caller counts the bytes that it moves.
         """
         with self.lock:
             m = self.mappings.find(iova)
             if m is None or not (m.readable and m.writable):
                 return None
-            window = m.mm.memory.view(m.vaddr, m.size)
-            return None if window is None else (m.first, m.last + 1, window)
+            if self._looks and self._look(m, m.vaddr, m.size) and self._strict:
+                return None  # each access finds it
+            start, end = m.vaddr, m.vaddr + m.size
+            try:
+                if isinstance(m.pages, Patches):
+                    low, high, _ = m.pages.around(m.vaddr + (iova - m.first))
+                    start, end = max(start, low), min(end, high)
+                cut = (requester, self._cut_of(requester, m))
+                window = m.pages.view(start, end - start, cut=cut)
+            except BadAddress:
+                return None
+            shift = m.first - m.vaddr
+            return None if window is None else (start + shift, end + shift, window)
+
+    def _view(
+        self, requester: str, m: Mapping, address: int, size: int, writable: bool
+    ) -> memoryview | None:
+        if self._looks:
+            iova = address - m.vaddr + m.first
+            self._check_same(requester, m, iova, size, writable)
+        cut = (requester, self._cut_of(requester, m))
+        try:
+            return m.pages.view(address, size, writable=writable, cut=cut)
+        except BadAddress as gone:
+            iova = address - m.vaddr + m.first
+            reason = f"the memory is gone: {gone}"
+            raise self.fault(requester, iova, size, writable, reason) from gone
+
+    def _cut_of(self, requester: str, m: Mapping) -> Callable[[int], None]:
+        """The function to call when a page of a window is lost. It keeps nothing alive."""
+        domain, shift = ref(self), m.first - m.vaddr
+
+        def cut(address: int) -> None:
+            here = domain()
+            if here is not None:
+                here.generation += 1
+                here.fault(
+                    requester, address + shift, 1, False, "its memory is gone: the file was cut"
+                )
+
+        return cut
 
     def fault(self, device: str, iova: int, size: int, write: bool, reason: str) -> DmaFault:
         """Record a fault; returns the condition to raise."""
@@ -345,15 +426,46 @@ class Domain:
             self._on_fault(fault)
         return DmaFault(f"dma fault: {fault}")
 
+    def look(self, mappings: Iterable[Mapping]) -> None:
+        """Find mappings whose memory the program exchanged, if this domain looks for that at all."""
+        if self._looks:
+            for m in mappings:
+                if m.pages is not UNPINNED:
+                    self._look(m, m.vaddr, m.size)
+
+    def _look(self, m: Mapping, address: int, size: int) -> str:
+        """How the range differs from what was mapped, or ""; pass on the first difference of a mapping."""
+        if m.told and not self._strict:
+            return m.told
+        found = m.pages.exchanged(address, size)
+        if found and not m.told:
+            m.told = found
+            self.counters.exchanged += 1
+            if self._on_exchange is not None:
+                from uvfio.core.events import MemoryExchanged
+
+                self._on_exchange(MemoryExchanged(m.first, m.size, m.vaddr, found))
+        return found
+
+    def _check_same(self, requester: str, m: Mapping, iova: int, size: int, write: bool) -> None:
+        """Look at what an access reaches. Raises DmaFault if it was exchanged and this domain is strict."""
+        told = self._look(m, m.vaddr + (iova - m.first), size)
+        if told and self._strict:
+            raise self.fault(requester, iova, size, write, f"its memory was exchanged: {told}")
+
     def _fetch(self, requester: str, m: Mapping, at: int, size: int) -> bytes:
+        if self._looks:
+            self._check_same(requester, m, at, size, False)
         try:
-            return m.mm.memory.read(m.vaddr + (at - m.first), size)
+            return m.pages.read(m.vaddr + (at - m.first), size)
         except BadAddress as gone:
             raise self.fault(requester, at, size, False, f"the memory is gone: {gone}") from gone
 
     def _put(self, requester: str, m: Mapping, at: int, data: bytes) -> None:
+        if self._looks:
+            self._check_same(requester, m, at, len(data), True)
         try:
-            m.mm.memory.write(m.vaddr + (at - m.first), data)
+            m.pages.write(m.vaddr + (at - m.first), data)
         except BadAddress as gone:
             reason = f"the memory is gone: {gone}"
             raise self.fault(requester, at, len(data), True, reason) from gone
@@ -384,9 +496,15 @@ class Domain:
             self._tlb[iova >> PAGE_SHIFT] = m
         return pieces
 
+    def _end_windows(self) -> None:
+        """Windows that devices keep may not be used any more, and give their memory back."""
+        self.generation += 1
+        for user in tuple(self.window_users):
+            user.forget()
+
     def _invalidate(self, first: int, last: int) -> None:
         """Forget kept translations of the range; every method that takes a mapping out of the map calls it."""
-        self.generation += 1
+        self._end_windows()
         tlb = self._tlb
         if not tlb:
             return

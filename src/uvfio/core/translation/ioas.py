@@ -276,6 +276,7 @@ class Ioas:
     def _drop(self, areas: list[Area]) -> int:
         self._hints.clear()
         if self.hwpts:
+            self.domain.look(areas)
             for area in areas:
                 area.backing.release(area)
         return self.domain.drop(list(areas))

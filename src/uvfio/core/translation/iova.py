@@ -12,26 +12,42 @@ coalescing are the domain's rules; this module only keeps order. Not synchronise
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from uvfio.core.translation.patches import Patches, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from uvfio.core.seams import Mm
+    from uvfio.core.seams import Mm, Pages
 
 __all__ = ["IovaMap", "Mapping"]
 
 CHUNK = 512
+UNPINNED: Final = Patches([])
+"""Pages of a mapping that no page table translates: each access is BadAddress."""
 
 
 class Mapping:
-    """``[first, last]`` of the I/O address space leads to ``vaddr`` of ``mm``.
+    """``[first, last]`` of the I/O address space leads to what ``mm`` had at ``vaddr`` when it was pinned: ``pages``.
 
     ``charged``: its pages count against the owner's locked memory (device memory does not). ``stale``: the
-    program has announced that ``vaddr`` will be another one; accesses go on meanwhile.
+    program has announced that ``vaddr`` will be another one; accesses go on meanwhile. ``told``: how the memory at
+    ``vaddr`` differs from ``pages``, if the domain found that.
     """
 
-    __slots__ = ("charged", "first", "last", "mm", "readable", "stale", "vaddr", "writable")
+    __slots__ = (
+        "charged",
+        "first",
+        "last",
+        "mm",
+        "pages",
+        "readable",
+        "stale",
+        "told",
+        "vaddr",
+        "writable",
+    )
 
     def __init__(
         self,
@@ -42,6 +58,7 @@ class Mapping:
         mm: Mm,
         charged: bool = True,
         readable: bool = True,
+        pages: Pages = UNPINNED,
     ) -> None:
         self.first = first
         self.last = last
@@ -50,7 +67,9 @@ class Mapping:
         self.mm = mm
         self.charged = charged
         self.readable = readable
+        self.pages = pages
         self.stale = False
+        self.told = ""
 
     @property
     def size(self) -> int:
@@ -60,7 +79,10 @@ class Mapping:
     def part(self, first: int, last: int) -> Mapping:
         """A new mapping of ``[first, last]``, which this one contains, to the same memory."""
         vaddr = self.vaddr + (first - self.first)
-        return Mapping(first, last, vaddr, self.writable, self.mm, self.charged, self.readable)
+        pages = cut(self.pages, vaddr, vaddr + last - first + 1)
+        return Mapping(
+            first, last, vaddr, self.writable, self.mm, self.charged, self.readable, pages
+        )
 
     def __repr__(self) -> str:
         mode = "r" * self.readable + "w" * self.writable

@@ -23,6 +23,7 @@ from uvfio.core.translation.address import (
     check_wrap,
 )
 from uvfio.core.translation.iova import Mapping
+from uvfio.core.translation.patches import join
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Mm
@@ -55,10 +56,13 @@ class Rules2011:
             domain.check_window(iova, last)
             domain.check_overlap(iova, last)
             change.charge(mm, pages, limit)
-            charged = mm.memory.pin(vaddr, size, writable) > 0
-            new = Mapping(iova, last, vaddr, writable, mm, charged)
+            pin = mm.memory.pin(vaddr, size, writable)
+            charged = pin.locked > 0
+            new = Mapping(iova, last, vaddr, writable, mm, charged, pages=pin.pages)
             joined = self._neighbours(new)
             domain.check_entries(len(domain.mappings) + 1 - len(joined))
+            if joined:
+                new.pages = join((m.vaddr, m.vaddr + m.size, m.pages) for m in (*joined, new))
             for neighbour in joined:
                 new.first = min(new.first, neighbour.first)
                 new.last = max(new.last, neighbour.last)

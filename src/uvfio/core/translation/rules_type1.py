@@ -31,8 +31,8 @@ from uvfio.core.translation.address import (
     check_wrap,
     gaps,
 )
-from uvfio.core.translation.iova import Mapping
-from uvfio.errors import InvalidArgument, NotMapped
+from uvfio.core.translation.iova import UNPINNED, Mapping
+from uvfio.errors import BadAddress, InvalidArgument, NotMapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,10 +94,12 @@ class RulesType1:
             domain.check_overlap(iova, last)
             domain.check_entries(len(domain.mappings) + 1)
             domain.check_window(iova, last)
-            charged = mm.memory.pin(vaddr, size, writable) > 0
-            if charged:  # the last step that may fail: there is nothing to undo
-                mm.charge(size // PAGE_SIZE, limit)
-            domain.mappings.insert(Mapping(iova, last, vaddr, writable, mm, charged, readable))
+            pages, locked = mm.memory.pin(vaddr, size, writable)
+            if locked:  # the last step that may fail: there is nothing to undo
+                mm.charge(size // PAGE_SIZE, limit, mlocked=True)
+            domain.mappings.insert(
+                Mapping(iova, last, vaddr, writable, mm, locked > 0, readable, pages)
+            )
 
     def renew(
         self,
@@ -125,9 +127,13 @@ class RulesType1:
                     "unmap it with the flag VADDR first",
                 )
             if found.charged and found.mm is not mm:
-                mm.charge(size // PAGE_SIZE, limit)
+                mm.charge(size // PAGE_SIZE, limit, mlocked=True)
                 found.mm.uncharge(size // PAGE_SIZE)
-            found.mm, found.vaddr, found.stale = mm, vaddr, False
+            try:
+                found.pages = mm.memory.pin(vaddr, size, found.writable).pages
+            except BadAddress:  # no error here, as in the kernel; an access of a device is a fault
+                found.pages = UNPINNED
+            found.mm, found.vaddr, found.stale, found.told = mm, vaddr, False, ""
             self.domain.generation += 1
 
     def _check(self, iova: int, size: int, vaddr: int, *, wanted: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from uvfio.core.seams import Pin
 from uvfio.errors import BadAddress, InvalidArgument
 
 __all__ = ["LocalEvent", "LocalMemory", "MemoryFile", "NoMemoryFile"]
@@ -76,18 +77,35 @@ class LocalMemory:
         """Store ``width`` bytes. Raises BadAddress as ``write``."""
         self._slice(address, width, writable=True)[:] = value.to_bytes(width, "little")
 
-    def view(self, address: int, size: int) -> memoryview | None:
-        """The bytes themselves; all memory of this process can be shared. Raises BadAddress as ``write``."""
-        return self._slice(address, size, writable=True)
+    def view(
+        self,
+        address: int,
+        size: int,
+        *,
+        writable: bool = True,
+        cut: tuple[str, Callable[[int], None]] | None = None,
+    ) -> memoryview | None:
+        """The bytes themselves; all memory of this process can be shared. Raises BadAddress as ``write``, or as
+        ``read`` for a window that is not ``writable``. No page is ever lost (``cut``)."""
+        found = self._slice(address, size, writable=writable)
+        return found if writable else found.toreadonly()
 
-    def pin(self, address: int, size: int, writable: bool) -> int:
-        """Check the range; returns ``size``, or 0 for device memory. Raises BadAddress."""
+    def exchanged(self, address: int, size: int) -> str:
+        """Nothing: what is at an address is not exchanged here, as no address is used twice."""
+        return ""
+
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
+        """Check the range; device memory locks nothing. Raises BadAddress."""
         self._slice(address, size, writable=writable)
         device = any(
             d is not None and base <= address < base + len(a)
             for base, (a, _, d) in self._areas.items()
         )
-        return 0 if device else size
+        return Pin(self, 0 if device else size)
+
+    def mlocked(self) -> int:
+        """Nothing: there is no mlock here."""
+        return 0
 
     def _slice(self, address: int, size: int, *, writable: bool) -> memoryview:
         for base, (area, may_write, hidden) in self._areas.items():
@@ -152,15 +170,31 @@ class MemoryFile:
         """Store ``width`` bytes. Raises BadAddress beyond the end."""
         self._slice(address, width)[:] = value.to_bytes(width, "little")
 
-    def view(self, address: int, size: int) -> memoryview | None:
-        """The bytes themselves. Raises BadAddress beyond the end."""
-        return self._slice(address, size)
+    def view(
+        self,
+        address: int,
+        size: int,
+        *,
+        writable: bool = True,
+        cut: tuple[str, Callable[[int], None]] | None = None,
+    ) -> memoryview | None:
+        """The bytes themselves. Raises BadAddress beyond the end. The file is never cut."""
+        found = self._slice(address, size)
+        return found if writable else found.toreadonly()
 
-    def pin(self, address: int, size: int, writable: bool) -> int:
-        """``size``. Raises InvalidArgument for a range beyond the end of the file."""
+    def exchanged(self, address: int, size: int) -> str:
+        """Nothing: an offset of a file leads to the same byte always."""
+        return ""
+
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
+        """The file itself. Raises InvalidArgument for a range beyond its end."""
         if address + size > len(self.data):
             raise InvalidArgument(f"{address:#x}+{size:#x} is beyond the end of the file")
-        return size
+        return Pin(self, size)
+
+    def mlocked(self) -> int:
+        """Nothing: a file locks no memory."""
+        return 0
 
     def _slice(self, address: int, size: int) -> memoryview:
         if address + size > len(self.data):

@@ -196,13 +196,15 @@ def run(
     abi: str = "2011",
     control: str | None = None,
     memlock: int | None = None,
+    strict: bool = False,
     env: dict[str, str] | None = None,
 ) -> int:
     """Run ``argv`` on the machine; returns its wait status (for ``launch.finish``).
 
     ``trace`` gets a line per VFIO call. ``status_fd`` gets JSON lines: started, ended.
     ``summary`` gets a table of all calls at the end. ``control`` is the path of a control socket.
-    ``memlock`` is the number of bytes that a program's DMA mappings may lock (None: its RLIMIT_MEMLOCK). LaunchError
+    ``memlock`` is the number of bytes that a program's DMA mappings may lock (None: its RLIMIT_MEMLOCK).
+    ``strict``: DMA to memory that was exchanged after it was mapped is a fault. LaunchError
     and the conditions of a bad machine are raised before anything runs.
     """
     from uvfio.doors.run.launch.check import scratch_directories
@@ -218,7 +220,7 @@ def run(
             "no folder can hold unlinked files with close events",
             "tried $XDG_RUNTIME_DIR, /dev/shm and /tmp; run `uvfio check`",
         )
-    session = Session(spec, folders[0], abi=abi, inotify=inotify, memlock=memlock)
+    session = Session(spec, folders[0], abi=abi, inotify=inotify, memlock=memlock, strict=strict)
     supervisor = Supervisor(session)
     counted = None
     try:

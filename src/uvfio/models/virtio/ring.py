@@ -55,6 +55,8 @@ _DESC = vring_desc.size
 _ELEM = vring_used_elem.size
 _FLAGS, _IDX, _RING = 0, 1, 2  # half words of avail and used
 
+_NOTHING = memoryview(b"")
+
 _barrier = Lock()
 
 Segment = tuple[int, int]
@@ -75,6 +77,7 @@ class SplitRing:
     """A ring of ``size`` entries (a power of two up to 32768) at ``address``, new: nothing taken, nothing used."""
 
     __slots__ = (
+        "__weakref__",
         "_avail",
         "_changes",
         "_deaf",
@@ -99,6 +102,13 @@ class SplitRing:
         self._deaf = False
         self._changes = -1
         self._desc: memoryview | None = None
+        memory.add_user(self)
+
+    def forget(self) -> None:
+        """Give up the tables that ``refresh`` found."""
+        self._changes = -1
+        self._desc = None
+        self._avail = self._used_half = self._used_word = _NOTHING
 
     @property
     def _avail_at(self) -> int:

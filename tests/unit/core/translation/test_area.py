@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.world import PAGE, SparseMemory
-from uvfio.core.seams import Mm
+from uvfio.core.seams import Mm, Pin
 from uvfio.core.translation.area import Area, Backing
 from uvfio.errors import BadAddress, InvalidArgument, LimitExceeded
 
@@ -76,3 +76,41 @@ def test_parts_of_an_area_that_is_held_are_held() -> None:
     assert bench.payer.locked_pages == 2
     bench.backing.release(parts[0])
     assert bench.payer.locked_pages == 1
+
+
+class Renewed(SparseMemory):
+    """Each pin gives other memory, as after an munmap and mmap of the program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pins: list[SparseMemory] = []
+
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
+        self.pins.append(SparseMemory())
+        return Pin(self.pins[-1], size)
+
+
+def test_a_page_that_is_held_stays_the_page_that_it_was() -> None:
+    bench = Bench()
+    memory = Renewed()
+    bench.backing.mm = Mm(memory)
+    one, other = bench.area(0, 2, 0x10000), bench.area(0x9000, 2, 0x11000)
+    bench.backing.hold(one)
+    bench.backing.hold(other)
+    first, second = memory.pins
+    other.pages.write(0x11FFE, b"abcd")
+    assert first.read(0x11FFE, 2) == one.pages.read(0x11FFE, 2) == b"ab"
+    assert second.read(0x12000, 2) == b"cd"
+    bench.backing.release(one)
+    assert other.pages.read(0x11FFE, 4) == b"abcd"
+    with pytest.raises(BadAddress):
+        one.pages.read(0x11FFE, 2)
+    again = bench.area(0, 2, 0x11000)
+    bench.backing.hold(again)
+    assert len(memory.pins) == 2
+    assert again.pages.read(0x11FFE, 4) == b"abcd"
+    bench.backing.release(other)
+    bench.backing.release(again)
+    bench.backing.hold(again)
+    assert len(memory.pins) == 3
+    assert again.pages.read(0x11FFE, 4) == bytes(4)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from support.domain import DomainBench as Bench
 from support.world import FakeBusDevice, SparseMemory
-from uvfio.core.events import Fault
-from uvfio.core.seams import Mm
+from uvfio.core.events import Fault, MemoryExchanged
+from uvfio.core.seams import Mm, Pin
 from uvfio.core.translation.domain import FAULTS_KEPT, Domain
+from uvfio.core.translation.rules_2011 import Rules2011
 from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
+    BadAddress,
     DmaFault,
     Gone,
     InvalidArgument,
@@ -204,8 +210,11 @@ class WindowMemory(SparseMemory):
         super().__init__()
         self.bytes = bytearray(4 * PAGE)
 
-    def view(self, address: int, size: int) -> memoryview | None:
-        return memoryview(self.bytes)[address : address + size]
+    def view(
+        self, address: int, size: int, *, writable: bool = True, cut: object = None
+    ) -> memoryview | None:
+        found = memoryview(self.bytes)[address : address + size]
+        return found if writable else found.toreadonly()
 
 
 def test_a_view_is_the_memory_itself_where_one_mapping_covers_it() -> None:
@@ -228,6 +237,167 @@ def test_a_view_needs_a_writable_mapping(bench: Bench) -> None:
         bench.domain.dma_view("edu", 0, 4)
 
 
+def test_a_read_only_view_of_a_read_only_mapping() -> None:
+    bench, memory = Bench(), WindowMemory()
+    bench.map(0, PAGE, 0, writable=False, mm=Mm(memory))
+    view = bench.domain.dma_view("edu", 8, 4, writable=False)
+    assert view is not None
+    assert view.readonly
+    memory.bytes[8:12] = b"read"
+    assert bytes(view) == b"read"
+    assert bench.domain.fault_count == 0
+    assert bench.domain.counters.viewed == 4
+    with pytest.raises(DmaFault, match="edu read .* not mapped"):
+        bench.domain.dma_view("edu", PAGE, 4, writable=False)
+
+
+def test_a_window_shows_what_one_piece_has() -> None:
+    """Neighbours that were joined may lead to several files: each has a window of its own."""
+    bench = Bench()
+    first, second = WindowMemory(), WindowMemory()
+    owner = OwnPins({0: first, PAGE: second})
+    bench.map(0x10000, PAGE, 0, mm=(mm := Mm(owner)))
+    bench.map(0x11000, PAGE, PAGE, mm=mm)
+    assert len(bench.domain.mappings) == 1
+    for iova, memory in ((0x10010, first), (0x11010, second)):
+        found = bench.domain.dma_window(iova)
+        assert found is not None
+        assert found[:2] == (iova & -PAGE, (iova & -PAGE) + PAGE)
+        found[2][0] = 7
+        assert memory.bytes[iova & PAGE] == 7
+    assert bench.domain.dma_view("edu", 0x10FFF, 2) is None
+    Rules2011(bench.domain).unmap(0x10000, PAGE)
+    (left,) = bench.domain.mappings
+    assert left.pages is second
+
+
+class OwnPins(SparseMemory):
+    """Gives each address pages of its own."""
+
+    def __init__(self, pages: dict[int, SparseMemory]) -> None:
+        super().__init__()
+        self.pages = pages
+
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
+        return Pin(self.pages[address], size)
+
+
+def test_a_cut_window_is_a_recorded_fault_and_ends_windows() -> None:
+    bench, memory = Bench(), CutMemory()
+    bench.map(0x10000, PAGE, PAGE, mm=Mm(memory))
+    assert bench.domain.dma_window(0x10000, "nic") is not None
+    assert bench.domain.dma_view("edu", 0x10000, 4) is not None
+    generation = bench.domain.generation
+    memory.users["nic"](PAGE + 0x123)
+    (fault,) = bench.domain.faults
+    assert (fault.device, fault.iova) == ("nic", 0x10123)
+    assert bench.domain.generation > generation
+    memory.users["edu"](PAGE)
+    assert [fault.device for fault in bench.domain.faults] == ["nic", "edu"]
+    users, memory.users = memory.users, {}
+    domain = weakref.ref(bench.domain)
+    del bench
+    gc.collect()
+    assert domain() is None, "the function keeps nothing alive"
+    users["nic"](PAGE)
+
+
+def test_memory_that_is_gone_is_a_fault_of_a_view() -> None:
+    bench, memory = Bench(), CutMemory()
+    bench.map(0x10000, PAGE, PAGE, mm=Mm(memory))
+    memory.gone = True
+    with pytest.raises(DmaFault, match="the memory is gone"):
+        bench.domain.dma_view("edu", 0x10000, 4)
+    assert bench.domain.fault_count == 1
+    assert bench.domain.dma_window(0x10000) is None
+    assert bench.domain.fault_count == 1
+
+
+class CutMemory(WindowMemory):
+    """Memory of a file that can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users: dict[str, Callable[[int], None]] = {}
+        self.gone = False
+
+    def view(
+        self, address: int, size: int, *, writable: bool = True, cut: Any = None
+    ) -> memoryview | None:
+        if self.gone:
+            raise BadAddress("it was cut")
+        self.users[cut[0]] = cut[1]
+        return super().view(address, size, writable=writable)
+
+
+# -- memory that is exchanged ----------------------------------------------------------------------
+
+
+def looking(strict: bool) -> tuple[Bench, SparseMemory, list[MemoryExchanged]]:
+    told: list[MemoryExchanged] = []
+    bench = Bench()
+    bench.domain = Domain(on_exchange=told.append, strict=strict)
+    memory = WindowMemory()
+    bench.map(0x10000, 2 * PAGE, PAGE, mm=Mm(memory))
+    return bench, memory, told
+
+
+USES: list[Callable[[Domain], object]] = [
+    lambda domain: domain.dma_read("edu", 0x10000, 4),
+    lambda domain: domain.dma_write("edu", 0x10000, b"data"),
+    lambda domain: domain.dma_store("edu", 0x10000, 1, 4),
+    lambda domain: domain.dma_view("edu", 0x10000, 4),
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_access_finds_exchanged_memory(use: Callable[[Domain], object]) -> None:
+    bench, memory, told = looking(strict=False)
+    use(bench.domain)
+    assert told == []
+    memory.difference = "it is another one"
+    use(bench.domain)
+    use(bench.domain)
+    assert told == [MemoryExchanged(0x10000, 2 * PAGE, PAGE, "it is another one")]
+    assert bench.domain.counters.exchanged == 1
+    assert bench.domain.fault_count == 0
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_strict_domain_refuses_it(use: Callable[[Domain], object]) -> None:
+    bench, memory, told = looking(strict=True)
+    memory.difference = "it is another one"
+    for _ in range(2):
+        with pytest.raises(DmaFault, match="exchanged: it is another one"):
+            use(bench.domain)
+    assert bench.domain.dma_window(0x10000) is None
+    assert len(told) == 1
+    memory.difference = ""
+    use(bench.domain)
+
+
+def test_an_unmap_and_a_refused_map_find_it() -> None:
+    bench, memory, told = looking(strict=False)
+    memory.difference = "it is another one"
+    with pytest.raises(Overlap) as caught:
+        bench.map(0x10000, PAGE, 0)
+    assert "it is another one" in str(caught.value.hint)
+    assert len(told) == 1
+    bench, memory, told = looking(strict=False)
+    memory.difference = "it is another one"
+    bench.domain.drop(list(bench.domain.mappings))
+    assert len(told) == 1
+
+
+def test_nobody_looks_without_need() -> None:
+    bench, memory = Bench(), WindowMemory()
+    memory.exchanged = None  # type: ignore[method-assign, assignment]
+    bench.map(0x10000, 2 * PAGE, PAGE, mm=Mm(memory))
+    for use in USES:
+        use(bench.domain)
+    bench.domain.drop(list(bench.domain.mappings))
+
+
 def test_faults_are_told_counted_and_the_newest_kept() -> None:
     told: list[Fault] = []
     domain = Domain(on_fault=told.append)
@@ -246,6 +416,16 @@ def test_a_fault_says_who_where_and_why() -> None:
 
 
 # -- changes -------------------------------------------------------------------------------------
+
+
+def test_what_the_program_locked_itself_counts(bench: Bench) -> None:
+    bench.memory.own_locks = 3 * PAGE
+    bench.map(0, PAGE, 0, limit=4 * PAGE)
+    message = bench.refused(LimitExceeded, lambda: bench.map(PAGE, PAGE, PAGE, limit=4 * PAGE))
+    assert "0x1000 locked, and 0x3000 by mlock, exceeds RLIMIT_MEMLOCK 0x4000" in message
+    bench.memory.mlocked = None  # type: ignore[method-assign, assignment]
+    bench.map(2 * PAGE, PAGE, 0)  # nobody asks without a limit
+    bench.map(4 * PAGE, PAGE, 0, limit=1 << 63)
 
 
 def test_a_change_that_fails_is_undone_in_reverse_order(bench: Bench) -> None:

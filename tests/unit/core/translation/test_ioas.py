@@ -16,6 +16,7 @@ from uvfio.core.translation.ioas import Hwpt, Ioas
 from uvfio.core.translation.unit import IommuUnit
 from uvfio.errors import (
     BadAddress,
+    DmaFault,
     InvalidArgument,
     IovaInUse,
     LimitExceeded,
@@ -409,8 +410,11 @@ def test_the_end_of_an_address_space(bench: Bench) -> None:
     bench.refused(NoSuchObject, bench.page_table)
 
 
-def test_dma_goes_through_areas(bench: Bench) -> None:
-    bench.map(0x1004, 8, 0x10004)
+def test_dma_goes_through_areas_that_a_page_table_translates(bench: Bench) -> None:
+    bench.map(0x1000, PAGE, 0x10000)
+    with pytest.raises(DmaFault):
+        bench.ioas.domain.dma_read("edu", 0x1004, 8)
+    bench.page_table()
     bench.memory.write(0x10000, b"0123456789abcdef")
     assert bench.ioas.domain.dma_read("edu", 0x1004, 8) == b"456789ab"
     assert all(isinstance(area, Area) for area in bench.ioas.domain.mappings)

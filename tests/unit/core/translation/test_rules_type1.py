@@ -323,3 +323,28 @@ def test_windows_are_what_is_not_reserved() -> None:
     ]
     unit = IommuUnit(address_bits=32, reserved=((0, 0xFFF), (0xFFFFF000, 0xFFFFFFFF)))
     assert Bench(unit=unit).type1.windows() == [(0x1000, 0xFFFFEFFF)]
+
+
+@BOTH
+def test_what_the_program_locked_itself_counts(version: int) -> None:
+    """mm->locked_vm has both (vfio_lock_acct)."""
+    bench = Bench(version)
+    bench.memory.own_locks = 2 * PAGE
+    bench.map(0, 2, limit=4 * PAGE)
+    message = bench.refused(LimitExceeded, lambda: bench.map(4 * PAGE, limit=4 * PAGE))
+    assert "0x2000 by mlock" in message
+    bench.memory.own_locks = 0
+    bench.map(4 * PAGE, 2, limit=4 * PAGE)
+
+
+def test_a_new_address_leads_to_the_memory_there(bench: Bench) -> None:
+    bench.map(0, 1, 0x10000)
+    bench.memory.write(0x20000, b"moved")
+    bench.type1.invalidate(0, PAGE)
+    bench.type1.renew(0, PAGE, 0x20000, bench.mm, None)
+    assert bench.domain.dma_read("edu", 0, 5) == b"moved"
+    bench.type1.invalidate(0, PAGE)
+    bench.memory.holes.add(0x30)
+    bench.type1.renew(0, PAGE, 0x30000, bench.mm, None)  # no error, as in the kernel
+    with pytest.raises(DmaFault, match="gone"):
+        bench.domain.dma_read("edu", 0, 5)

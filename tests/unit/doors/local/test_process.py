@@ -83,7 +83,7 @@ def test_read_only_memory_can_be_read_only() -> None:
     ):
         with pytest.raises(BadAddress, match="read-only"):
             access()
-    assert memory.pin(address, PAGE, False) == PAGE
+    assert memory.pin(address, PAGE, False).locked == PAGE
 
 
 def test_freed_memory_is_gone() -> None:
@@ -100,8 +100,8 @@ def test_device_memory_pins_nothing() -> None:
     memory = LocalMemory()
     ram = memory.allocate(PAGE)
     bar = memory.place(memoryview(bytearray(PAGE)), device=True)
-    assert memory.pin(ram, PAGE, True) == PAGE
-    assert memory.pin(bar, PAGE, True) == 0
+    assert memory.pin(ram, PAGE, True).locked == PAGE
+    assert memory.pin(bar, PAGE, True).locked == 0
 
 
 def test_a_copy_has_its_own_ram_and_the_same_device_memory() -> None:

@@ -160,16 +160,17 @@ class Calls:
             data = file.pread(process, count, offset)
             size = len(data)
             page = address >> PAGE_SHIFT
-            if page in process.writable and (address + size - 1) >> PAGE_SHIFT == page:
-                # Faster than memory.write, and the same for a page that it could write to before.
+            left = process.trusted.get(page)
+            if left and (address + size - 1) >> PAGE_SHIFT == page:
+                # Faster than memory.write, and the same for a page that the program can write to.
                 try:
                     if os.pwrite(process.space.fd, data, address) == size:
+                        process.trusted[page] = left - 1
                         return size
                 except OSError:
                     pass
             process.memory.write(address, data)
-            if size:
-                process.remember_writable(page)
+            process.checked(page)
             return size
         done = 0
         count = min(count, MAX_RW_COUNT)
@@ -501,8 +502,12 @@ class Calls:
         token.position = offset
         return offset
 
-    def truncate(self, request: Request) -> int | None:
-        """Nothing, for a sysfs file (kernfs_iop_setattr lets it pass); EINVAL for other VFIO files."""
+    def ftruncate(self, request: Request) -> int | None:
+        """Nothing, for a sysfs file (kernfs_iop_setattr lets it pass); EINVAL for other VFIO files.
+
+        Notified for each descriptor: the memory of a device is in the file, and a copy outside the reserved range
+        would cut it for all that map it.
+        """
         found = self._find(request)
         if found is None:
             return None

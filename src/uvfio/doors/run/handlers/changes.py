@@ -57,15 +57,15 @@ class Changes:
         if place is None or place.ours or place.displaced:
             return place
         if place.descriptor is not None:
-            found = self._by_descriptor(place.descriptor)
+            found = self._by_descriptor(request, place.descriptor)
             return None if found is None else place._replace(path=found, ours=True)
         return place if self.paths.is_private(place.path) else None
 
-    def _by_descriptor(self, descriptor: tuple[int, int]) -> str | None:
+    def _by_descriptor(self, request: Request, descriptor: tuple[int, int]) -> str | None:
         """The path of the machine's file behind a task's descriptor; empty for a VFIO file without one; None for any
         other file. EPERM for one in the folder that holds the tree."""
         task, number = descriptor
-        token = self.session.processes.get(task).token(task, number)
+        token = self.session.processes.get(request[1]).token(task, number)
         if token is not None:
             return token.file.name if token.file.name.startswith("/") else ""
         try:
@@ -228,7 +228,7 @@ class Changes:
         """As ``link``; relative paths begin at descriptors."""
         old, new = (request[ARG] & INT, ARG + 1), (request[ARG + 2] & INT, ARG + 3)
         itself = request[ARG + 4] & AT_EMPTY_PATH and self._is_empty(request, ARG + 1)
-        if itself and self._by_descriptor((request[1], request[ARG] & INT)) is not None:
+        if itself and self._by_descriptor(request, (request[1], request[ARG] & INT)) is not None:
             raise OSError(errno.EXDEV, "a file of the machine is on another file system")
         follow = bool(request[ARG + 4] & AT_SYMLINK_FOLLOW)
         return self._two(request, old, new, follow=follow, moves=False)
@@ -267,7 +267,7 @@ class Changes:
         return self._chmod_open(request, request[ARG] & INT, request[ARG + 1])
 
     def _chmod_open(self, request: Request, fd: int, mode: int) -> int | None:
-        path = self._by_descriptor((request[1], fd))
+        path = self._by_descriptor(request, (request[1], fd))
         return None if path is None else self._set_mode(request, path, mode, True)
 
     def _chmod(
@@ -338,7 +338,7 @@ class Changes:
         return self._chown_open(request, request[ARG] & INT, _wide(request[ARG + 1 : ARG + 3]))
 
     def _chown_open(self, request: Request, fd: int, ids: tuple[int, ...]) -> int | None:
-        path = self._by_descriptor((request[1], fd))
+        path = self._by_descriptor(request, (request[1], fd))
         return None if path is None else self._set_owner(request, path, ids, True)
 
     def _chown(
@@ -386,7 +386,7 @@ class Changes:
         dirfd = request[ARG] & INT
         why = "times of the machine's files cannot be set"
         if not request[ARG + 1]:
-            if self._by_descriptor((request[1], dirfd)) is None:
+            if self._by_descriptor(request, (request[1], dirfd)) is None:
                 return None
             return 0  # what touch(1) does after it has opened the file
         follow = not request[ARG + 3] & AT_SYMLINK_NOFOLLOW
@@ -423,7 +423,7 @@ class Changes:
 
     def fxattr(self, request: Request) -> int | None:
         """As ``xattr``, of an open file."""
-        if self._by_descriptor((request[1], request[ARG] & INT)) is None:
+        if self._by_descriptor(request, (request[1], request[ARG] & INT)) is None:
             return None
         raise OSError(errno.EOPNOTSUPP, "files of the machine have no extended attributes")
 

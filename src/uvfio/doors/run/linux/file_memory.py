@@ -2,7 +2,8 @@
 
 Addresses are offsets. Bytes are copied by read and write where the file has them, so that a program that shortens its
 file makes the device fault and does not end the supervisor; stores that must not be seen half done, and files of huge
-pages, which cannot be written to, go through a mapping that is checked against the file's size before each use.
+pages, which cannot be written to, go through a mapping. Its size is checked before each use; a page that is lost
+meanwhile is covered (``pages.py``), and the file is mapped again for the next use.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from uvfio.doors.run.linux.memory import as_words
+from uvfio.core.seams import Pin
+from uvfio.doors.run.linux import sigbus
+from uvfio.doors.run.linux.pages import Cut, as_words, page_size
 from uvfio.errors import BadAddress, InvalidArgument
 from uvfio.uapi.linux import HUGETLBFS_MAGIC, TMPFS_MAGIC
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["FileMemory"]
 
@@ -27,7 +33,7 @@ _fstatfs.argtypes = (ctypes.c_int, ctypes.c_char_p)
 class FileMemory:
     """Takes over the descriptor ``fd``. ``usable``: it may be given to a device, if it is a memory file at all."""
 
-    __slots__ = ("_fd", "_huge", "_window", "usable")
+    __slots__ = ("_cut", "_fd", "_huge", "_window", "usable")
 
     def __init__(self, fd: int, usable: bool = True) -> None:
         self._fd = fd
@@ -37,6 +43,7 @@ class FileMemory:
         self.usable = usable and kind in (TMPFS_MAGIC, HUGETLBFS_MAGIC)
         self._huge = kind == HUGETLBFS_MAGIC
         self._window: mmap.mmap | None = None
+        self._cut = Cut(0, ())
 
     def __del__(self) -> None:
         os.close(self._fd)
@@ -61,25 +68,56 @@ class FileMemory:
             raise BadAddress(f"cannot write to the file: {error.strerror}") from error
 
     def store(self, address: int, value: int, width: int) -> None:
-        """One aligned store of ``width`` bytes in the mapped file."""
-        as_words(self.view(address, width), width)[0] = value
+        """One aligned store of ``width`` bytes in the mapped file. Raises BadAddress beyond the end."""
+        window, cut = self._window_on(address, width)
+        as_words(window, width)[0] = value
+        cut.check(address, width)
 
-    def view(self, address: int, size: int) -> memoryview:
+    def view(
+        self,
+        address: int,
+        size: int,
+        *,
+        writable: bool = True,
+        cut: tuple[str, Callable[[int], None]] | None = None,
+    ) -> memoryview:
         """A window on the file. BadAddress beyond its end."""
-        length = os.fstat(self._fd).st_size
-        if address + size > length:
-            raise BadAddress(f"{address:#x}+{size:#x} is beyond the end of the file")
-        if self._window is None or len(self._window) < length:
-            try:
-                self._window = mmap.mmap(self._fd, length)
-            except OSError as error:
-                raise BadAddress(f"cannot map the file: {error.strerror}") from error
-        return memoryview(self._window)[address : address + size]
+        found, pages = self._window_on(address, size)
+        if cut is not None:
+            pages.users[cut[0]] = cut[1]
+        return found if writable else found.toreadonly()
 
-    def pin(self, address: int, size: int, writable: bool) -> int:
+    def exchanged(self, address: int, size: int) -> str:
+        """Nothing: the file is held, and no address leads to it."""
+        return ""
+
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
         """InvalidArgument unless it is a memory file that has these bytes (memfd_pin_folios)."""
         if not self.usable:
             raise InvalidArgument("the file is no memfd")
         if address + size > os.fstat(self._fd).st_size:
             raise InvalidArgument(f"{address:#x}+{size:#x} is beyond the end of the file")
-        return size
+        return Pin(self, size)
+
+    def mlocked(self) -> int:
+        """Nothing: a file locks no memory."""
+        return 0
+
+    def _window_on(self, address: int, size: int) -> tuple[memoryview, Cut]:
+        length = os.fstat(self._fd).st_size
+        if address + size > length:
+            raise BadAddress(f"{address:#x}+{size:#x} is beyond the end of the file")
+        if self._window is None or len(self._window) < length or self._cut.lost:
+            try:
+                window = mmap.mmap(self._fd, length)
+            except OSError as error:
+                raise BadAddress(f"cannot map the file: {error.strerror}") from error
+            here = ctypes.addressof(ctypes.c_char.from_buffer(window))
+            users = self._cut.users
+            self._window, self._cut = (
+                window,
+                Cut(here, [(here, here + length, page_size(self._fd))]),
+            )
+            self._cut.users = users
+            sigbus.protect(window, here, length, self._cut.mend)
+        return memoryview(self._window)[address : address + size], self._cut

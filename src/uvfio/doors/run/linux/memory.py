@@ -14,18 +14,30 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
-from typing import TYPE_CHECKING, NamedTuple
+import stat
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
+from uvfio.core.seams import Pin
+from uvfio.core.translation.patches import join
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.linux.area import Area, described
 from uvfio.errors import BadAddress, VfioError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from uvfio.core.translation.patches import Patch
+    from uvfio.doors.run.linux.area import Identity
+    from uvfio.doors.run.linux.pages import Followed, Held
 
 __all__ = ["ProgramMemory", "Unreadable", "UserMemory"]
 
+PAGE: Final = 4096
+UNOPENED_KEPT: Final = 1024
+SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # nothing is wrong with the file
 ADDRESS_LIMIT = 1 << 63  # the largest signed offset of pread; user space ends below
 
 
@@ -43,95 +55,108 @@ class Unreadable(VfioError):
         )
 
 
-class Area(NamedTuple):
-    """A part of the program's address space, from /proc/PID/maps."""
-
-    start: int
-    end: int
-    readable: bool
-    writable: bool
-    shared: bool
-    offset: int
-    dev: int
-    inode: int
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t))
-
-
 _libc = ctypes.CDLL(None, use_errno=True)
-_vm_call_types = (
-    ctypes.c_int,
-    ctypes.POINTER(_Iovec),
-    ctypes.c_ulong,
-    ctypes.POINTER(_Iovec),
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-)
 _readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
-for _call in (_readv, _writev):
-    _call.argtypes = _vm_call_types
-    _call.restype = ctypes.c_ssize_t
+_readv.restype = _writev.restype = ctypes.c_ssize_t
+_ONE, _NO_FLAGS = ctypes.c_ulong(1), ctypes.c_ulong(0)
 
 
 class UserMemory:
     """Arguments of the process of thread ``pid``. Used by one thread, while the caller waits for its answer.
 
-    ``stand_in`` names a thread that is alive, should that one have ended before the others.
+    ``stand_in`` names a thread that is alive, should that one have ended before the others. Up to a page is moved
+    through one buffer, with arguments that are made once: each object of ctypes costs as much as the copy.
     """
 
-    __slots__ = ("_here", "_stand_in", "_there", "pid", "program")
+    __slots__ = ("_buffer", "_here", "_parts", "_pid", "_stand_in", "_there", "_words", "program")
 
     def __init__(self, pid: int, program: ProgramMemory, stand_in: Callable[[], int]) -> None:
-        self.pid = pid
         self.program = program
         self._stand_in = stand_in
-        self._here = _Iovec()
-        self._there = _Iovec()
+        buffer = ctypes.create_string_buffer(PAGE)
+        self._buffer = memoryview(buffer).cast("B")
+        self._parts = (ctypes.c_uint64 * 4)(ctypes.addressof(buffer), 0, 0, 0)  # two struct iovec
+        self._words = memoryview(self._parts).cast("B").cast("Q")
+        at = ctypes.addressof(self._parts)
+        self._here, self._there = ctypes.c_void_p(at), ctypes.c_void_p(at + 16)
+        self._pid = ctypes.c_int(pid)
+
+    @property
+    def pid(self) -> int:
+        """The thread whose memory it is."""
+        return self._pid.value
 
     def read(self, address: int, size: int) -> bytes:
         """Copy ``size`` bytes of the process as it is now. Raises BadAddress; Unreadable if it may not be read."""
         if size == 0:
             return b""
-        buffer = ctypes.create_string_buffer(size)
-        if not self._move(_readv, ctypes.addressof(buffer), address, size):
-            raise BadAddress(f"cannot read {size} bytes at {address:#x}")
-        return buffer.raw
+        if size <= PAGE:
+            if self._move(_readv, address, size):
+                return self._buffer[:size].tobytes()
+        else:
+            buffer = ctypes.create_string_buffer(size)
+            if self._move(_readv, address, size, buffer):
+                return buffer.raw
+        raise BadAddress(f"cannot read {size} bytes at {address:#x}")
 
     def write(self, address: int, data: bytes) -> None:
         """Copy ``data`` with the rights that the pages have. Raises BadAddress; Unreadable if it may not be
         written."""
-        if not data:
+        size = len(data)
+        if 0 < size <= PAGE and address < ADDRESS_LIMIT:  # what nearly all reads of registers do
+            self._buffer[:size] = data
+            words = self._words
+            words[1] = words[3] = size
+            words[2] = address
+            if _writev(self._pid, self._here, _ONE, self._there, _ONE, _NO_FLAGS) == size:
+                return
+        if size == 0:
             return
-        buffer = ctypes.create_string_buffer(data, len(data))
-        if not self._move(_writev, ctypes.addressof(buffer), address, len(data)):
-            raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}")
+        if size <= PAGE:
+            done = self._move(_writev, address, size)
+        else:
+            done = self._move(_writev, address, size, ctypes.create_string_buffer(data, size))
+        if not done:
+            raise BadAddress(f"cannot write {size} bytes at {address:#x}")
 
-    def _move(self, call: Callable[..., int], here: int, there: int, size: int) -> bool:
+    def _move(
+        self,
+        call: Callable[..., int],
+        there: int,
+        size: int,
+        buffer: ctypes.Array[ctypes.c_char] | None = None,
+    ) -> bool:
+        """Whether all was moved between the process and ``buffer``, or the one of this object."""
         if there >= ADDRESS_LIMIT:
             return False
-        self._here.iov_base, self._here.iov_len = here, size
-        self._there.iov_base, self._there.iov_len = there, size
-        moved = call(self.pid, self._here, 1, self._there, 1, 0)
-        if moved < 0 and ctypes.get_errno() == errno.ESRCH and self.pid != self._stand_in():
-            # For this call alone: a thread's number may be another's at the next one.
-            moved = call(self._stand_in(), self._here, 1, self._there, 1, 0)
+        words = self._words
+        words[1] = words[3] = size
+        words[2] = there
+        own = words[0]
+        try:
+            if buffer is not None:
+                words[0] = ctypes.addressof(buffer)
+            moved = call(self._pid, self._here, _ONE, self._there, _ONE, _NO_FLAGS)
+            if moved == size:
+                return True
+            if moved < 0 and ctypes.get_errno() == errno.ESRCH and self.pid != self._stand_in():
+                # For this call alone: a thread's number may be another's at the next one.
+                self._pid.value = self._stand_in()
+                moved = call(self._pid, self._here, _ONE, self._there, _ONE, _NO_FLAGS)
+        finally:
+            words[0] = own
+            self._pid.value = self.pid
         if moved < 0 and ctypes.get_errno() == errno.EPERM:
             raise Unreadable.because(self.pid, "reach its memory")
         return moved == size
 
-    def store(self, address: int, value: int, width: int) -> None:
-        """Store ``width`` bytes (2, 4 or 8) at an aligned address atomically."""
-        self.program.store(address, value, width)
-
-    def view(self, address: int, size: int) -> memoryview | None:
-        """Return a zero-copy window on shared memory, or None where there cannot be one."""
-        return self.program.view(address, size)
-
-    def pin(self, address: int, size: int, writable: bool) -> int:
-        """Return how many bytes of the range a DMA mapping would lock; device memory counts as none."""
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
+        """The memory for a DMA mapping; see ``Memory``."""
         return self.program.pin(address, size, writable)
+
+    def mlocked(self) -> int:
+        """What the process has locked by mlock, in bytes."""
+        return self.program.mlocked()
 
 
 class ProgramMemory:
@@ -140,19 +165,38 @@ class ProgramMemory:
     PermissionError when the process made itself non-dumpable.
     """
 
-    __slots__ = ("_is_device", "_maps", "_windows", "fd", "pid")
+    __slots__ = (
+        "__weakref__",
+        "_followed",
+        "_held",
+        "_here",
+        "_is_device",
+        "_maps",
+        "_unopened",
+        "fd",
+        "pid",
+    )
 
     def __init__(self, pid: int, is_device: Callable[[int, int], bool]) -> None:
         self.pid = pid
-        self.fd = self._maps = -1
+        self.fd = self._maps = self._here = -1
         self.fd = os.open(f"/proc/{living(pid)}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._is_device = is_device
-        self._windows: list[tuple[int, int, mmap.mmap]] = []
+        self._held: WeakValueDictionary[Identity, Held] = WeakValueDictionary()
+        self._followed: WeakValueDictionary[Identity, Followed] = WeakValueDictionary()
+        self._unopened: set[tuple[int, int]] = set()
 
     def __del__(self) -> None:
-        for fd in (self.fd, self._maps):
+        for fd in (self.fd, self._maps, self._here):
             if fd >= 0:
                 os.close(fd)
+
+    @property
+    def here(self) -> int:
+        """A descriptor of /proc/self/mem, as long as this object lives."""
+        if self._here < 0:
+            self._here = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+        return self._here
 
     @property
     def gone(self) -> bool:
@@ -190,32 +234,10 @@ class ProgramMemory:
                     raise
         raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}")
 
-    def store(self, address: int, value: int, width: int) -> None:
-        """One store: through a window on shared memory if there is one, else by the kernel's copy, which moves
-        aligned words whole."""
-        window = self.view(address, width)
-        if window is not None:
-            as_words(window, width)[0] = value
-        else:
-            self.write(address, value.to_bytes(width, "little"))
-
-    def view(self, address: int, size: int) -> memoryview | None:
-        """A window on memory that the program maps shared from a file, memfd or hugetlbfs."""
-        for start, end, window in self._windows:
-            if start <= address and address + size <= end:
-                return memoryview(window)[address - start : address - start + size]
-        window_area = self._open_window(address, size)
-        if window_area is None:
-            return None
-        self._windows.append(window_area)
-        start, _, window = window_area
-        return memoryview(window)[address - start : address - start + size]
-
-    def pin(self, address: int, size: int, writable: bool) -> int:
-        """See ``Memory``. Windows on the range are forgotten: another file may be mapped there now."""
-        charged = 0
+    def pin(self, address: int, size: int, writable: bool) -> Pin:
+        """See ``Memory``; which memory is held is in ``pages.py``."""
+        areas, locked = [], 0
         at, end = address, address + size
-        self._windows = [w for w in self._windows if w[1] <= address or end <= w[0]]
         while at < end:
             area = self._area(at)
             if area is None:
@@ -226,11 +248,104 @@ class ProgramMemory:
                 )
             n = min(area.end, end) - at
             if not self._is_device(area.dev, area.inode):
-                charged += n
+                locked += n
             elif not self._answers(at):
                 raise BadAddress(f"the device does not answer at {at:#x}")
+            areas.append(area)
             at += n
-        return charged
+        first, last = address & -PAGE, -(-end // PAGE) * PAGE
+        if len(areas) == 1:  # as nearly always
+            area = areas[0]
+            known = self._held.get(area.identity)
+            if known is not None and known.has(area, first, last):
+                return Pin(known, locked)
+            if not self._can_be_held(area):
+                return Pin(self._follow(area), locked)
+        pieces: list[Patch] = []
+        for held, together in groupby(areas, self._can_be_held):
+            group = list(together)
+            if held:
+                pieces += self._hold(group, first, last)
+            else:
+                pieces += [self._piece(area, first, last) for area in group]
+        return Pin(join(pieces), locked)
+
+    def mlocked(self) -> int:
+        """VmLck of /proc/PID/status in bytes; 0 once the process has ended."""
+        try:
+            with open(f"/proc/{living(self.pid)}/status", "rb") as file:
+                found = file.read().partition(b"\nVmLck:")[2]
+        except OSError:
+            return 0
+        return int(found.split(None, 1)[0]) * 1024 if found else 0
+
+    def _piece(self, area: Area, first: int, last: int) -> Patch:
+        return max(area.start, first), min(area.end, last), self._follow(area)
+
+    def _can_be_held(self, area: Area) -> bool:
+        """Device memory may be gone at any time, and private memory is reached by its address only."""
+        return (
+            area.shared
+            and area.inode != 0
+            and (area.dev, area.inode) not in self._unopened
+            and not self._is_device(area.dev, area.inode)
+        )
+
+    def _follow(self, area: Area) -> Followed:
+        pages = self._followed.get(area.identity)
+        if pages is None:
+            from uvfio.doors.run.linux.pages import Followed
+
+            pages = self._followed[area.identity] = Followed(self, area)
+        return pages
+
+    def _hold(self, areas: list[Area], first: int, last: int) -> list[Patch]:
+        """Pieces of the range for shared areas that follow each other: what is held already, or is mapped now."""
+        low, high = max(areas[0].start, first), min(areas[-1].end, last)
+        known = self._held.get(areas[0].identity)
+        if known is not None and all(
+            known.has(area, max(area.start, first), min(area.end, last)) for area in areas
+        ):
+            return [(low, high, known)]
+        from uvfio.doors.run.linux.pages import Held, page_size
+
+        files: list[int] = []
+        try:
+            for area in areas:
+                files.append(self._open_file(area))
+                if files[-1] < 0:
+                    break
+            else:
+                unit = max(map(page_size, files))
+                held = Held(self, areas, files, unit)
+                for area in areas:
+                    self._held[area.identity] = held
+                return [(low, high, held)]
+        except OSError as error:  # it cannot be mapped here
+            if error.errno not in SHORT:
+                self._unopened.update((area.dev, area.inode) for area in areas)
+        finally:
+            for fd in files:
+                if fd >= 0:
+                    os.close(fd)
+        if len(areas) == 1:
+            return [self._piece(areas[0], first, last)]
+        return [piece for area in areas for piece in self._hold([area], first, last)]
+
+    def difference(self, address: int, size: int, expected: Callable[[int], Identity]) -> str:
+        """How the address space differs from what is ``expected(address)``; empty once it has ended."""
+        at, end = address, address + size
+        while at < end:
+            identity, area = expected(at), self._area(at)
+            if area is None:
+                if self.gone:
+                    return ""
+                return f"{at:#x} was {described(identity, at)}, and nothing is mapped there now"
+            if area.identity != identity:
+                now = described(area.identity, at)
+                return f"{at:#x} was {described(identity, at)}, and is {now} now"
+            at = area.end
+        return ""
 
     def _answers(self, address: int) -> bool:
         try:
@@ -281,49 +396,34 @@ class ProgramMemory:
                     )
         return None
 
-    def _open_window(self, address: int, size: int) -> tuple[int, int, mmap.mmap] | None:
-        """Map the file behind shared memory here; adjacent areas of one file count as one."""
-        first = area = self._area(address)
-        if first is None or area is None or not first.shared or not first.inode:
-            return None
-        if self._is_device(first.dev, first.inode):
-            return None  # it may be gone at any time, and a view of it would end the supervisor
-        while area.end < address + size:
-            after = self._area(area.end)
-            joins = (
-                after is not None
-                and after.shared
-                and (after.dev, after.inode) == (first.dev, first.inode)
-                and after.offset == area.offset + (area.end - area.start)
-            )
-            if after is None or not joins:
-                return None
-            area = after
-        fd = self._open_file(first)
-        if fd < 0:
-            return None
-        try:
-            return first.start, area.end, mmap.mmap(fd, area.end - first.start, offset=first.offset)
-        except (OSError, ValueError):
-            return None
-        finally:
-            os.close(fd)
-
     def _open_file(self, area: Area) -> int:
-        """The program's descriptor of the file behind ``area``, opened again; -1 if it has none."""
-        folder = f"/proc/{living(self.pid)}/fd"
-        try:
-            numbers = os.listdir(folder)
-        except OSError:
-            return -1
-        for number in numbers:
+        """The file behind ``area``, opened here; -1 if the program has no descriptor of it, or its descriptors cannot
+        be seen. That is remembered."""
+        writable = os.O_RDWR if area.writable else os.O_RDONLY
+        flags, wanted = writable | os.O_CLOEXEC | os.O_NONBLOCK, (area.dev, area.inode)
+        for path in self._ways(area):
             try:
-                found = os.stat(f"{folder}/{number}")
-                if (found.st_dev, found.st_ino) == (area.dev, area.inode):
-                    return os.open(f"{folder}/{number}", os.O_RDWR | os.O_CLOEXEC)
-            except OSError:
-                continue
+                found = os.stat(path)
+                if (found.st_dev, found.st_ino) == wanted and stat.S_ISREG(found.st_mode):
+                    return os.open(path, flags)
+            except OSError as error:
+                if error.errno in SHORT:
+                    raise
+        if len(self._unopened) >= UNOPENED_KEPT:
+            self._unopened.clear()
+        self._unopened.add(wanted)
         return -1
+
+    def _ways(self, area: Area) -> Iterator[str]:
+        """Paths that may lead to the file of ``area``, the likely ones first."""
+        process = f"/proc/{living(self.pid)}"
+        yield f"{process}/map_files/{area.start:x}-{area.end:x}"  # needs CAP_CHECKPOINT_RESTORE
+        try:
+            numbers = os.listdir(f"{process}/fd")
+        except OSError:
+            return
+        for number in reversed(numbers):  # what is mapped was opened last, as a rule
+            yield f"{process}/fd/{number}"
 
 
 def lives(tid: int) -> bool:
@@ -344,10 +444,3 @@ def living(pid: int) -> int:
         return next(filter(lives, threads), pid)
     except OSError:
         return pid
-
-
-def as_words(window: memoryview, width: int) -> memoryview:
-    """``window`` as machine words: assigning to one is a single store."""
-    if width == 2:
-        return window.cast("H")
-    return window.cast("I") if width == 4 else window.cast("Q")

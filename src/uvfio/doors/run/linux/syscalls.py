@@ -332,9 +332,12 @@ def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
     _fallocate(fd, mode, offset, size)
 
 
-def mmap(address: int, size: int, flags: int, fd: int = -1, offset: int = 0) -> int:
-    """mmap(2), readable and writable; the address. With MAP_FIXED what was mapped there is gone."""
-    found: int = _mmap_libc(address, size, PROT_READ | PROT_WRITE, flags, fd, offset)
+def mmap(
+    address: int, size: int, flags: int, fd: int = -1, offset: int = 0, *, writable: bool = True
+) -> int:
+    """mmap(2), readable, and ``writable``; the address. With MAP_FIXED what was mapped there is gone."""
+    protection = PROT_READ | PROT_WRITE if writable else PROT_READ
+    found: int = _mmap_libc(address, size, protection, flags, fd, offset)
     if found == _MAP_FAILED:
         raise oserror("mmap")
     return found

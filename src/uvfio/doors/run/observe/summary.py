@@ -97,6 +97,8 @@ class Summary:
                 "dma_written": self.dma.written,
                 "interrupts": self.interrupts,
                 "faults": self.dma.faults,
+                "dma_viewed": self.dma.viewed,
+                "exchanged": self.dma.exchanged,
             }
             self.out.write(json.dumps({"summary": facts}) + "\n")
             return
@@ -108,9 +110,12 @@ class Summary:
                 f"{100 * c.seconds / total:6.2f} {c.seconds:12.6f} {each:9.0f} {c.calls:9} "
                 f"{c.errors or '':>9}  {name}\n"
             )
+        viewed = f", {self.dma.viewed} in views" if self.dma.viewed else ""
+        mappings = _plural(self.dma.exchanged, "mapping")
+        exchanged = f", memory of {mappings} exchanged" if self.dma.exchanged else ""
         self.out.write(
-            f"DMA: {self.dma.read} bytes read, {self.dma.written} written; "
-            f"{_plural(self.interrupts, 'interrupt')}, {_plural(self.dma.faults, 'fault')}\n"
+            f"DMA: {self.dma.read} bytes read, {self.dma.written} written{viewed}; "
+            f"{_plural(self.interrupts, 'interrupt')}, {_plural(self.dma.faults, 'fault')}{exchanged}\n"
         )
 
 

@@ -20,7 +20,7 @@ import errno
 from typing import TYPE_CHECKING, Any, TextIO
 from weakref import WeakKeyDictionary
 
-from uvfio.core.events import Fault, Interrupt
+from uvfio.core.events import Fault, Interrupt, MemoryExchanged
 from uvfio.doors.run.filter.rules import ARG, INT, call_of
 from uvfio.doors.run.handlers.calls import MINUS_ONE, Calls
 from uvfio.doors.run.handlers.lookup import Lookup
@@ -262,6 +262,8 @@ class Trace:
         elif isinstance(event, Fault):
             way = "write" if event.write else "read"
             text = f"dma {event.device} fault iova {event.iova:#x} {way}: {event.reason}"
+        elif isinstance(event, MemoryExchanged):
+            text = f"dma exchanged iova {event.iova:#x}+{event.size:#x}: {event.reason}"
         elif isinstance(event, Interrupt):
             vector = "" if event.irq == "INTx" else f" {event.vector}"
             text = f"irq {event.device} {event.irq}{vector}"

@@ -12,8 +12,11 @@ Both changes are made only once a program has mapped a region (``mapped``): befo
 never sees a page without its contents: pages appear in the file in ascending order, filled.
 
 The supervisor itself never faults: it reaches this memory through the views only, and a program's mapping
-through /proc/PID/mem, where a page that is not there is an error. A store that a program makes while the memory is
-being hidden may be lost, as one that meets a decoder going off.
+through /proc/PID/mem, where a page that is not there is an error. A program that gets around the calls that refuse it
+can cut the file: the views' next access lets it grow again (``sigbus.py``), and what was cut is zero. A store that a
+program makes while the memory is being hidden may be lost, as one that meets a decoder going off.
+
+``clear`` costs what was ever touched, not what a region has: pages that no load and no store has met are zero.
 
 Does not: know files of the ABI, or when decoding is off.
 """
@@ -26,6 +29,7 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
+from uvfio.doors.run.linux import sigbus
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.uapi.linux import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
 from uvfio.uapi.rfc import VFIO_REGION_SHIFT as REGION_SHIFT
@@ -36,6 +40,21 @@ if TYPE_CHECKING:
 __all__ = ["DeviceMemory"]
 
 PIECE = 1 << 16
+
+
+class _File:
+    """The file's descriptor and the size that it has to have, for a view that meets a page behind its end."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.end = 0
+
+    def grow(self, _address: int) -> bool:
+        """Whether the file was cut; it has its size again then."""
+        if self.fd < 0 or os.fstat(self.fd).st_size >= self.end:
+            return False
+        os.ftruncate(self.fd, self.end)
+        return True
 
 
 class DeviceMemory:
@@ -50,6 +69,7 @@ class DeviceMemory:
         self._wanted = False
         self._away = False
         self.fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._file = _File(self.fd)
         try:
             for index, size in sorted(sizes.items()):
                 offset = index << REGION_SHIFT
@@ -57,15 +77,19 @@ class DeviceMemory:
                 if index in self._populated:
                     _fill(self.fd, offset, size)  # or a store could end the program
                 mapping = self._maps[index] = mmap.mmap(self.fd, size, offset=offset)
-                self._addresses[index] = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+                address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+                self._addresses[index] = address
                 self.views[index] = memoryview(mapping)
-            os.ftruncate(self.fd, self._end())
+                sigbus.protect(mapping, address, size, self._file.grow)
+            self._file.end = self._end()
+            os.ftruncate(self.fd, self._file.end)
         except BaseException:
             os.close(self.fd)
             raise
 
     def close(self) -> None:
         """Close the file; a view lives as long as there are references to it."""
+        self._file.fd = -1
         os.close(self.fd)
         self.views.clear()
         self._maps.clear()
@@ -83,6 +107,16 @@ class DeviceMemory:
             size = len(self._maps[index])
             _fill(self.fd, index << REGION_SHIFT, size)
         self._populated.add(index)
+        self._file.end = self._end()
+
+    def clear(self, index: int) -> None:
+        """Let region ``index`` be zero, for programs that map it, too."""
+        if self._away:  # a private copy
+            self._maps[index].madvise(mmap.MADV_DONTNEED)
+            return
+        address = self._addresses[index]
+        for start, end in self._written(index, len(self._maps[index])):
+            ctypes.memset(address + start, 0, end - start)
 
     def mapped(self) -> None:
         """A program maps some of it. OSError if hiding it from now on fails."""

@@ -58,12 +58,14 @@ if TYPE_CHECKING:
 __all__ = ["Process", "Processes", "Unreadable"]
 
 PAGES_KEPT = 4096
+CHECKS = 64
 
 
 class Process:
     """One thread group under the filter."""
 
     __slots__ = (
+        "_checks",
         "_cwd",
         "_mm",
         "_space",
@@ -81,9 +83,9 @@ class Process:
         "processes",
         "tgid",
         "tids",
+        "trusted",
         "used",
         "virtual_cwd",
-        "writable",
     )
 
     def __init__(self, processes: Processes, tgid: int, parent: int) -> None:
@@ -102,7 +104,8 @@ class Process:
         self.exec_mark = b""
         self.exec_space: ProgramMemory | None = None
         self.virtual_cwd = ""
-        self.writable: set[int] = set()
+        self.trusted: dict[int, int] = {}
+        self._checks: dict[int, int] = {}
         self._cwd = ""
         self._space: ProgramMemory | None = None
         self._user: UserMemory | None = None
@@ -208,16 +211,21 @@ class Process:
         """Open the present address space again at its next use."""
         self._space = None
         self._user = None
-        self.writable.clear()
+        self.trusted.clear()
+        self._checks.clear()
 
-    def remember_writable(self, page: int) -> None:
+    def checked(self, page: int) -> None:
         """A write to this page (address >> 12) succeeded with the program's own rights.
 
-        If the program protects the page later, writes to it still succeed: the cost of the fast path.
+        After ``CHECKS`` of them the next ``CHECKS`` are made without asking for rights, and so on. A program that takes
+        the right to write from a page that it used that often still gets up to ``CHECKS`` answers there.
         """
-        if len(self.writable) >= PAGES_KEPT:
-            self.writable.clear()
-        self.writable.add(page)
+        if len(self._checks) >= PAGES_KEPT:
+            self._checks.clear()
+            self.trusted.clear()
+        checks = self._checks[page] = self._checks.get(page, 0) + 1
+        if checks >= CHECKS:
+            self.trusted[page] = CHECKS
 
     # -- descriptors (Task) ------------------------------------------------------------------------
 

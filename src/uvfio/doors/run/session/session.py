@@ -59,7 +59,8 @@ class Session:
 
     ``scratch`` is a folder for the tree and the tokens; ``abi`` is "2011", "mainline" or "auto"; ``inotify`` is an idle
     inotify descriptor to take over; ``memlock`` is the number of bytes that each program's DMA mappings may lock (None:
-    its RLIMIT_MEMLOCK).
+    its RLIMIT_MEMLOCK). ``strict``: DMA to memory that the program exchanged after it was mapped is a fault, and is
+    said on stderr.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Session:
         abi: str = "2011",
         inotify: int | None = None,
         memlock: int | None = None,
+        strict: bool = False,
     ) -> None:
         self.abi = abi
         self.observers: list[RunObserver] = []
@@ -90,6 +92,9 @@ class Session:
         self.machine = Machine(
             spec, clock=self.reactor, store=self.tokens, processors=os.cpu_count() or 1
         )
+        self.machine.framework.strict = strict
+        if strict:
+            self.watch(_report_exchange)
         self.tree = Tree(scratch)
         self.tree.update(nodes(self.machine, abi))
         self.shown = self.machine.framework.generation
@@ -347,6 +352,13 @@ class Session:
                 "hint: raise the hard limit of open files (ulimit -Hn) before uvfio run\n"
             )
         return TooManyFiles("uvfio has no free descriptor", errno=errno.ENFILE)
+
+
+def _report_exchange(event: RunEvent) -> None:
+    from uvfio.core.events import MemoryExchanged
+
+    if isinstance(event, MemoryExchanged):
+        sys.stderr.write(f"uvfio: {event}\nhint: call UNMAP_DMA before the memory is given up\n")
 
 
 def negative_errno(error: OSError) -> int:

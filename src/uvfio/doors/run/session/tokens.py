@@ -281,6 +281,10 @@ class Tokens:
         with _short(device, "its memory cannot be hidden"):
             self._of(device).mapped()
 
+    def clear(self, device: str, index: int) -> None:
+        """Let region ``index`` be zero; costs what was touched."""
+        self._of(device).clear(index)
+
     def hide(self, device: str) -> None:
         """From now on loads and stores of programs in the device's memory fault (SIGBUS); the views and what they
         show stay (idempotent). NoMemory."""

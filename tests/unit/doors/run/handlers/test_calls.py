@@ -19,6 +19,7 @@ from support.puppet import (
     Stage,
     open_descriptors,
 )
+from uvfio.doors.run.session.processes import CHECKS
 from uvfio.fops.rfc2011.device import DeviceFile
 from uvfio.fops.rfc2011.group import GroupFile
 from uvfio.fops.rfc2011.iommu import IommuFile
@@ -486,8 +487,44 @@ def test_positions_of_a_sysfs_file(puppet: Puppet) -> None:
 
 
 def test_a_device_file_cannot_be_cut(bench: Bench) -> None:
-    assert bench.puppet.call("ftruncate", bench.device, 0) == -errno.EINVAL
+    """Nor by a copy outside the reserved range, nor by a path; any other file can."""
+    puppet = bench.puppet
+    copy = puppet.must("dup2", bench.device, 5)
+    before = os.stat(f"/proc/{puppet.pid}/fd/{bench.device}").st_size
+    calls = ["ftruncate"] if puppet.bits == 64 else ["ftruncate", "ftruncate64"]
+    for name in calls:
+        for fd in (bench.device, copy):
+            assert puppet.call(name, fd, 0, 0) == -errno.EINVAL
+            for path in (f"/proc/self/fd/{fd}", f"/proc/{puppet.pid}/fd/{fd}", f"/dev/fd/{fd}"):
+                at = puppet.buffer(path.encode() + b"\0")
+                assert puppet.call(name.removeprefix("f"), at, 0, 0) == -errno.EINVAL
+    assert os.stat(f"/proc/{puppet.pid}/fd/{bench.device}").st_size == before
+    other = puppet.must("memfd_create", puppet.buffer(b"other\0"), 0)
+    assert puppet.call("ftruncate", other, PAGE) == 0
+    at = puppet.buffer(f"/proc/self/fd/{other}\0".encode())
+    assert puppet.call("truncate", at, 2 * PAGE) == 0
+    assert os.stat(f"/proc/{puppet.pid}/fd/{other}").st_size == 2 * PAGE
+    assert puppet.call("truncate", puppet.buffer(b"/nowhere\0"), 0) == -errno.ENOENT
     assert identity(bench)
+
+
+@pytest.mark.parametrize("reads", [1, CHECKS + 1])
+def test_a_page_that_became_read_only_is_not_written(bench: Bench, reads: int) -> None:
+    """EFAULT, as copy_to_user gives it, also after reads that did reach the page. After many it may take some more."""
+    puppet = bench.puppet
+    at = puppet.pages(1)
+    for _ in range(reads):
+        assert bench.pread(4, CONFIG, at=at) == identity(bench)[:4]
+    puppet.must("mprotect", at, PAGE, PROT_READ)
+    refused = [bench.pread(size, CONFIG, at=at) == -errno.EFAULT for size in (4, 8, 64)]
+    if reads == 1:
+        assert all(refused)
+    else:
+        late = [bench.pread(4, CONFIG, at=at) == -errno.EFAULT for _ in range(CHECKS)]
+        assert late[-1]
+        assert late == sorted(late), "the first refusal is followed by no answer"
+    puppet.must("mprotect", at, PAGE, RW)
+    assert bench.pread(4, CONFIG, at=at) == identity(bench)[:4]
 
 
 @pytest.mark.parametrize("bench", [32], indirect=True)

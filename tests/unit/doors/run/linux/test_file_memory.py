@@ -39,7 +39,7 @@ def test_bytes(fd: int, memory: FileMemory) -> None:
 
 
 def test_what_can_be_given_to_a_device(fd: int, memory: FileMemory, tmp_path: Path) -> None:
-    assert memory.pin(0, SIZE, True) == SIZE
+    assert memory.pin(0, SIZE, True).locked == SIZE
     with pytest.raises(InvalidArgument, match="beyond the end"):
         memory.pin(4096, SIZE, False)
     with pytest.raises(InvalidArgument, match="no memfd"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 
@@ -23,7 +25,9 @@ from support.puppet import (
     open_descriptors,
     start,
 )
+from uvfio.core.seams import Pages
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.linux.area import Area
 from uvfio.doors.run.linux.memory import ProgramMemory, Unreadable, UserMemory
 from uvfio.errors import BadAddress
 
@@ -43,6 +47,11 @@ def program_memory(puppet: Puppet, devices: frozenset[int] = frozenset()) -> Pro
 
 def user_memory(puppet: Puppet) -> UserMemory:
     return UserMemory(puppet.pid, program_memory(puppet), lambda: puppet.pid)
+
+
+def pages(puppet: Puppet, at: int, size: int = PAGE, writable: bool = True) -> Pages:
+    """What a DMA mapping of the range is given."""
+    return program_memory(puppet).pin(at, size, writable).pages
 
 
 def memfd(puppet: Puppet, pages: int) -> int:
@@ -122,7 +131,7 @@ def test_a_failed_call_takes_no_descriptor(puppet: Puppet) -> None:
             memory.read(8, 8)
         with pytest.raises(BadAddress):
             memory.pin(8, 8, False)
-        assert memory.view(puppet.arena, 8) is None
+        assert memory.pin(puppet.arena, 8, True).pages.view(puppet.arena, 8) is None
     assert open_descriptors() <= before
 
 
@@ -151,7 +160,8 @@ def test_nothing_is_left_after_the_end() -> None:
     memory, user = program_memory(puppet), user_memory(puppet)
     window_fd = memfd(puppet, 1)
     shared = map_shared(puppet, window_fd, 1)
-    view = memory.view(shared, 8)
+    held = memory.pin(shared, PAGE, True).pages
+    view = held.view(shared, 8)
     finish(puppet, process)
     assert memory.gone
     for reader in (memory, user):
@@ -163,6 +173,7 @@ def test_nothing_is_left_after_the_end() -> None:
             reader.pin(puppet.arena, 1, False)
     assert view is not None
     view[0] = 1  # what a device had pinned stays until it lets go
+    assert held.read(shared, 2) == b"\1\0"
 
 
 def test_descriptors_are_given_back(puppet: Puppet) -> None:
@@ -209,8 +220,8 @@ def test_what_can_be_pinned(puppet: Puppet) -> None:
     puppet.must("mprotect", at + PAGE, PAGE, PROT_READ)
     puppet.must("mprotect", at + 3 * PAGE, PAGE, 0)
     puppet.must("munmap", at + 5 * PAGE, PAGE)
-    assert memory.pin(at, 2 * PAGE, False) == 2 * PAGE  # across areas
-    assert memory.pin(at, PAGE, True) == PAGE
+    assert memory.pin(at, 2 * PAGE, False).locked == 2 * PAGE  # across areas
+    assert memory.pin(at, PAGE, True).locked == PAGE
     with pytest.raises(BadAddress, match="not writable"):
         memory.pin(at, 2 * PAGE, True)
     with pytest.raises(BadAddress, match="not readable"):
@@ -228,8 +239,8 @@ def test_device_memory_is_not_charged(puppet: Puppet) -> None:
     memory = program_memory(puppet, frozenset({inode}))
     at = puppet.pages(4)
     map_shared(puppet, fd, 2, at=at + PAGE)
-    assert memory.pin(at, 4 * PAGE, True) == 2 * PAGE
-    assert memory.pin(at + PAGE, 2 * PAGE, True) == 0
+    assert memory.pin(at, 4 * PAGE, True).locked == 2 * PAGE
+    assert memory.pin(at + PAGE, 2 * PAGE, True).locked == 0
 
 
 def test_both_ways_see_the_same_areas(puppet: Puppet) -> None:
@@ -256,85 +267,275 @@ def test_both_ways_see_the_same_areas(puppet: Puppet) -> None:
 
 @pytest.mark.usefixtures("areas")
 def test_a_window_is_the_same_memory(puppet: Puppet) -> None:
-    memory = program_memory(puppet)
     at = map_shared(puppet, memfd(puppet, 4), 4)
-    view = memory.view(at + PAGE, PAGE)
+    held = pages(puppet, at, 4 * PAGE)
+    view = held.view(at + PAGE, PAGE)
     assert view is not None
     assert len(view) == PAGE
     view[:4] = struct.pack("<I", 0xFEED)
     assert puppet.load(at + PAGE) == 0xFEED
     puppet.store(at + PAGE + 8, 0xBEEF)
-    assert view[8:12] == struct.pack("<I", 0xBEEF)
+    assert view[8:12] == held.read(at + PAGE + 8, 4) == struct.pack("<I", 0xBEEF)
 
 
 @pytest.mark.usefixtures("areas")
 def test_a_window_over_two_areas_of_one_file(puppet: Puppet) -> None:
     """Memory of a VMM may be mapped piece by piece, in any order."""
-    memory = program_memory(puppet)
     fd = memfd(puppet, 4)
     at = puppet.pages(5)
     map_shared(puppet, fd, 2, first=2, at=at + 2 * PAGE)
     map_shared(puppet, fd, 2, first=0, at=at)
     puppet.must("mprotect", at + 2 * PAGE, PAGE, RW | 4)  # or the kernel makes one area of them
-    view = memory.view(at + 2 * PAGE - 8, 16)
+    held = pages(puppet, at, 5 * PAGE)
+    view = held.view(at + 2 * PAGE - 8, 16)
     assert view is not None
     view[:] = bytes(range(16))
     assert puppet.peek(at + 2 * PAGE - 8, 16) == bytes(range(16))
-    assert memory.view(at + 4 * PAGE - 8, 16) is None  # private memory behind
+    assert held.view(at + 4 * PAGE - 8, 16) is None  # private memory behind
+    held.write(at + 4 * PAGE - 2, b"both")
+    assert puppet.peek(at + 4 * PAGE - 2, 4) == held.read(at + 4 * PAGE - 2, 4) == b"both"
 
 
-def test_no_window_over_pieces_that_do_not_follow(puppet: Puppet) -> None:
-    memory = program_memory(puppet)
-    fd, other = memfd(puppet, 4), memfd(puppet, 4)
-    at = puppet.pages(6)
-    map_shared(puppet, fd, 1, first=0, at=at)
-    map_shared(puppet, fd, 1, first=2, at=at + PAGE)  # page 1 of the file is missing
-    map_shared(puppet, other, 1, first=3, at=at + 2 * PAGE)  # another file
-    assert memory.view(at + PAGE - 8, 16) is None
-    assert memory.view(at + 2 * PAGE - 8, 16) is None
-    assert memory.view(at + PAGE, PAGE) is not None
+@pytest.mark.usefixtures("areas")
+def test_a_window_over_several_files(puppet: Puppet) -> None:
+    """As with one file for each huge page: they are next to each other there, and so they are here."""
+    files = [memfd(puppet, 4), memfd(puppet, 4), memfd(puppet, 4)]
+    at = puppet.pages(3)
+    for n, (fd, first) in enumerate(zip(files, (0, 2, 3), strict=True)):
+        map_shared(puppet, fd, 1, first=first, at=at + n * PAGE)
+    held = pages(puppet, at, 3 * PAGE)
+    view = held.view(at + PAGE - 4, PAGE + 8)
+    assert view is not None
+    view[:] = data = bytes(range(256)) * 16 + b"the end!"
+    assert puppet.peek(at + PAGE - 4, len(data)) == data
+    assert held.read(at + PAGE - 4, len(data)) == data
+    held.write(at + 2 * PAGE - 3, b"second")
+    assert puppet.peek(at + 2 * PAGE - 3, 6) == b"second"
 
 
 def test_private_memory_has_no_window(puppet: Puppet) -> None:
-    memory = program_memory(puppet)
     fd = memfd(puppet, 1)
     copy = puppet.must("mmap", 0, PAGE, RW, MAP_PRIVATE, fd, 0)
-    nameless = puppet.must("mmap", 0, PAGE, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0)
-    for at in (puppet.arena, copy, nameless, 8):
-        assert memory.view(at, 8) is None
+    for at in (puppet.arena, copy):
+        assert pages(puppet, at).view(at, 8) is None
 
 
-def test_a_closed_file_has_no_window(puppet: Puppet) -> None:
-    """Nothing but a descriptor leads to the file; what was opened in time stays."""
+@pytest.fixture(params=["map_files", "descriptors"])
+def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With and without the right to open /proc/PID/map_files."""
+    if request.param == "descriptors":
+        real = os.stat
+
+        def refused(path: object, **how: object) -> os.stat_result:
+            if isinstance(path, str) and "/map_files/" in path:
+                raise PermissionError(errno.EPERM, "no CAP_CHECKPOINT_RESTORE")
+            return real(path, **how)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(os, "stat", refused)
+    elif not may_open_map_files():
+        pytest.skip("/proc/PID/map_files needs CAP_CHECKPOINT_RESTORE")
+    return str(request.param)
+
+
+def may_open_map_files() -> bool:
+    with mmap.mmap(-1, PAGE) as page:
+        at = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        try:
+            os.stat(f"/proc/self/map_files/{at:x}-{at + PAGE:x}")
+        except PermissionError:
+            return False
+        except FileNotFoundError:  # a neighbour became one area with it
+            return True
+    return True
+
+
+@pytest.mark.parametrize("kind", ["anonymous", "closed"])
+def test_shared_memory_without_a_descriptor(puppet: Puppet, ways: str, kind: str) -> None:
+    """It is held where /proc/PID/map_files is allowed. Where it is not, descriptors are listed once for each file."""
+    fd = memfd(puppet, 2) if kind == "closed" else -1
+    flags = MAP_SHARED | (MAP_ANONYMOUS if fd < 0 else 0)
+    at = puppet.must("mmap", 0, 2 * PAGE, RW, flags, fd, 0)
+    if fd >= 0:
+        puppet.must("close", fd)
     memory = program_memory(puppet)
-    fd = memfd(puppet, 2)
-    at, other = map_shared(puppet, fd, 1), map_shared(puppet, fd, 1, first=1)
-    assert memory.view(at, 8) is not None
-    puppet.must("close", fd)
-    assert memory.view(at, 8) is not None
-    if abs(at - other) > PAGE:
-        assert memory.view(other, 8) is None
+    held = memory.pin(at, PAGE, True).pages
+    assert (held.view(at, 8) is not None) == (ways == "map_files")
+    held.store(at, 0x0123456789ABCDEF, 8)
+    held.write(at + 8, b"behind")
+    assert (
+        puppet.peek(at, 14)
+        == held.read(at, 14)
+        == struct.pack("<Q", 0x0123456789ABCDEF) + b"behind"
+    )
+    with pytest.MonkeyPatch.context() as watched:
+        watched.setattr(os, "listdir", failing(errno.EIO))
+        for _ in range(3):
+            memory.pin(at + PAGE, PAGE, True)
+            held.view(at, 8)
+            held.store(at, 1, 8)
 
 
-def test_pinning_looks_again(puppet: Puppet) -> None:
-    """Another file at the same address: a new DMA mapping must reach the new one."""
-    memory = program_memory(puppet)
+@pytest.mark.usefixtures("ways", "areas")
+def test_what_is_held_stays_the_memory_that_it_was(puppet: Puppet) -> None:
+    """Linux pins the pages: devices go on with them, whatever the program maps there later."""
     at = map_shared(puppet, memfd(puppet, 1), 1)
-    memory.pin(at, PAGE, True)
-    old = memory.view(at, 8)
-    assert old is not None
+    memory = program_memory(puppet)
+    first = memory.pin(at, PAGE, True).pages
+    window = first.view(at, 8)
+    assert window is not None
+    assert first.exchanged(at, PAGE) == ""
     map_shared(puppet, memfd(puppet, 1), 1, at=at)
+    puppet.store(at, 0xAAAA)
+    first.store(at, 7, 4)
+    first.write(at + 4, b"old!")
+    for seen in (bytes(window), first.read(at, 8), bytes(first.view(at, 8) or b"")):
+        assert seen == struct.pack("<I", 7) + b"old!"
+    assert puppet.load(at) == 0xAAAA
+    assert re.search(
+        f"{at:#x} was shared inode .*, and is shared inode .* now", first.exchanged(at, PAGE)
+    )
+    second = memory.pin(at, PAGE, True).pages  # a new DMA mapping reaches the new memory
+    second.store(at, 9, 4)
+    assert puppet.load(at) == 9
+    puppet.must("munmap", at, PAGE)
+    assert first.exchanged(at, PAGE).endswith(", and nothing is mapped there now")
+    assert first.read(at, 4) == struct.pack("<I", 7)
+    assert second.read(at, 4) == struct.pack("<I", 9)
+
+
+@pytest.mark.usefixtures("areas")
+def test_private_memory_is_followed_and_what_replaces_it_is_recognised(puppet: Puppet) -> None:
+    at = puppet.pages(4)
+    held = pages(puppet, at, 3 * PAGE)
+    puppet.must("mprotect", at + PAGE, PAGE, PROT_READ)  # areas may be divided and joined
+    assert held.exchanged(at, 3 * PAGE) == ""
+    map_shared(puppet, memfd(puppet, 1), 1, at=at + PAGE)
+    assert held.exchanged(at, PAGE) == ""
+    anonymous = f"{at + PAGE:#x} was private anonymous memory, and "
+    assert held.exchanged(at, 3 * PAGE).startswith(f"{anonymous}is shared inode ")
+    puppet.must("munmap", at + PAGE, PAGE)
+    assert held.exchanged(at, 3 * PAGE) == f"{anonymous}nothing is mapped there now"
+    with pytest.raises(BadAddress):
+        held.read(at + PAGE, 4)
+
+
+def test_nothing_was_exchanged_by_a_program_that_ended(puppet: Puppet) -> None:
+    at = map_shared(puppet, memfd(puppet, 1), 1)
+    memory = program_memory(puppet)
+    shared, private = memory.pin(at, PAGE, True).pages, memory.pin(puppet.arena, 8, True).pages
+    puppet.execute()
+    assert shared.exchanged(at, PAGE) == private.exchanged(puppet.arena, 8) == ""
+    shared.write(at, b"pinned")
+    assert shared.read(at, 6) == b"pinned"
+
+
+def test_mappings_of_one_area_share_what_is_held(puppet: Puppet) -> None:
+    at = map_shared(puppet, memfd(puppet, 64), 64)
+    memory = program_memory(puppet)
     memory.pin(at, PAGE, True)
-    memory.store(at, 7, 4)
-    assert puppet.peek(at, 4) == struct.pack("<I", 7)
-    assert bytes(old[:4]) == bytes(4)
+    before = open_descriptors()
+    held = [memory.pin(at + n * PAGE, PAGE, True).pages for n in range(64)]
+    assert all(pages is held[0] for pages in held)
+    assert open_descriptors() <= before
+
+
+@pytest.mark.parametrize("keep", ["nothing", "view"])
+def test_memory_is_given_back_with_its_last_user(puppet: Puppet, keep: str) -> None:
+    at = map_shared(puppet, memfd(puppet, 3), 3)
+    memory = program_memory(puppet)
+    held = memory.pin(at, 3 * PAGE, True).pages
+    view = held.view(at, 8) if keep == "view" else None
+    inode = mapped_inode(puppet, at)
+    assert inode in mapped_here()
+    del held
+    assert (inode in mapped_here()) == (view is not None)
+    del view
+    assert inode not in mapped_here()
+
+
+def mapped_inode(puppet: Puppet, at: int) -> int:
+    with open(f"/proc/{puppet.pid}/maps") as lines:
+        return next(int(line.split()[4]) for line in lines if line.startswith(f"{at:x}-"))
+
+
+def mapped_here() -> set[int]:
+    with open("/proc/self/maps") as lines:
+        return {int(line.split()[4]) for line in lines}
+
+
+def test_memory_that_is_mapped_read_only_has_a_window_to_read(puppet: Puppet) -> None:
+    fd = memfd(puppet, 1)
+    at = map_shared(puppet, fd, 1)
+    puppet.store(at, 0xFEED)
+    constant = map_shared(puppet, fd, 1, protection=PROT_READ)
+    held = pages(puppet, constant, writable=False)
+    assert held.view(constant, 4) is None
+    view = held.view(constant, 4, writable=False)
+    assert view is not None
+    assert view.readonly
+    assert bytes(view) == held.read(constant, 4) == struct.pack("<I", 0xFEED)
+    writes: list[Callable[[], object]] = [
+        lambda: held.write(constant, b"x"),
+        lambda: held.store(constant, 1, 4),
+    ]
+    for write in writes:
+        with pytest.raises(BadAddress):
+            write()
+    assert puppet.load(at) == 0xFEED
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_file_that_is_cut_is_no_end_of_the_supervisor(puppet: Puppet, left: int) -> None:
+    """Each way to reach a lost page fails; a view that is kept reads as zeroes, and its user is told once."""
+    fd = memfd(puppet, 3)
+    at = map_shared(puppet, fd, 3)
+    held = pages(puppet, at, 3 * PAGE)
+    told: list[int] = []
+    view = held.view(at, 3 * PAGE, cut=("device", told.append))
+    assert view is not None
+    view[:] = b"x" * 3 * PAGE
+    puppet.must("ftruncate", fd, left * PAGE)
+    lost = at + left * PAGE
+    uses: list[Callable[[], object]] = [
+        lambda: held.read(lost, 4),
+        lambda: held.write(lost, b"1234"),
+        lambda: held.view(lost, 8),
+        lambda: held.view(at, 3 * PAGE),
+        lambda: held.store(lost, 1, 4),
+    ]
+    for use in (*uses, *uses):
+        with pytest.raises(BadAddress, match="cut"):
+            use()
+    assert told == [lost]
+    assert view[left * PAGE + 100] == view[3 * PAGE - 1] == 0
+    view[left * PAGE + 100] = 1  # reaches nobody
+    assert told == [lost]
+    assert bytes(view[: left * PAGE]) == held.read(at, left * PAGE) == b"x" * left * PAGE
+    puppet.must("ftruncate", fd, 3 * PAGE)
+    for use in uses:  # what was lost is not in the file any more, also if the file grows again
+        with pytest.raises(BadAddress, match="cut"):
+            use()
+
+
+def test_a_view_finds_a_cut_without_a_signal(puppet: Puppet) -> None:
+    fd = memfd(puppet, 2)
+    at = map_shared(puppet, fd, 2)
+    held = pages(puppet, at, 2 * PAGE)
+    puppet.must("ftruncate", fd, PAGE)
+    told: list[int] = []
+    with pytest.raises(BadAddress):
+        held.view(at, 2 * PAGE, cut=("device", told.append))
+    assert held.view(at, PAGE) is not None
+    assert told == []
+    puppet.must("ftruncate", fd, 2 * PAGE)
+    assert held.view(at, 2 * PAGE) is not None  # nobody has met the missing page
 
 
 @pytest.mark.parametrize("width", [2, 4, 8])
 @pytest.mark.parametrize("shared", [True, False])
 def test_one_store(puppet: Puppet, width: int, shared: bool) -> None:
-    memory = user_memory(puppet)
     at = map_shared(puppet, memfd(puppet, 1), 1) if shared else puppet.pages(1)
+    memory = user_memory(puppet).pin(at, PAGE, True).pages
     value = 0x8877665544332211 & ((1 << 8 * width) - 1)
     memory.store(at + 64, value, width)
     assert puppet.peek(at + 56, 24) == bytes(8) + value.to_bytes(16, "little")
@@ -344,9 +545,9 @@ def test_one_store(puppet: Puppet, width: int, shared: bool) -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_store_is_not_torn(puppet: Puppet, shared: bool) -> None:
     """A reader beside it sees all of the old value or all of the new one."""
-    memory = user_memory(puppet)
     fd = memfd(puppet, 1)
     at = map_shared(puppet, fd, 1) if shared else puppet.pages(1)
+    memory = user_memory(puppet).pin(at, PAGE, True).pages
     reader = os.open(f"/proc/{puppet.pid}/fd/{fd}", os.O_RDWR)
     with mmap.mmap(reader, PAGE) as page, memoryview(page).cast("Q") as words:
         os.close(reader)
@@ -381,12 +582,22 @@ def test_pinning_looks_at_areas_not_at_pages(
         return real(self, address)
 
     monkeypatch.setattr(ProgramMemory, "_area", area)
-    for name in ("read", "write", "view"):
+    for name in ("read", "write"):
         monkeypatch.setattr(ProgramMemory, name, None)
     before = resident(puppet.pid)
-    assert memory.pin(at, size, True) == size
+    assert memory.pin(at, size, True).locked == size
     assert asked == [at]
     assert resident(puppet.pid) == before
+
+
+def test_what_the_program_locked(puppet: Puppet) -> None:
+    memory = user_memory(puppet)
+    before = memory.mlocked()
+    at = puppet.pages(3)
+    puppet.must("mlock", at, 2 * PAGE)
+    assert memory.mlocked() == before + 2 * PAGE
+    puppet.must("munlock", at, 2 * PAGE)
+    assert memory.mlocked() == before
 
 
 def resident(pid: int) -> int:
@@ -450,7 +661,7 @@ def test_device_memory_that_does_not_answer_cannot_be_pinned(
     at = map_shared(puppet, fd, 1)
     inode = os.stat(f"/proc/{puppet.pid}/fd/{fd}").st_ino
     memory = program_memory(puppet, frozenset({inode}))
-    assert memory.pin(at, PAGE, True) == 0
+    assert memory.pin(at, PAGE, True).locked == 0
     puppet.must("ftruncate", fd, 0)
     with pytest.raises(BadAddress, match="does not answer"):
         memory.pin(at, PAGE, True)
@@ -459,20 +670,36 @@ def test_device_memory_that_does_not_answer_cannot_be_pinned(
         memory.pin(at, PAGE, True)
 
 
-def test_no_window_where_descriptors_cannot_be_listed_or_mapped(
+def test_memory_that_cannot_be_mapped_here_is_followed(
     puppet: Puppet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = map_shared(puppet, memfd(puppet, 1), 1)
     before = open_descriptors()
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "listdir", failing(errno.EACCES))
-        assert program_memory(puppet).view(at, 8) is None
+    refused: list[tuple[object, str, int]] = [
+        (os, "listdir", errno.EACCES),
+        (sc, "mmap", errno.ENOMEM),
+        (sc, "mmap", errno.EACCES),
+        (mmap, "mmap", errno.ENOMEM),
+    ]
+    for module, name, number in refused:
+        with monkeypatch.context() as broken:
+            broken.setattr(module, name, failing(number))
+            broken.setattr(ProgramMemory, "_ways", no_map_files)
+            held = pages(puppet, at)
+            assert held.view(at, 8) is None
+            held.store(at, number, 4)
+            assert puppet.load(at) == number
     with monkeypatch.context() as broken:
         broken.setattr(os, "open", failing(errno.EMFILE))
         with pytest.raises(OSError, match="Too many open files"):
             program_memory(puppet)
-    with monkeypatch.context() as broken:
-        broken.setattr(mmap, "mmap", failing(errno.ENOMEM))
-        assert program_memory(puppet).view(at, 8) is None
+    del held
     assert open_descriptors() <= before
-    assert program_memory(puppet).view(at, 8) is not None
+    assert pages(puppet, at).view(at, 8) is not None
+
+
+ALL_WAYS = ProgramMemory._ways
+
+
+def no_map_files(self: ProgramMemory, area: Area) -> Iterator[str]:
+    return (path for path in ALL_WAYS(self, area) if "map_files" not in path)

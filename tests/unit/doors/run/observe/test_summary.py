@@ -127,4 +127,11 @@ def test_json(run: Run) -> None:
     summary.write()
     facts = json.loads(out.getvalue())["summary"]
     assert facts.pop("calls")["pread"].keys() == {"calls", "errors", "seconds"}
-    assert facts == {"dma_read": 10, "dma_written": 20, "interrupts": 0, "faults": 1}
+    assert facts == {
+        "dma_read": 10,
+        "dma_written": 20,
+        "interrupts": 0,
+        "faults": 1,
+        "dma_viewed": 0,
+        "exchanged": 0,
+    }

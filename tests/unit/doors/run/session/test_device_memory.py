@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -179,3 +180,72 @@ def test_a_folder_that_is_not_there() -> None:
     with pytest.raises(FileNotFoundError):
         DeviceMemory("/nowhere", SIZES)
     assert open_descriptors() == before
+
+
+def test_a_file_that_is_cut_has_its_size_again(memory: DeviceMemory) -> None:
+    """A program that gets at the file itself: what was cut is zero, for the program as for the device."""
+    seen = mapping(memory, 2)
+    memory.views[0][3], memory.views[2][PAGE] = 1, 2
+    for size in (0, 2 << REGION_SHIFT):
+        os.ftruncate(memory.fd, size)
+        assert memory.views[2][PAGE] == 0
+        assert os.fstat(memory.fd).st_size == (2 << REGION_SHIFT) + BIG
+        memory.views[2][PAGE] = 3
+        assert seen[PAGE] == 3
+    assert memory.views[0][3] == 0
+    memory.populate(4)
+    os.ftruncate(memory.fd, 0)
+    memory.views[4][0] = 4
+    assert os.fstat(memory.fd).st_size == (4 << REGION_SHIFT) + 2 * PAGE
+    os.ftruncate(memory.fd, 0)
+    memory.hide()  # copies what was touched
+    assert bytes(memory.views[2][: 2 * PAGE]) == bytes(2 * PAGE)
+    memory.show()
+    seen.close()
+
+
+def test_a_view_is_usable_after_the_end(memory: DeviceMemory) -> None:
+    view = memory.views[2]
+    other = os.open(f"/proc/self/fd/{memory.fd}", os.O_RDWR)
+    try:
+        memory.close()
+        os.ftruncate(other, 0)
+    finally:
+        os.close(other)
+        memory.fd = os.open("/dev/null", os.O_RDONLY)  # for the fixture
+    view[0] = 5
+    assert bytes(view[:2]) == b"\5\0"
+
+
+def test_clear_takes_what_was_touched(
+    memory: DeviceMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared: list[int] = []
+    real = ctypes.memset
+
+    def memset(at: int, value: int, size: int) -> int:
+        cleared.append(size)
+        return real(at, value, size)
+
+    monkeypatch.setattr(ctypes, "memset", memset)
+    memory.clear(2)
+    assert cleared == []
+    seen = mapping(memory, 2)
+    memory.views[2][3 * PAGE] = 1
+    seen[9 * PAGE + 5] = 2
+    memory.clear(2)
+    assert cleared == [PAGE, PAGE]
+    assert bytes(memory.views[2]) == seen[:] == bytes(BIG)
+    assert pages(memory) == (PAGE + BIG) // PAGE
+    seen.close()
+
+
+def test_clear_while_hidden(memory: DeviceMemory) -> None:
+    seen = mapping(memory, 2)
+    memory.views[2][7], memory.views[0][7] = 1, 2
+    memory.hide()
+    memory.clear(2)
+    assert memory.views[2][7] == 0
+    memory.show()
+    assert (seen[7], memory.views[2][7], memory.views[0][7]) == (0, 0, 2)
+    seen.close()

@@ -25,7 +25,7 @@ from support.puppet import (
 from uvfio.doors.run.linux import proc, syscalls
 from uvfio.doors.run.linux.memory import Unreadable
 from uvfio.doors.run.session.endings import SPARE
-from uvfio.doors.run.session.processes import Process
+from uvfio.doors.run.session.processes import CHECKS, Process
 from uvfio.errors import BadAddress, BadDescriptor, InvalidArgument
 from uvfio.uapi import rfc
 
@@ -822,19 +822,6 @@ def test_a_folder_of_the_machine_is_inherited(stage: Stage) -> None:
     assert child.call("access", b"0000:07:00.0/vendor", os.R_OK) == 0
 
 
-def test_pages_that_may_be_written(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uvfio.doors.run.session.processes.PAGES_KEPT", 3)
-    trap(stage.puppet)
-    process = stage.process
-    for page in range(10):
-        process.remember_writable(page)
-        assert page in process.writable
-        assert len(process.writable) <= 3
-    assert stage.puppet.execute() == 0
-    trap(stage.puppet)
-    assert not stage.process.writable & set(range(10))
-
-
 def test_strings_end_where_memory_ends(stage: Stage) -> None:
     puppet = stage.puppet
     at = puppet.pages(2)
@@ -847,3 +834,24 @@ def test_strings_end_where_memory_ends(stage: Stage) -> None:
     assert process.read_some(at + PAGE, 256) == b""
     assert process.read_some((1 << 64) - 1, 16) == b""
     assert puppet.call("openat", AT_FDCWD, at + PAGE, os.O_RDWR) == -errno.EFAULT
+
+
+def test_pages_that_are_written_often_are_trusted_for_a_while(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uvfio.doors.run.session.processes.PAGES_KEPT", 3)
+    trap(stage.puppet)
+    process = stage.process
+    for _ in range(CHECKS - 1):
+        process.checked(7)
+    assert not process.trusted
+    process.checked(7)
+    assert process.trusted == {7: CHECKS}
+    for page in range(10, 20):
+        process.checked(page)
+    assert not process.trusted
+    for _ in range(CHECKS):
+        process.checked(7)
+    assert stage.puppet.execute() == 0
+    trap(stage.puppet)
+    assert not stage.process.trusted
