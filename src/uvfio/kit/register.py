@@ -17,6 +17,8 @@ rule, no hook). ``read`` and ``write`` are accesses from the bus and obey the ru
   given the old and the new value and returns the one to keep; ``@register.on_write`` the one that is called
   with the word written when it has been stored. A method of the map is called on the map, a method of the
   map's owner (a model) on the owner. For an array the index comes first.
+- While ``due`` is a queue, calls of ``on_write`` are added to it instead of being made: several registers are then
+  stored before the first hook is called (``polled.py``).
 - An access of a register's own size costs a lookup and a call. Any other is composed of byte lanes: each
   register that it touches is accessed once, in ascending order. Lanes not written keep their value (0 in
   ``w1c`` and ``wo``), bytes of no register read as ``absent`` and ignore writes. A register refuses the widths
@@ -32,7 +34,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from uvfio.kit.description import (
     MARKS,
@@ -45,6 +48,9 @@ from uvfio.kit.description import (
     Register,
     RegisterArray,
 )
+
+if TYPE_CHECKING:
+    from collections import deque
 
 __all__ = [
     "Access",
@@ -126,7 +132,7 @@ class RegisterMap:
         for name, value in vars(cls).items():
             found.pop(name, None)
             if isinstance(value, Description):
-                if hasattr(RegisterMap, name) or name == "values" or name == "owner":
+                if hasattr(RegisterMap, name) or name in ("values", "owner", "due"):
                     raise ValueError(f"{cls.__name__}.{name}: the name is taken by RegisterMap")
                 if value.slot >= 0 or value.name != name:
                     raise ValueError(f"{cls.__name__}.{name}: declared before, as {value.name}")
@@ -159,6 +165,7 @@ class RegisterMap:
     def __init__(self, owner: object = None) -> None:
         self.owner = owner
         self.values = list(self._initial)
+        self.due: deque[Callable[[], object]] | None = None
         kind = type(owner)
         tables = self._dispatch.get(kind)
         if tables is None:
@@ -335,7 +342,11 @@ def _make_writer(element: _Element, on_map: _Hooks, on_owner: _Hooks) -> _Writer
         if on_store is not None:
             new = on_store(regs, old, new) & mask
         regs.values[slot] = new
-        if on_write is not None:
+        if on_write is None:
+            return
+        if regs.due is None:
             on_write(regs, value)
+        else:
+            regs.due.append(partial(on_write, regs, value))
 
     return write
