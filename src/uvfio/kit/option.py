@@ -115,13 +115,18 @@ def resolve(
         if key not in options:
             known = f"it takes {', '.join(options)}" if options else "it takes no options"
             raise ConfigError(
-                f"{where}: {key} {given[key]!r} is not an option of this model",
+                f"{where}: {_word(key)} {given[key]!r} is not an option of this model",
                 suggest(key, options) or known,
             )
     return {
         name: option.parse(given[name], where) if name in given else option.default
         for name, option in options.items()
     }
+
+
+def _word(key: str) -> str:
+    """A key as it was written; quoted where it is no word."""
+    return key if key.isidentifier() else repr(key)
 
 
 def suggest(word: str, known: Mapping[str, object]) -> str:

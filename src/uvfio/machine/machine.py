@@ -16,6 +16,11 @@ its slot: pulling it out forgets it at once, even where the framework still wait
 a group are behind one IOMMU. A function has a bus reset exactly while it is alone behind a bridge. A virtual
 function is there exactly while its physical one has it (``machine/sriov.py``).
 
+Names become files that programs see. Whoever gives a name, a description, a request at the control socket or Python,
+it is checked before anything changes: drivers and IOMMUs have letters, digits, "-" and "_", at most 255 of them
+(``spec.check_driver``); PCI addresses are numbers (``spec.parse_address``); the path of a node has at most 255
+characters, and no part of it is "", "." or ".." (``device_tree.check_path``); an option is one that its model declares.
+
 Structural calls come from one thread at a time (the one that serves the machine); ``unbind`` may wait in a
 thread of its own. A machine knows no files and no door: what programs see of it is ``machine/sysfs/tree.py``.
 """
@@ -46,10 +51,10 @@ from uvfio.machine.spec import (
     NO_DRIVER,
     NO_IOMMU,
     UNIT_NAME,
-    VFIO_DRIVERS,
     DeviceSpec,
     IommuSpec,
     MachineSpec,
+    check_driver,
     check_iommu,
     default_machine,
     parse_address,
@@ -195,6 +200,8 @@ class Machine:
         if isinstance(spec, str):
             spec = parse_device(spec)
         check_iommu(spec, self.units)
+        if driver is not None:
+            check_driver(driver, spec.bus, spec.source)
         taken = [str(slot.spec.address) for slot in self._slots.values()]
         groups = (group.number for group in self.framework.groups)
         (spec,) = place([spec], taken=taken, groups=groups)
@@ -433,11 +440,10 @@ class Machine:
         """Give the device to ``driver`` (default: VFIO's for its bus). Busy while another driver has it."""
         slot = self.slot(address)
         wanted = slot.vfio_driver if driver is None else driver
-        if wanted != slot.vfio_driver and wanted in VFIO_DRIVERS.values():
-            raise InvalidArgument(
-                f"{wanted} does not take {slot.address}, which is on the {slot.device.bus} bus",
-                f"{slot.vfio_driver} does",
-            )
+        try:
+            check_driver(wanted, slot.device.bus, slot.address)
+        except ConfigError as wrong:
+            raise InvalidArgument(str(wrong), wrong.hint) from None
         if wanted == NO_DRIVER:
             raise InvalidArgument(
                 "none is not a driver", f"to take the driver away: unbind {slot.address}"
