@@ -49,6 +49,17 @@ class Option(Generic[T]):
         *,
         check: Callable[[T], str] | None = None,
     ) -> None:
+        if kind not in _KINDS:
+            raise TypeError(f"Option({kind!r}, ...): the type is bool, int, float or str")
+        if not isinstance(default, (int, float) if kind is float else kind) or (
+            isinstance(default, bool) and kind is not bool
+        ):
+            raise TypeError(
+                f"Option({kind.__name__}, {default!r}, ...): the default is not {_KINDS[kind]}"
+            )
+        problem = check(default) if check else ""
+        if problem:
+            raise ValueError(f"Option({kind.__name__}, {default!r}, ...): the default {problem}")
         self.name = ""
         self.kind = kind
         self.default = default

@@ -47,7 +47,8 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uvfio.errors import DmaFault
+from uvfio.errors import DmaFault, VfioError
+from uvfio.kit.mistake import FAILURES
 from uvfio.kit.register import RegisterMap
 
 if TYPE_CHECKING:
@@ -137,9 +138,11 @@ class _Unit:
 class Looking:
     """Processes what programs have stored in the maps of one device; the module's head has the order."""
 
-    __slots__ = ("_busy", "_due", "maps")
+    __slots__ = ("_busy", "_due", "_failed", "maps")
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[BaseException], Exception] | None = None) -> None:
+        """``failed`` makes what is raised for a mistake in a hook of it; without, hooks raise what they raise."""
+        self._failed = failed
         self.maps: list[MappedRegisters] = []
         self._busy = Lock()
         self._due: deque[Callable[[], object]] = deque()
@@ -213,6 +216,12 @@ class Looking:
                 self._due.popleft()()
             except DmaFault:
                 pass  # recorded; the write was posted
+            except (VfioError, MemoryError):
+                raise
+            except FAILURES as error:
+                if self._failed is None:
+                    raise
+                raise self._failed(error) from error
 
 
 _Change = tuple[_Unit, int, int]
@@ -442,8 +451,8 @@ class Polling:
     """The polled registers of one model, by region number.
 
     ``windows`` is the model's list of what answers; a map that is mapped is replaced there by its
-    ``MappedRegisters``. ``write(index, offset, value, size)`` is an access as from a call. ``shadows`` is their
-    memory, which the model fills in.
+    ``MappedRegisters``. ``write(index, offset, value, size)`` is an access as from a call, ``failed(error)`` makes
+    what is raised for a mistake in a hook. ``shadows`` is their memory, which the model fills in.
     """
 
     __slots__ = (
@@ -463,6 +472,7 @@ class Polling:
         store: Store,
         windows: list[Window],
         write: Callable[[int, int, int, int], None],
+        failed: Callable[[BaseException], Exception] | None = None,
     ) -> None:
         self._model = model
         self._store = store
@@ -470,7 +480,7 @@ class Polling:
         self._write = write
         self.shadows: dict[int, memoryview] = {}
         self._mapped: dict[int, MappedRegisters] = {}
-        self._looking = Looking()
+        self._looking = Looking(failed)
         self._stop: Callable[[], None] | None = None
 
     def start(self, index: int) -> memoryview:

@@ -9,7 +9,9 @@ Theory of operation. A class body lists registers the way a data sheet does::
 
 On the class, ``TimerRegisters.control`` is the ``Register``: offset, size, fields, ``decode``. On an
 instance it is the value, an ``int`` that may be read and assigned (the silicon's own access: no access
-rule, no hook). ``read`` and ``write`` are accesses from the bus and obey the rules:
+rule, no hook). What is assigned has at most one bit more than the register, which is dropped, so that counters
+and sums wrap; anything wider is a ValueError, and a name that the class does not have an AttributeError.
+``read`` and ``write`` are accesses from the bus and obey the rules:
 
 - ``rw`` stores the bits of ``writable`` (default: all); ``ro`` ignores writes; ``wo`` stores and reads as
   absent; ``w1c`` clears the bits that are written as 1.
@@ -48,6 +50,7 @@ from uvfio.kit.description import (
     Register,
     RegisterArray,
 )
+from uvfio.kit.mistake import check_hook
 
 if TYPE_CHECKING:
     from collections import deque
@@ -118,6 +121,9 @@ class RegisterMap:
     _offsets: ClassVar[list[int]] = []
     _initial: ClassVar[list[int]] = []
     _dispatch: ClassVar[dict[type, _Tables]] = {}
+    _names: ClassVar[frozenset[str]] = frozenset(
+        ("owner", "values", "due", "_tables", "_readers", "_writers")
+    )
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -161,6 +167,10 @@ class RegisterMap:
         cls._offsets = [at for at, _, _ in elements]
         cls._initial = initial
         cls._dispatch = {}
+        annotated = getattr(cls, "__annotations__", {})
+        cls._names = cls._names | frozenset(vars(cls)) | frozenset(annotated)
+        for (register, kind), hook in hooks_of(cls).items():
+            check_hook(cls, hook, register, kind, isinstance(register, RegisterArray))
 
     def __init__(self, owner: object = None) -> None:
         self.owner = owner
@@ -174,6 +184,17 @@ class RegisterMap:
         self._tables = tables
         self._readers = tables.sized_readers
         self._writers = tables.sized_writers
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in self._names:
+            from uvfio.kit.option import suggest
+
+            near = suggest(name, self.registers)
+            raise AttributeError(
+                f"{type(self).__name__} has no register {name!r}"
+                + (f", {near}" if near else ": an attribute of its own is declared in the class")
+            )
+        object.__setattr__(self, name, value)
 
     def reset(self) -> None:
         """Every register takes its reset value; no hook is called."""

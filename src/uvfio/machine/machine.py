@@ -41,6 +41,7 @@ from uvfio.errors import (
     NoSuchDevice,
     Unsupported,
 )
+from uvfio.kit.mistake import make
 from uvfio.kit.pci.model import PciModel
 from uvfio.machine.binding import Binding
 from uvfio.machine.clock import ManualClock
@@ -228,7 +229,8 @@ class Machine:
         """Add the virtual function of ``pf`` that ``spec`` describes (for ``machine/sriov.py``)."""
         assert spec.address is not None
         try:
-            function = model(
+            function = make(
+                model,
                 spec.address,
                 group=spec.group,
                 unit=self._unit_for(spec),
@@ -279,7 +281,8 @@ class Machine:
                     "its address is SSSS:BB:DD.F",
                 )
             try:
-                return model(
+                return make(
+                    model,
                     address,
                     group=spec.group,
                     unit=unit,

@@ -117,12 +117,10 @@ def test_a_driver_whose_name_is_no_files_is_refused_everywhere(name: str) -> Non
     with pytest.raises(InvalidArgument, match=f"^{C}: driver") as wrong:
         machine.bind(C, name)
     assert wrong.value.hint
-    for plug in (
-        lambda: machine.plug("edu", driver=name),
-        lambda: machine.plug(DeviceSpec("edu", driver=name)),
-    ):
-        with pytest.raises(ConfigError, match="driver"):
-            plug()
+    with pytest.raises(ConfigError, match="driver"):
+        machine.plug("edu", driver=name)
+    with pytest.raises(ConfigError, match="driver"):
+        DeviceSpec("edu", driver=name)
     assert (state(machine), machine.binding.drivers("pci")) == before
 
 

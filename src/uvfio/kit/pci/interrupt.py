@@ -25,10 +25,25 @@ if TYPE_CHECKING:
     from uvfio.drivers.pci.hardware import InterruptSink
     from uvfio.kit.pci.capability import Msi, MsiX
     from uvfio.kit.pci.config import ConfigSpace
+    from uvfio.kit.register import RegisterMap
 
-__all__ = ["Interrupts"]
+__all__ = ["Interrupts", "check_table"]
 
 _TABLE_WIDTHS = (4, 8)
+
+
+def check_table(cap: MsiX, registers: type[RegisterMap], name: str) -> None:
+    """ValueError if the table or the pending bits of ``cap`` hide registers of the BAR that they are in."""
+    parts = (("table", cap.table, cap.table_size), ("pending bits", cap.pba, cap.pba_size))
+    for what, first, size in parts:
+        hidden = [registers.describe(at) for at, _, _ in registers.touched(first, size)]
+        if hidden:
+            shown = ", ".join(hidden[:4]) + (f" and {len(hidden) - 4} more" if hidden[4:] else "")
+            raise ValueError(
+                f"MsiX({cap.vectors}, bar={cap.bar}): registers of {name} are hidden by the {what} at "
+                f"{first:#x}-{first + size - 1:#x} of BAR {cap.bar}: {shown}; give it another BAR, or table= "
+                f"and pba= from {registers.span:#x} on"
+            )
 
 
 class Interrupts:
