@@ -38,6 +38,7 @@ from uvfio.errors import (
     Busy,
     ConfigError,
     InvalidArgument,
+    ModelError,
     NoSuchDevice,
     Unsupported,
 )
@@ -46,6 +47,7 @@ from uvfio.kit.pci.model import PciModel
 from uvfio.machine.binding import Binding
 from uvfio.machine.clock import ManualClock
 from uvfio.machine.firmware import Firmware
+from uvfio.machine.given import Given
 from uvfio.machine.open import open_node
 from uvfio.machine.slot import Slot
 from uvfio.machine.spec import (
@@ -59,7 +61,6 @@ from uvfio.machine.spec import (
     check_iommu,
     default_machine,
     parse_address,
-    parse_device,
     place,
 )
 from uvfio.machine.store import ByteStore
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from uvfio.core.waiting import Wait
     from uvfio.fops.file import File
     from uvfio.kit.platform.model import PlatformModel
+    from uvfio.machine.given import GivenDevice
     from uvfio.machine.platform import PlatformBus
 
 __all__ = ["Machine"]
@@ -84,7 +86,9 @@ class Machine:
     """See the module's head.
 
     ``Machine()`` is the default machine, ``Machine(spec)`` the one described, and ``Machine(iommu=...,
-    devices=[...])`` describes it in place; a device may be a ``DeviceSpec`` or a string as for ``-d``.
+    devices=[...])`` describes it in place; a device may be a ``DeviceSpec``, a string as for ``-d``, or the class of a
+    model. A relative ``path.py:Class`` is relative to ``folder``, by default the current one of the process; a test
+    gives ``folder=os.path.dirname(__file__)``.
     ``iommus`` are further IOMMUs by name, for devices that choose one.
     ``clock`` and ``store`` come from the door; in-process defaults keep memory in bytearrays and stand
     still until ``machine.clock.advance(seconds)``. ``observer`` takes the framework's events (``core/events.py``).
@@ -96,13 +100,15 @@ class Machine:
         spec: MachineSpec | None = None,
         *,
         iommu: IommuSpec | None = None,
-        devices: Iterable[DeviceSpec | str] | None = None,
+        devices: Iterable[GivenDevice] | None = None,
         iommus: Mapping[str, IommuSpec] | None = None,
         clock: Clock | None = None,
         store: Store | None = None,
         observer: Observer | None = None,
         processors: int = 1,
+        folder: str = "",
     ) -> None:
+        self._given = Given(folder)
         in_place = iommu is not None or devices is not None or iommus is not None
         if spec is not None and in_place:
             raise InvalidArgument(
@@ -111,7 +117,7 @@ class Machine:
         if spec is None and not in_place:
             spec = default_machine()
         elif spec is None:
-            described = (parse_device(d) if isinstance(d, str) else d for d in devices or ())
+            described = (self._given.spec(device) for device in devices or ())
             spec = MachineSpec(iommu or IommuSpec(), tuple(described), iommus or {})
         self.clock: Clock = clock if clock is not None else ManualClock()
         self.store: Store = store if store is not None else ByteStore()
@@ -195,11 +201,14 @@ class Machine:
 
     # -- hot plug --------------------------------------------------------------------------------
 
-    def plug(self, spec: DeviceSpec | str, driver: str | None = None) -> Slot:
+    def plug(
+        self,
+        spec: GivenDevice,
+        driver: str | None = None,
+    ) -> Slot:
         """Add a device; ``driver`` gets it instead of the one that it was described with. ConfigError, or what its
         model or the framework refuse; then nothing changed."""
-        if isinstance(spec, str):
-            spec = parse_device(spec)
+        spec = self._given.spec(spec)
         check_iommu(spec, self.units)
         if driver is not None:
             check_driver(driver, spec.bus, spec.source)
@@ -218,6 +227,8 @@ class Machine:
     def _plug(self, spec: DeviceSpec, driver: str | None = None) -> Slot:
         try:
             slot = Slot(spec, self._make(spec))
+        except ModelError:
+            raise  # names a line of the model already
         except ConfigError as error:  # a model says what is wrong, not in which file
             where = "" if spec.source.startswith("-d") else spec.source
             if where and where not in str(error):

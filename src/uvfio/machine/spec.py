@@ -41,6 +41,7 @@ __all__ = [
     "check_driver",
     "check_iommu",
     "default_machine",
+    "in_folder",
     "parse_address",
     "parse_device",
     "parse_number",
@@ -330,6 +331,14 @@ def parse_device(text: str) -> DeviceSpec:
         iommu=known.get("iommu"),
         numvfs=parse_number(known.get("numvfs", 0), source, "numvfs"),
     )
+
+
+def in_folder(model: str, folder: str) -> str:
+    """``model`` as it is written in ``folder``: a relative path.py:Class is relative to that."""
+    file, colon, _ = model.rpartition(":")
+    if folder and colon and file.endswith(".py") and not file.startswith("/"):
+        return f"{folder.rstrip('/')}/{model}" if folder != "/" else f"/{model}"
+    return model
 
 
 def _split_address(text: str) -> tuple[str, str, str]:
