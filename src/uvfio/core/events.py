@@ -35,6 +35,7 @@ __all__ = [
     "GroupAdded",
     "GroupRemoved",
     "Interrupt",
+    "InterruptLost",
     "Observed",
     "Observer",
 ]
@@ -158,6 +159,23 @@ class Interrupt(_Base):
     vector: int
 
 
+@dataclass(frozen=True, slots=True)
+class InterruptLost(_Base):
+    """A device raised an interrupt that no eventfd of the program is signalled for, and why.
+
+    ``pending``: it is sent once the reason is gone (a mask, a level without an eventfd); otherwise it is lost.
+    ``irq`` and ``vector`` as in ``Interrupt``. Emitted by the model, on the thread of its access or timer.
+    """
+
+    kind = "irq-lost"
+
+    device: str
+    irq: str
+    vector: int
+    reason: str
+    pending: bool
+
+
 FrameworkEvent = (
     GroupAdded
     | GroupRemoved
@@ -166,6 +184,7 @@ FrameworkEvent = (
     | DeviceRevoked
     | Fault
     | Interrupt
+    | InterruptLost
 )  # fmt: skip
 
 Observer = Callable[[FrameworkEvent], None]

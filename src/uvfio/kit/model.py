@@ -41,6 +41,7 @@ from uvfio.kit.register import RegisterArray, RegisterMap, hooks_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from uvfio.core.events import Observed
     from uvfio.core.seams import Clock, Store, Timer
     from uvfio.core.translation.domain import Domain
     from uvfio.core.translation.unit import IommuUnit
@@ -58,6 +59,8 @@ class DeviceModel:
     """The options that the class and its bases declare, by name."""
 
     dma: PlainDma
+    observed: Observed | None = None
+    """Whose observer is told of interrupts that are lost; the machine sets it."""
     is_made: bool = False
     """Whether the constructor of the kit ran to its end."""
 
@@ -226,6 +229,14 @@ class DeviceModel:
         self._polling.stop()
         self._store.release(self._name)
         self._take_memory()
+
+    def _lost(self, irq: str, vector: int, reason: str, pending: bool = False) -> None:
+        """Tell the observer that an interrupt is not sent, and whether it will be."""
+        observer = None if self.observed is None else self.observed.observer
+        if observer is not None:
+            from uvfio.core.events import InterruptLost
+
+            observer(InterruptLost(self._name, irq, vector, reason, pending))
 
     def _reset_bus(self) -> None:
         """Reset what is beside registers and memory: configuration, power, interrupts."""

@@ -259,6 +259,7 @@ class Machine:
     def _insert(self, slot: Slot, driver: str | None = None) -> Slot:
         """A device comes into its slot and gets ``driver``, or the one that it was described with."""
         device = slot.device
+        device.observed = self.framework
         try:
             if isinstance(device, PciModel):
                 self._firmware.set_up(device)

@@ -18,6 +18,7 @@ from uvfio.core.events import (
     GroupAdded,
     GroupRemoved,
     Interrupt,
+    InterruptLost,
     Observer,
 )
 from uvfio.core.irq import ReportedEvent
@@ -32,6 +33,7 @@ EXAMPLES: tuple[FrameworkEvent, ...] = (
     DeviceRevoked("a", "7"),
     Fault("a", 0x9000, 4, True, "not mapped"),
     Interrupt("a", "MSI", 3),
+    InterruptLost("a", "MSI", 3, "bus mastering is off", False),
 )
 
 

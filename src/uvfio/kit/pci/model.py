@@ -161,7 +161,7 @@ class PciModel(Migrating):
         except ValueError as wrong:
             raise ConfigError(f"{address}: {cls.__name__}: {wrong}") from wrong
         self.dma = PciDma(address, self.config)
-        self.interrupts = Interrupts(self.config, self._placed(Msi), self._placed(MsiX))
+        self.interrupts = Interrupts(self.config, self._placed(Msi), self._placed(MsiX), self._lost)
         self._hook_resets()
         self.config.seal()
         self._stopped: list[Window] = []
@@ -198,7 +198,9 @@ class PciModel(Migrating):
         INTx stays up until ``intx(False)``: call that when the program acknowledges. ``interrupt.py`` has the
         rules of masking. In D3hot nothing is sent.
         """
-        if not self.dma.asleep:
+        if self.dma.asleep:
+            self.interrupts.lose(vector, "the function is in D3hot")
+        else:
             self._polling.settle()
             self.interrupts.send(vector)
 

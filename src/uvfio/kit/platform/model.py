@@ -318,8 +318,14 @@ class PlatformModel(Migrating):
 
     def _tell(self, index: int, asserted: bool) -> None:
         self._polling.settle()
-        if self._sink is not None:
-            self._sink.irq(index, asserted)
+        reached = self._sink is not None and self._sink.irq(index, asserted)
+        if asserted and not reached:
+            line = self.line_declarations[index]
+            known = self._sink is not None
+            reason = (
+                "the program has set no eventfd for it" if known else "no driver uses the device"
+            )
+            self._lost(line.name, index, reason, line.level)
 
     def _window(self, declared: RegionDeclaration) -> Window:
         index = declared.index
