@@ -212,6 +212,12 @@ def _explain(
             break
     field = re.search(r"field `([^`]*)`", problem)
     if field is None:
+        table, tables = f"[{name}]", f"[[{name}]]"
+        if "." not in name and "expected array, got object" in problem.lower().replace("`", ""):
+            wrong = f"{path}: {table} is one table, and there may be several"
+            return ConfigError(wrong, f"write {tables}")
+        if "." not in name and "expected object, got array" in problem.lower().replace("`", ""):
+            return ConfigError(f"{path}: {tables} is a list, and there is one", f"write {table}")
         problem = problem[:1].lower() + problem[1:].replace("`", "").replace(" | null", "")
         return ConfigError(f"{path}: {name} = {_shown(value)}: {problem}")
     key = field[1]

@@ -14,7 +14,7 @@ names the model as it was written; for an exception inside the model's own modul
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from uvfio.errors import ConfigError, ModelError
 from uvfio.kit.mistake import FAILURES
@@ -148,23 +148,33 @@ def _model(module: ModuleType, name: str, spec: str) -> type[PciModel | Platform
 
     if not hasattr(module, name):
         where = getattr(module, "__file__", None) or module.__name__
-        raise ConfigError(f"model {spec!r}: {where} has no {name!r}", suggest(name, vars(module)))
+        models = {key: "" for key, value in vars(module).items() if _is_model(value)}
+        listed = f"it has {', '.join(models)}" if models else ""
+        hint = suggest(name, models) or listed
+        raise ConfigError(f"model {spec!r}: {where} has no {name!r}", hint)
     return _checked(getattr(module, name), spec)
 
 
-def _checked(found: object, spec: str) -> type[PciModel | PlatformModel]:
+def _is_model(found: object) -> TypeGuard[type[PciModel | PlatformModel]]:
+    """Whether it is a model's class, and not one of the kit."""
     import sys
 
     from uvfio.kit.pci.model import PciModel
 
-    if isinstance(found, type):
-        if issubclass(found, PciModel):
-            return found
-        if "uvfio.kit.platform.model" in sys.modules:  # else it cannot be a subclass of it
-            from uvfio.kit.platform.model import PlatformModel
+    if not isinstance(found, type) or found.__module__.startswith("uvfio.kit."):
+        return False
+    if issubclass(found, PciModel):
+        return True
+    if "uvfio.kit.platform.model" not in sys.modules:
+        return False  # it cannot be a subclass of it
+    from uvfio.kit.platform.model import PlatformModel
 
-            if issubclass(found, PlatformModel):
-                return found
+    return issubclass(found, PlatformModel)
+
+
+def _checked(found: object, spec: str) -> type[PciModel | PlatformModel]:
+    if _is_model(found):
+        return found
     raise ConfigError(
         f"model {spec!r} is no subclass of uvfio.kit.pci.model.PciModel",
         "nor of uvfio.kit.platform.model.PlatformModel",

@@ -158,3 +158,21 @@ def test_names_of_the_first_release_are_aliases() -> None:
     assert uvfio.models.kit.__all__ == uvfio.kit.__all__
     assert uvfio.models.kit.PciModel is uvfio.kit.PciModel
     assert uvfio.models.platform.PlatformModel is uvfio.kit.platform.PlatformModel
+
+
+def test_a_misspelt_class_suggests_models_only(tmp_path: Path) -> None:
+    file = tmp_path / "rings.py"
+    file.write_text(
+        "from uvfio.kit import *\nclass RingDMARegisters(RegisterMap):\n  a = Register(0)\n"
+        "class RingDma(PciModel):\n  vendor_id = 1\nclass Other(PciModel):\n  vendor_id = 1\n"
+    )
+    for name, hint in (
+        ("RingDMARegister", "it has RingDma, Other"),
+        ("RingDMA", "did you mean 'RingDma'?"),
+        ("PciMode", "it has RingDma, Other"),
+    ):
+        with pytest.raises(ConfigError, match=f"has no '{name}'$") as error:
+            catalogue.find(f"{file}:{name}")
+        assert error.value.hint == hint
+    with pytest.raises(ConfigError, match="is no subclass"):
+        catalogue.find(f"{file}:PciModel")
