@@ -23,7 +23,7 @@ class Mistakes:
         self._seen: dict[str, int] = {}
 
     def text(self, where: str, mistake: ModelMistake) -> str:
-        """Count ``mistake``, which happened in ``where`` ("system call 17 ..."). Returns the report, or "" the next time."""
+        """Count ``mistake``, which happened in ``where`` ("system call 17"). Returns the report, "" the next time."""
         import traceback
 
         message = str(mistake)
