@@ -65,6 +65,7 @@ __all__ = [
     "RegisterMap",
 ]
 
+_set = object.__setattr__
 _Reader = Callable[["RegisterMap"], int]
 _Writer = Callable[["RegisterMap", int], None]
 _Hook = Callable[..., int]  # what on_write returns is ignored
@@ -194,7 +195,7 @@ class RegisterMap:
                 f"{type(self).__name__} has no register {name!r}"
                 + (f", {near}" if near else ": an attribute of its own is declared in the class")
             )
-        object.__setattr__(self, name, value)
+        _set(self, name, value)
 
     def reset(self) -> None:
         """Every register takes its reset value; no hook is called."""
