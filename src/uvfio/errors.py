@@ -28,6 +28,8 @@ __all__ = [
     "InvalidArgument",
     "IovaInUse",
     "LimitExceeded",
+    "ModelError",
+    "ModelMistake",
     "NoData",
     "NoMemory",
     "NoSpace",
@@ -241,3 +243,19 @@ class Cancelled(VfioError):
 
 class ConfigError(VfioError):
     """A machine description or an option is wrong; names the place, the key and the value."""
+
+
+class ModelError(ConfigError):
+    """A device model cannot be loaded or made, because its code is wrong; names file, line and method."""
+
+
+class ModelMistake(RuntimeError):
+    """The code of a device model failed in a running machine. No refusal: it is reported, and the call gets EIO.
+
+    The message names device, file, line and register or method; ``hint`` says what to do; the cause is what the code
+    raised.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint

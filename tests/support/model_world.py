@@ -162,14 +162,17 @@ class FakeSink:
     def __init__(self) -> None:
         self.events: list[tuple[str, int]] = []
 
-    def intx(self, asserted: bool) -> None:
+    def intx(self, asserted: bool) -> bool:
         self.events.append(("intx", asserted))
+        return True
 
-    def msi(self, vector: int) -> None:
+    def msi(self, vector: int) -> bool:
         self.events.append(("msi", vector))
+        return True
 
-    def msix(self, vector: int) -> None:
+    def msix(self, vector: int) -> bool:
         self.events.append(("msix", vector))
+        return True
 
     def take(self) -> list[tuple[str, int]]:
         """What came since the last call."""

@@ -26,8 +26,9 @@ class FakeSink:
     def __init__(self) -> None:
         self.events: list[tuple[int, bool]] = []
 
-    def irq(self, index: int, asserted: bool) -> None:
+    def irq(self, index: int, asserted: bool) -> bool:
         self.events.append((index, asserted))
+        return True
 
     def take(self) -> list[tuple[int, bool]]:
         """What came since the last call."""

@@ -43,7 +43,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 NOBODY = 65534
 PATIENCE = 30.0
 MARK = "UVFIO_TEST_MARK"
-INTERNAL = ("internal error", "mistake of uvfio")
+INTERNAL = ("internal error", "mistake of uvfio", "of device models; the first")
 
 
 @dataclass(frozen=True, slots=True)

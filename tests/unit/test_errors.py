@@ -29,6 +29,7 @@ NUMBERS = {
     "InvalidArgument": errno.EINVAL,
     "IovaInUse": errno.EADDRINUSE,
     "LimitExceeded": errno.ENOMEM,
+    "ModelError": errno.EINVAL,
     "NoData": errno.ENOMSG,
     "NoMemory": errno.ENOMEM,
     "NoSpace": errno.ENOSPC,
@@ -53,7 +54,8 @@ NUMBERS = {
 
 
 def test_every_condition_is_public_and_has_a_number() -> None:
-    assert sorted(c.__name__ for c in CONDITIONS) == sorted(errors.__all__) == sorted(NUMBERS)
+    assert sorted(c.__name__ for c in CONDITIONS) == sorted(NUMBERS)
+    assert sorted({*NUMBERS, "ModelMistake"}) == sorted(errors.__all__)
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda c: c.__name__)

@@ -27,6 +27,7 @@ from uvfio.machine.spec import (
     DeviceSpec,
     IommuSpec,
     MachineSpec,
+    in_folder,
     parse_number,
     parse_size,
 )
@@ -115,7 +116,7 @@ def parse(data: bytes, path: str, more: Iterable[DeviceSpec] = ()) -> MachineSpe
     folder = os.path.dirname(path)
     devices = [
         DeviceSpec(
-            model=_model(dev.model, folder),
+            model=in_folder(dev.model, folder),
             address=dev.address,
             group=dev.group,
             options=dev.options,
@@ -181,16 +182,9 @@ def _device_tree(tables: dict[str, Any], path: str, folder: str) -> list[DeviceS
         node = _convert(table, _Node, path, f'device_tree."{name}"')
         values = {key: getattr(node, key) for key in NodeSpec._fields}
         if node.model is not None:
-            values["model"] = _model(node.model, folder)
+            values["model"] = in_folder(node.model, folder)
         nodes[name] = NodeSpec(**values)
     return devices(nodes, path)
-
-
-def _model(model: str, folder: str) -> str:
-    file, colon, _ = model.rpartition(":")
-    if colon and file.endswith(".py") and not os.path.isabs(file):
-        return os.path.join(folder, model)
-    return model
 
 
 def _convert(table: Any, kind: type[T], path: str, where: str = "") -> T:
@@ -218,6 +212,12 @@ def _explain(
             break
     field = re.search(r"field `([^`]*)`", problem)
     if field is None:
+        table, tables = f"[{name}]", f"[[{name}]]"
+        if "." not in name and "expected array, got object" in problem.lower().replace("`", ""):
+            wrong = f"{path}: {table} is one table, and there may be several"
+            return ConfigError(wrong, f"write {tables}")
+        if "." not in name and "expected object, got array" in problem.lower().replace("`", ""):
+            return ConfigError(f"{path}: {tables} is a list, and there is one", f"write {table}")
         problem = problem[:1].lower() + problem[1:].replace("`", "").replace(" | null", "")
         return ConfigError(f"{path}: {name} = {_shown(value)}: {problem}")
     key = field[1]

@@ -9,8 +9,10 @@ for every test of a suite, and each time loads what this module imports.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from io import TextIOBase
 from typing import TYPE_CHECKING
 
 from uvfio import __version__
@@ -42,10 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's own) and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     failed = EXIT_RUN_FAILED if words[:1] == ["run"] else EXIT_FAILED
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = _Closed()
     try:
         status = _dispatch(words)
-        if sys.stdout is not None:  # closed by the caller
-            sys.stdout.flush()
+        sys.stdout.flush()
     except UsageError as err:
         return _complain(err.message, err.hint, EXIT_USAGE)
     except ConfigError as err:
@@ -71,6 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:  # a mistake of ours: all the details, and still the right status
         return _bug(failed)
     return status
+
+
+class _Closed(TextIOBase):
+    """What a closed stdout is: a program that prints gets EBADF, as any other does."""
+
+    def write(self, text: str) -> int:
+        """Raises OSError."""
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "stdout")
 
 
 def _dispatch(words: list[str]) -> int:
@@ -137,7 +148,8 @@ def _complain(message: str, hint: str, status: int) -> int:
     lines = [f"uvfio: {message.removeprefix('uvfio ')}"]  # a verb's own messages begin so
     if hint:
         lines.append(f"hint: {hint}")
-    print("\n".join(lines), file=sys.stderr)
+    if sys.stderr is not None:  # else print would write to stdout
+        print("\n".join(lines), file=sys.stderr)
     return status
 
 

@@ -1,7 +1,8 @@
 """``uvfio models``: which device models there are, and everything about one.
 
 ``Model.describe`` is what is printed; the text of the model's module, which is its data sheet, is added for
-people.
+people. Before that the model is plugged into a machine of its own and reset, with the defaults of its options, so that
+everything that `uvfio run` would refuse is found here.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def models(words: list[str]) -> int:
 
     if args.name is not None:
         model = catalogue.find(args.name)
+        _try(model)
         if args.json:
             output.print_json({"name": args.name, "doc": _doc(model), **model.describe()})
         else:
@@ -51,6 +53,21 @@ def models(words: list[str]) -> int:
         ],
     )
     return 0
+
+
+def _try(model: type[PciModel | PlatformModel]) -> None:
+    """Make a device of it, and reset it. Raises what `run` would refuse, ModelError for what the reset does."""
+    from uvfio.errors import ModelError, ModelMistake
+    from uvfio.machine.machine import Machine
+
+    machine = Machine(devices=[model])
+    try:
+        (slot,) = machine.slots
+        slot.device.reset()
+    except ModelMistake as mistake:
+        raise ModelError(str(mistake), mistake.hint) from mistake
+    finally:
+        machine.close()
 
 
 def _show(name: str, model: type[PciModel | PlatformModel]) -> None:
@@ -80,6 +97,14 @@ def _show(name: str, model: type[PciModel | PlatformModel]) -> None:
             ("options", [_option(option) for option in about["options"]] or "none"),
         ],
     )
+    regions = about["bars"] if about["bus"] == "pci" else about["regions"]
+    for region in regions:
+        if region["registers"]:
+            print(f"\nregisters of {region['name']}:")
+            output.table(
+                ("OFFSET", "SIZE", "NAME", "ACCESS", "RESET", "FIELDS AND USE"),
+                [_register(register) for register in region["registers"]],
+            )
     doc = _doc(model)
     if doc:
         print(f"\n{doc}")
@@ -110,6 +135,21 @@ def _region(bar: dict[str, Any]) -> str:
     return f"{bar['index']}: {bar['name']}, {output.size(bar['size'])} ({', '.join(parts)})"
 
 
+def _register(register: dict[str, Any]) -> tuple[str, ...]:
+    name = register["name"]
+    if register["count"] > 1:
+        name += f"[{register['count']}]"
+        if register["stride"] != register["size"]:
+            name += f" every {register['stride']:#x}"
+    fields = [
+        f"{field} {msb}:{lsb}" if msb != lsb else f"{field} {lsb}"
+        for field, (msb, lsb) in register["fields"].items()
+    ]
+    use = "; ".join(part for part in (", ".join(fields), register["doc"]) if part)
+    where, size = f"{register['offset']:#x}", str(register["size"])
+    return where, size, name, register["access"], f"{register['reset']:#x}", use
+
+
 def _option(option: dict[str, Any]) -> str:
     default = option["default"]
     shown = hex(default) if isinstance(default, int) and default > 0xFFFF else repr(default)
@@ -120,4 +160,4 @@ def _doc(model: type[PciModel | PlatformModel]) -> str:
     import inspect
 
     text = inspect.getdoc(sys.modules[model.__module__])
-    return text or inspect.getdoc(model) or ""
+    return text or (inspect.getdoc(model) if model.__doc__ else "") or ""

@@ -161,9 +161,10 @@ def _set(options: Options, name: str, value: str) -> None:
         options.device.append(value)
     elif name == "--abi":
         if value not in ABIS:
-            raise UsageError(
-                f"uvfio run: --abi {value!r} is none of {', '.join(ABIS)}", "2011 or auto"
+            hint = did_you_mean(
+                value, ABIS, "auto, the default, takes programs of 2011 and of mainline"
             )
+            raise UsageError(f"uvfio run: --abi {value!r} is none of {', '.join(ABIS)}", hint)
         options.abi = value
     elif name == "--control":
         options.control = value

@@ -36,6 +36,7 @@ __all__ = [
     "GroupRemoved",
     "Interrupt",
     "MemoryExchanged",
+    "InterruptLost",
     "Observed",
     "Observer",
 ]
@@ -182,6 +183,23 @@ class Interrupt(_Base):
     vector: int
 
 
+@dataclass(frozen=True, slots=True)
+class InterruptLost(_Base):
+    """A device raised an interrupt that no eventfd of the program is signalled for, and why.
+
+    ``pending``: it is sent once the reason is gone (a mask, a level without an eventfd); otherwise it is lost.
+    ``irq`` and ``vector`` as in ``Interrupt``. Emitted by the model, on the thread of its access or timer.
+    """
+
+    kind = "irq-lost"
+
+    device: str
+    irq: str
+    vector: int
+    reason: str
+    pending: bool
+
+
 FrameworkEvent = (
     GroupAdded
     | GroupRemoved
@@ -191,6 +209,7 @@ FrameworkEvent = (
     | Fault
     | MemoryExchanged
     | Interrupt
+    | InterruptLost
 )  # fmt: skip
 
 Observer = Callable[[FrameworkEvent], None]

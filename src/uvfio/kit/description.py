@@ -108,6 +108,18 @@ class Description:
             value = value & ~field.mask | bits << field.lsb
         return value
 
+    def fit(self, value: int) -> int:
+        """``value`` in the bits of the register; a carry or a sign is dropped. ValueError for a value that is wider,
+        TypeError for what is no whole number."""
+        try:
+            if value >> 8 * self.size in (0, 1, -1):
+                return value & self.mask
+        except TypeError:
+            raise TypeError(f"register {self.name} takes a whole number, not {value!r}") from None
+        raise ValueError(
+            f"{value:#x} is wider than register {self.name}, which has {self.size} bytes: cut it with a mask"
+        )
+
     def decode(self, value: int) -> str:
         """``0x81 [computing raise_irq]``: the value and its fields that are not 0, for people."""
         parts = []
@@ -217,7 +229,11 @@ class Register(Description):
         return self if instance is None else instance.values[self.slot]
 
     def __set__(self, instance: RegisterMap, value: int) -> None:
-        instance.values[self.slot] = value & self.mask
+        mask = self.mask
+        if value.__class__ is int and 0 <= value <= mask:
+            instance.values[self.slot] = value
+        else:
+            instance.values[self.slot] = self.fit(value)
 
     def on_read(self, method: Callable[[S], int]) -> Callable[[S], int]:
         """Mark the method that returns the value a bus read gets."""
@@ -286,7 +302,7 @@ class ArrayValues:
         return self._map.values[self._array.slot + self._index(index)]
 
     def __setitem__(self, index: int, value: int) -> None:
-        self._map.values[self._array.slot + self._index(index)] = value & self._array.mask
+        self._map.values[self._array.slot + self._index(index)] = self._array.fit(value)
 
     def _index(self, index: int) -> int:
         if not 0 <= index < self._array.count:

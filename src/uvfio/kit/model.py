@@ -13,7 +13,8 @@ Invariants
 
 - ``_windows`` is what answers now, by region number: ``_answering``, or other windows while the device does not answer.
 - A DMA fault that a register hook or a timer does not catch ends that hook and no more: the domain has recorded it. A
-  read returns ones then.
+  read returns ones then. Anything else that a hook raises, but a ``VfioError``, is a mistake of the author's, and is
+  raised as a ``ModelMistake`` (``kit/mistake.py``).
 - A reset cancels what ``after`` has pending, restores registers, clears memory that is not kept, calls ``on_reset``,
   and shows mapped registers anew. The attachment to a domain and the interrupt sink stay.
 
@@ -30,19 +31,22 @@ from __future__ import annotations
 from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from uvfio.errors import DmaFault
+from uvfio.errors import DmaFault, VfioError
+from uvfio.kit.mistake import FAILURES, check_hook
 from uvfio.kit.option import Option, resolve
 from uvfio.kit.pending import PendingCalls
 from uvfio.kit.polled import Polling
-from uvfio.kit.register import RegisterMap, hooks_of
+from uvfio.kit.register import RegisterArray, RegisterMap, hooks_of
 from uvfio.kit.window import zero
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from uvfio.core.events import Observed
     from uvfio.core.seams import Clock, Store, Timer
     from uvfio.core.translation.domain import Domain
     from uvfio.core.translation.unit import IommuUnit
+    from uvfio.errors import ModelMistake
     from uvfio.kit.dma import PlainDma
     from uvfio.kit.window import Window
 
@@ -56,6 +60,10 @@ class DeviceModel:
     """The options that the class and its bases declare, by name."""
 
     dma: PlainDma
+    observed: Observed | None = None
+    """Whose observer is told of interrupts that are lost; the machine sets it."""
+    is_made: bool = False
+    """Whether the constructor of the kit ran to its end."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -90,7 +98,7 @@ class DeviceModel:
         self.memories: dict[int, memoryview] = {}
         self._answering: list[Window] = []
         self._windows = self._answering
-        self._polling = Polling(self, store, self._answering, self._write)
+        self._polling = Polling(self, store, self._answering, self._write, self._hook_failed)
 
     # -- for authors -----------------------------------------------------------------------------
 
@@ -141,6 +149,10 @@ class DeviceModel:
             return self._windows[index].read(offset, size)
         except DmaFault:
             return (1 << 8 * size) - 1
+        except (VfioError, MemoryError):
+            raise
+        except FAILURES as error:
+            raise self._failed("read", index, offset, error) from error
 
     def _write(self, index: int, offset: int, value: int, size: int) -> None:
         """An aligned access of 1, 2, 4 or 8 bytes inside region ``index``."""
@@ -148,6 +160,25 @@ class DeviceModel:
             self._windows[index].write(offset, value, size)
         except DmaFault:
             pass  # recorded; the write was posted
+        except (VfioError, MemoryError):
+            raise
+        except FAILURES as error:
+            raise self._failed("write", index, offset, error) from error
+
+    def _failed(self, way: str, index: int, offset: int, error: BaseException) -> ModelMistake:
+        """The mistake in a hook of the register at ``offset`` of region ``index``."""
+        from uvfio.kit.explain import hook_failed, mistaken
+
+        registers = self.register_maps.get(index)
+        if registers is None:
+            return mistaken(self, f"a {way} of region {index} + {offset:#x}", error)
+        return hook_failed(self, registers, offset, way, error)
+
+    def _hook_failed(self, error: BaseException) -> ModelMistake:
+        """The mistake in a hook that was called for a store in mapped registers."""
+        from uvfio.kit.explain import mistaken
+
+        return mistaken(self, "the hook of a mapped register", error)
 
     def _memory(self, index: int) -> memoryview:
         """The bytes of a mappable region; a polled one is mapped from now on. KeyError for any other."""
@@ -172,8 +203,16 @@ class DeviceModel:
                     self._store.clear(self._name, index)
                 else:
                     zero(self.memories[index])
-            self.on_reset()
-            self._polling.refresh()
+            try:
+                self.on_reset()
+            except (VfioError, MemoryError):
+                raise
+            except FAILURES as error:
+                from uvfio.kit.explain import mistaken
+
+                raise mistaken(self, "on_reset", error) from error
+            finally:
+                self._polling.refresh()
 
     def unplug(self) -> None:
         """The device is gone: nothing answers, nothing is sent. Its memory goes back to the store."""
@@ -193,6 +232,14 @@ class DeviceModel:
         self._polling.stop()
         self._store.release(self._name)
         self._take_memory()
+
+    def _lost(self, irq: str, vector: int, reason: str, pending: bool = False) -> None:
+        """Tell the observer that an interrupt is not sent, and whether it will be."""
+        observer = None if self.observed is None else self.observed.observer
+        if observer is not None:
+            from uvfio.core.events import InterruptLost
+
+            observer(InterruptLost(self._name, irq, vector, reason, pending))
 
     def _reset_bus(self) -> None:
         """Reset what is beside registers and memory: configuration, power, interrupts."""
@@ -223,7 +270,8 @@ class DeviceModel:
     def _check_hooks(cls, maps: Iterable[type[RegisterMap]], where: str) -> None:
         """ValueError for a hook of a register that is in none of ``maps``, which are behind ``where``."""
         known = {register for m in maps for register in m.registers.values()}
-        for register, kind in hooks_of(cls):
+        for (register, kind), hook in hooks_of(cls).items():
+            check_hook(cls, hook, register, kind, isinstance(register, RegisterArray))
             if register not in known:
                 raise ValueError(
                     f"{cls.__name__}: on_{kind} of register {register.name}, "

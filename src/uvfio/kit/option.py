@@ -49,6 +49,17 @@ class Option(Generic[T]):
         *,
         check: Callable[[T], str] | None = None,
     ) -> None:
+        if kind not in _KINDS:
+            raise TypeError(f"Option({kind!r}, ...): the type is bool, int, float or str")
+        if not isinstance(default, (int, float) if kind is float else kind) or (
+            isinstance(default, bool) and kind is not bool
+        ):
+            raise TypeError(
+                f"Option({kind.__name__}, {default!r}, ...): the default is not {_KINDS[kind]}"
+            )
+        problem = check(default) if check else ""
+        if problem:
+            raise ValueError(f"Option({kind.__name__}, {default!r}, ...): the default {problem}")
         self.name = ""
         self.kind = kind
         self.default = default
@@ -115,13 +126,18 @@ def resolve(
         if key not in options:
             known = f"it takes {', '.join(options)}" if options else "it takes no options"
             raise ConfigError(
-                f"{where}: {key} {given[key]!r} is not an option of this model",
+                f"{where}: {_word(key)} {given[key]!r} is not an option of this model",
                 suggest(key, options) or known,
             )
     return {
         name: option.parse(given[name], where) if name in given else option.default
         for name, option in options.items()
     }
+
+
+def _word(key: str) -> str:
+    """A key as it was written; quoted where it is no word."""
+    return key if key.isidentifier() else repr(key)
 
 
 def suggest(word: str, known: Mapping[str, object]) -> str:

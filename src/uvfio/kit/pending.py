@@ -17,7 +17,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uvfio.errors import DmaFault, Unsupported
+from uvfio.errors import DmaFault, Unsupported, VfioError
+from uvfio.kit.mistake import FAILURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,9 @@ class _Model(Protocol):
 
     lock: Any
     clock: Clock
+
+    @property
+    def name(self) -> str: ...
 
 
 class PendingCalls:
@@ -129,6 +133,14 @@ class _PendingCall:
                     self._callback()
                 except DmaFault:
                     pass  # recorded; the device's own business ends here
+                except (VfioError, MemoryError):
+                    raise
+                except FAILURES as error:
+                    from uvfio.kit.explain import mistaken
+
+                    called = getattr(self._callback, "__qualname__", repr(self._callback))
+                    what = f"{called}, called by after(),"
+                    raise mistaken(self._all.model, what, error) from error
 
     def describe(self) -> tuple[float, str, tuple[int, ...]]:
         """See ``PendingCalls.export``."""

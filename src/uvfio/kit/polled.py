@@ -9,6 +9,17 @@ sees, which is compared with its last contents every few milliseconds (``Store.w
     program stores               found by the next look: a write of that register, then the shadow shows what is
                                  read (which may be something else: a register that cannot be read is blank again)
 
+Order. No store takes effect before what the same program stored earlier. A look copies the shadows of all maps of
+the device that are mapped, until two copies agree: on x86-64 stores become visible in order, so what precedes a store
+that is in the first copy is in the second. Then all registers that changed are stored, and only then are their
+``on_write`` hooks called, in ascending order of offsets: a doorbell's hook finds the addresses that were stored before
+it, at whatever offset. A reset by a hook drops the hooks still to come, because it has wiped what was stored with
+them. A hook that raises ends the look; the next one goes on with the hooks that were left.
+
+A program that stores without pause prevents copies that agree. After ``TRIES`` of them: if one unit alone changes, its
+value of the last copy but one is taken, since the copies before and after prove the order; if several do, nothing is
+taken until the next look.
+
 Units. A register is one unit as wide as itself, or units of its widest access if it takes none so wide. Units are
 looked at in ascending order of offsets. A unit that differs from what was last shown was stored to, and is
 written as a whole; if only one half of 8 bytes differs and the register takes accesses of 4 bytes, that half is.
@@ -21,19 +32,23 @@ So registers where a 1 clears (``w1c``) cannot be polled, and a hook that suppli
 without effect: it is called at each look. Registers behind an index register, or cleared by reading, should not be.
 
 The hand-over of each value is one aligned store. A store of the program that comes between the moment when
-the shadow is compared and the one when it is changed, some 100 ns, is lost.
+the shadow is compared and the one when it is changed, some 100 ns, is lost; so is the second of two stores of one
+value to a register that cannot be read, if it comes between the copy and the blanking, some microseconds.
 
-``MappedRegisters`` is one map while it is mapped; ``Polling`` is a model's, mapped or not. It is polled by the serving
-loop, under the model's lock as timers do, or the thread that accesses the device; never two at a time. It starts no
-thread and keeps no time.
+``MappedRegisters`` is one map while it is mapped; ``Looking`` looks at those of one device together; ``Polling`` is a
+model's, mapped or not. It is polled by the serving loop, under the model's lock as timers do, or the thread that
+accesses the device; never two at a time. It starts no thread and keeps no time.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uvfio.errors import DmaFault
+from uvfio.errors import DmaFault, VfioError
+from uvfio.kit.mistake import FAILURES
 from uvfio.kit.register import RegisterMap
 
 if TYPE_CHECKING:
@@ -42,9 +57,20 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Store
     from uvfio.kit.window import Window
 
-__all__ = ["POLLED", "MappedRegisters", "Polling", "check_mapped", "kind_of_mapping"]
+__all__ = [
+    "POLLED",
+    "TRIES",
+    "Looking",
+    "MappedRegisters",
+    "Polling",
+    "check_mapped",
+    "kind_of_mapping",
+]
 
 POLLED = "polled"
+
+TRIES = 16
+"""How many pairs of copies a look compares."""
 
 _PIECE = 1 << 16
 _HALF = 0xFFFFFFFF
@@ -87,10 +113,17 @@ class _Values(list[int]):
 class _Unit:
     """One word of the shadow. ``shown`` is what it has unless a program stored something else."""
 
-    __slots__ = ("at", "computed", "halves", "offset", "shown", "size", "words")
+    __slots__ = ("at", "blind", "computed", "halves", "offset", "shown", "size", "words")
 
     def __init__(
-        self, offset: int, size: int, words: memoryview, halves: bool, computed: bool
+        self,
+        offset: int,
+        size: int,
+        words: memoryview,
+        *,
+        halves: bool,
+        computed: bool,
+        blind: bool,
     ) -> None:
         self.offset = offset
         self.size = size
@@ -98,13 +131,108 @@ class _Unit:
         self.at = offset // size
         self.halves = halves
         self.computed = computed
+        self.blind = blind  # cannot be read
         self.shown: int = words[self.at]
+
+
+class Looking:
+    """Processes what programs have stored in the maps of one device; the module's head has the order."""
+
+    __slots__ = ("_busy", "_due", "_failed", "maps")
+
+    def __init__(self, failed: Callable[[BaseException], Exception] | None = None) -> None:
+        """``failed`` makes what is raised for a mistake in a hook of it; without, hooks raise what they raise."""
+        self._failed = failed
+        self.maps: list[MappedRegisters] = []
+        self._busy = Lock()
+        self._due: deque[Callable[[], object]] = deque()
+
+    def look(self) -> bool:
+        """Process what is found; returns whether there was something. Does nothing inside itself."""
+        if not self._busy.acquire(blocking=False):
+            return False
+        try:
+            found = bool(self._due)
+            self._run_due()
+            if not self._is_shown(first := self._copy()):
+                found = True
+                copies = self._settled(first)
+                if copies is not None:
+                    self._take(copies)
+            for mapped in self.maps:
+                mapped.settle()
+            return found
+        finally:
+            self._busy.release()
+
+    def finish(self) -> None:
+        """Look for the last time. Errors of hooks are raised when all hooks have been called."""
+        errors = []
+        while True:
+            try:
+                self.look()
+            except Exception as error:
+                errors.append(error)
+            if not self._due:
+                break
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} register hooks failed", errors)
+
+    def drop_hooks(self) -> None:
+        """Do not call the hooks that are still to be called."""
+        self._due.clear()
+
+    def _copy(self) -> list[bytes]:
+        return [mapped.copy() for mapped in self.maps]
+
+    def _is_shown(self, copies: list[bytes]) -> bool:
+        return all(mapped.is_shown(copy) for mapped, copy in zip(self.maps, copies, strict=True))
+
+    def _settled(self, copies: list[bytes]) -> list[bytes] | None:
+        """The stores of one moment, or None while there is no such copy."""
+        before = copies
+        for _ in range(TRIES):
+            again = self._copy()
+            if again == copies:
+                return copies
+            before, copies = copies, again
+        after = self._copy()
+        moving = 0
+        for mapped, *versions in zip(self.maps, before, copies, after, strict=True):
+            moving += mapped.count_moving(versions)
+        return copies if moving <= 1 else None
+
+    def _take(self, copies: list[bytes]) -> None:
+        changes = [mapped.note(copy) for mapped, copy in zip(self.maps, copies, strict=True)]
+        for mapped, changed in zip(self.maps, changes, strict=True):
+            mapped.store(changed, self._due)
+        self._run_due()
+
+    def _run_due(self) -> None:
+        while self._due:
+            try:
+                self._due.popleft()()
+            except DmaFault:
+                pass  # recorded; the write was posted
+            except (VfioError, MemoryError):
+                raise
+            except FAILURES as error:
+                if self._failed is None:
+                    raise
+                raise self._failed(error) from error
+
+
+_Change = tuple[_Unit, int, int]
+"""A unit, what is stored in it, and what it showed before."""
 
 
 class MappedRegisters:
     """A window on ``registers`` whose shadow is ``memory``, at least as long as they are.
 
-    ``write(offset, value, size)`` is how a store found in the shadow reaches the device.
+    ``write(offset, value, size)`` is how a store found in the shadow reaches the device. ``looking`` looks at this map
+    together with others of the device.
     """
 
     __slots__ = (
@@ -125,10 +253,11 @@ class MappedRegisters:
         registers: RegisterMap,
         memory: memoryview,
         write: Callable[[int, int, int], None],
+        looking: Looking | None = None,
     ) -> None:
         self.registers = registers
         self._write = write
-        self._looking = Lock()
+        self._looking = looking or Looking()
         self._memory = memory
         self._span = memory[: -(-registers.span // 8) * 8]
         self._blank(0, len(memory))
@@ -140,6 +269,7 @@ class MappedRegisters:
         self._gaps = self._find_gaps()
         registers.values = _Values(registers.values, self._changed)
         self._changed(None)
+        self._looking.maps.append(self)
 
     # -- Window ----------------------------------------------------------------------------------
 
@@ -162,22 +292,57 @@ class MappedRegisters:
     # -- the shadow ------------------------------------------------------------------------------
 
     def look(self) -> bool:
-        """Process what programs have stored; returns whether there was something. Does nothing inside itself."""
-        if not self._looking.acquire(blocking=False):
-            return False
+        """``Looking.look``: at this map and the others of the device."""
+        return self._looking.look()
+
+    def copy(self) -> bytes:
+        """What the shadow has now."""
+        return bytes(self._span)
+
+    def is_shown(self, copy: bytes) -> bool:
+        """Whether ``copy`` is what was last shown."""
+        return copy == self._copy
+
+    def count_moving(self, copies: list[bytes]) -> int:
+        """In how many units the copies differ."""
+        first, *others = copies
+        count = 0
+        for unit in self._units:
+            here = slice(unit.offset, unit.offset + unit.size)
+            count += any(other[here] != first[here] for other in others)
+        return count
+
+    def note(self, copy: bytes) -> list[_Change]:
+        """The changes in ``copy``. From here on a difference is another store."""
+        if self.is_shown(copy):
+            return []
+        view = memoryview(copy)
+        casts = {1: view, 2: view.cast("H"), 4: view.cast("I"), 8: view.cast("Q")}
+        changes = []
+        for unit in self._units:
+            stored = casts[unit.size][unit.at]
+            if stored != unit.shown:
+                changes.append((unit, stored, unit.shown))
+                self._note(unit, stored)
+                if unit.blind:
+                    self._show(unit)
+        for start, end in self._gaps:
+            self._blank(start, end)
+        return changes
+
+    def store(self, changes: list[_Change], due: deque[Callable[[], object]]) -> None:
+        """Write the changes to the registers; add the hooks to be called to ``due``, and errors, which they raise."""
+        self.registers.due = due
         try:
-            if bytes(self._span) == self._copy:
-                self.settle()
-                return False
-            for unit in self._units:
-                if unit.words[unit.at] != unit.shown:
-                    self._take(unit)
-            for start, end in self._gaps:
-                self._blank(start, end)
-            self.settle()
-            return True
+            for unit, stored, before in changes:
+                try:
+                    self._store(unit, stored, before)
+                except Exception as error:
+                    due.append(partial(_raise, error))
+                finally:
+                    self._show(unit)
         finally:
-            self._looking.release()
+            self.registers.due = None
 
     def settle(self) -> None:
         """Show what hooks supply now."""
@@ -195,25 +360,17 @@ class MappedRegisters:
                 unit.words[unit.at] = unit.shown
 
     def end(self) -> None:
-        """The last mapping is gone: process the last stores."""
-        try:
-            self.look()
-        finally:
-            self.registers.values = list(self.registers.values)
+        """The last mapping is gone."""
+        self.registers.values = list(self.registers.values)
 
-    def _take(self, unit: _Unit) -> None:
-        stored, before = unit.words[unit.at], unit.shown
+    def _store(self, unit: _Unit, stored: int, before: int) -> None:
         offset, value, size = unit.offset, stored, unit.size
         if unit.halves:
             if not (stored ^ before) & _HALF:
                 offset, value, size = offset + 4, value >> 32, 4
             elif not (stored ^ before) >> 32:
                 value, size = value & _HALF, 4
-        self._note(unit, stored)  # from here on a difference is another store
-        try:
-            self._write(offset, value, size)
-        finally:
-            self._show(unit)
+        self._write(offset, value, size)
 
     def _show(self, unit: _Unit) -> None:
         try:
@@ -252,9 +409,15 @@ class MappedRegisters:
             if not sizes:
                 continue  # no access fits: it is like no register
             size = max(sizes)
-            computed = registers.is_computed(start)
             units = [
-                _Unit(offset, size, casts[size], size == 8 and 4 in sizes, computed)
+                _Unit(
+                    offset,
+                    size,
+                    casts[size],
+                    halves=size == 8 and 4 in sizes,
+                    computed=registers.is_computed(start),
+                    blind=register.access == "wo",
+                )
                 for offset in range(start, start + register.size, size)
             ]
             self._units += units
@@ -271,6 +434,10 @@ class MappedRegisters:
         return gaps
 
 
+def _raise(error: Exception) -> None:
+    raise error
+
+
 class _Model(Protocol):
     """A model with polled registers."""
 
@@ -284,11 +451,20 @@ class Polling:
     """The polled registers of one model, by region number.
 
     ``windows`` is the model's list of what answers; a map that is mapped is replaced there by its
-    ``MappedRegisters``. ``write(index, offset, value, size)`` is an access as from a call. ``shadows`` is their
-    memory, which the model fills in.
+    ``MappedRegisters``. ``write(index, offset, value, size)`` is an access as from a call, ``failed(error)`` makes
+    what is raised for a mistake in a hook. ``shadows`` is their memory, which the model fills in.
     """
 
-    __slots__ = ("_mapped", "_model", "_stop", "_store", "_windows", "_write", "shadows")
+    __slots__ = (
+        "_looking",
+        "_mapped",
+        "_model",
+        "_stop",
+        "_store",
+        "_windows",
+        "_write",
+        "shadows",
+    )
 
     def __init__(
         self,
@@ -296,6 +472,7 @@ class Polling:
         store: Store,
         windows: list[Window],
         write: Callable[[int, int, int, int], None],
+        failed: Callable[[BaseException], Exception] | None = None,
     ) -> None:
         self._model = model
         self._store = store
@@ -303,6 +480,7 @@ class Polling:
         self._write = write
         self.shadows: dict[int, memoryview] = {}
         self._mapped: dict[int, MappedRegisters] = {}
+        self._looking = Looking(failed)
         self._stop: Callable[[], None] | None = None
 
     def start(self, index: int) -> memoryview:
@@ -318,7 +496,7 @@ class Polling:
         def write(offset: int, value: int, size: int) -> None:
             self._write(index, offset, value, size)
 
-        mapped = MappedRegisters(registers, shadow, write)
+        mapped = MappedRegisters(registers, shadow, write, self._looking)
         self._mapped[index] = self._windows[index] = mapped
         if self._stop is None:
             self._stop = self._store.watch(self.look)
@@ -330,24 +508,24 @@ class Polling:
             self._stop()
             self._stop = None
         mapped, self._mapped = self._mapped, {}
-        for index, registers in mapped.items():
-            try:
+        try:
+            self._looking.finish()
+        finally:
+            for index, registers in mapped.items():
                 registers.end()
-            finally:
                 self._windows[index] = registers.registers
+            self._looking.maps.clear()
 
     def end(self) -> None:
         """The device is gone: stop, and drop the shadows."""
+        self._looking.drop_hooks()
         self.stop()
         self.shadows.clear()
 
     def look(self) -> bool:
         """Process what programs have stored; returns whether there was something."""
-        found = False
         with self._model.lock:
-            for registers in tuple(self._mapped.values()):
-                found |= registers.look()
-        return found
+            return self._looking.look()
 
     def settle(self) -> None:
         """Update computed registers in the shadows, before an interrupt reports their change."""
@@ -355,6 +533,7 @@ class Polling:
             registers.settle()
 
     def refresh(self) -> None:
-        """After a reset."""
+        """After a reset: what it has wiped must not reach a hook."""
+        self._looking.drop_hooks()
         for registers in self._mapped.values():
             registers.refresh()

@@ -9,7 +9,9 @@ Theory of operation. A class body lists registers the way a data sheet does::
 
 On the class, ``TimerRegisters.control`` is the ``Register``: offset, size, fields, ``decode``. On an
 instance it is the value, an ``int`` that may be read and assigned (the silicon's own access: no access
-rule, no hook). ``read`` and ``write`` are accesses from the bus and obey the rules:
+rule, no hook). What is assigned has at most one bit more than the register, which is dropped, so that counters
+and sums wrap; anything wider is a ValueError, and a name that the class does not have an AttributeError.
+``read`` and ``write`` are accesses from the bus and obey the rules:
 
 - ``rw`` stores the bits of ``writable`` (default: all); ``ro`` ignores writes; ``wo`` stores and reads as
   absent; ``w1c`` clears the bits that are written as 1.
@@ -17,6 +19,8 @@ rule, no hook). ``read`` and ``write`` are accesses from the bus and obey the ru
   given the old and the new value and returns the one to keep; ``@register.on_write`` the one that is called
   with the word written when it has been stored. A method of the map is called on the map, a method of the
   map's owner (a model) on the owner. For an array the index comes first.
+- While ``due`` is a queue, calls of ``on_write`` are added to it instead of being made: several registers are then
+  stored before the first hook is called (``polled.py``).
 - An access of a register's own size costs a lookup and a call. Any other is composed of byte lanes: each
   register that it touches is accessed once, in ascending order. Lanes not written keep their value (0 in
   ``w1c`` and ``wo``), bytes of no register read as ``absent`` and ignore writes. A register refuses the widths
@@ -32,7 +36,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from uvfio.kit.description import (
     MARKS,
@@ -45,6 +50,10 @@ from uvfio.kit.description import (
     Register,
     RegisterArray,
 )
+from uvfio.kit.mistake import check_hook
+
+if TYPE_CHECKING:
+    from collections import deque
 
 __all__ = [
     "Access",
@@ -56,6 +65,7 @@ __all__ = [
     "RegisterMap",
 ]
 
+_set = object.__setattr__
 _Reader = Callable[["RegisterMap"], int]
 _Writer = Callable[["RegisterMap", int], None]
 _Hook = Callable[..., int]  # what on_write returns is ignored
@@ -112,6 +122,9 @@ class RegisterMap:
     _offsets: ClassVar[list[int]] = []
     _initial: ClassVar[list[int]] = []
     _dispatch: ClassVar[dict[type, _Tables]] = {}
+    _names: ClassVar[frozenset[str]] = frozenset(
+        ("owner", "values", "due", "_tables", "_readers", "_writers")
+    )
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -126,7 +139,7 @@ class RegisterMap:
         for name, value in vars(cls).items():
             found.pop(name, None)
             if isinstance(value, Description):
-                if hasattr(RegisterMap, name) or name == "values" or name == "owner":
+                if hasattr(RegisterMap, name) or name in ("values", "owner", "due"):
                     raise ValueError(f"{cls.__name__}.{name}: the name is taken by RegisterMap")
                 if value.slot >= 0 or value.name != name:
                     raise ValueError(f"{cls.__name__}.{name}: declared before, as {value.name}")
@@ -155,10 +168,15 @@ class RegisterMap:
         cls._offsets = [at for at, _, _ in elements]
         cls._initial = initial
         cls._dispatch = {}
+        annotated = getattr(cls, "__annotations__", {})
+        cls._names = cls._names | frozenset(vars(cls)) | frozenset(annotated)
+        for (register, kind), hook in hooks_of(cls).items():
+            check_hook(cls, hook, register, kind, isinstance(register, RegisterArray))
 
     def __init__(self, owner: object = None) -> None:
         self.owner = owner
         self.values = list(self._initial)
+        self.due: deque[Callable[[], object]] | None = None
         kind = type(owner)
         tables = self._dispatch.get(kind)
         if tables is None:
@@ -167,6 +185,17 @@ class RegisterMap:
         self._tables = tables
         self._readers = tables.sized_readers
         self._writers = tables.sized_writers
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in self._names:
+            from uvfio.kit.option import suggest
+
+            near = suggest(name, self.registers)
+            raise AttributeError(
+                f"{type(self).__name__} has no register {name!r}"
+                + (f", {near}" if near else ": an attribute of its own is declared in the class")
+            )
+        _set(self, name, value)
 
     def reset(self) -> None:
         """Every register takes its reset value; no hook is called."""
@@ -335,7 +364,11 @@ def _make_writer(element: _Element, on_map: _Hooks, on_owner: _Hooks) -> _Writer
         if on_store is not None:
             new = on_store(regs, old, new) & mask
         regs.values[slot] = new
-        if on_write is not None:
+        if on_write is None:
+            return
+        if regs.due is None:
             on_write(regs, value)
+        else:
+            regs.due.append(partial(on_write, regs, value))
 
     return write

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uvfio.core.bus import DtProperty
 from uvfio.drivers.platform.hardware import Origin, PlatformInterrupt, PlatformRegion, Resources
 from uvfio.errors import ConfigError
-from uvfio.machine.spec import DeviceSpec, parse_number, parse_size
+from uvfio.machine.spec import MAX_NAME, DeviceSpec, parse_number, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -43,11 +43,17 @@ class NodeSpec(NamedTuple):
 def check_path(path: str, source: str = "") -> None:
     """ConfigError unless ``path`` is the full path of a node ("/soc/timer@10010000")."""
     prefix = f"{source}: " if source else ""
+    if len(path) > MAX_NAME:
+        raise ConfigError(
+            f"{prefix}address {path[:60]!r}... has {len(path)} characters",
+            f"a path has at most {MAX_NAME}, because the name of the device is made of it",
+        )
     parts = path.split("/")
     for part in parts[1:]:
         name, at, unit = part.partition("@")
         if (
             not 0 < len(name) <= _LONGEST
+            or name in (".", "..")
             or not _NAME.issuperset(name)
             or (at and (not unit or not _NAME.issuperset(unit)))
         ):

@@ -16,6 +16,11 @@ its slot: pulling it out forgets it at once, even where the framework still wait
 a group are behind one IOMMU. A function has a bus reset exactly while it is alone behind a bridge. A virtual
 function is there exactly while its physical one has it (``machine/sriov.py``).
 
+Names become files that programs see. Whoever gives a name, a description, a request at the control socket or Python,
+it is checked before anything changes: drivers and IOMMUs have letters, digits, "-" and "_", at most 255 of them
+(``spec.check_driver``); PCI addresses are numbers (``spec.parse_address``); the path of a node has at most 255
+characters, and no part of it is "", "." or ".." (``device_tree.check_path``); an option is one that its model declares.
+
 Structural calls come from one thread at a time (the one that serves the machine); ``unbind`` may wait in a
 thread of its own. A machine knows no files and no door: what programs see of it is ``machine/sysfs/tree.py``.
 """
@@ -33,27 +38,29 @@ from uvfio.errors import (
     Busy,
     ConfigError,
     InvalidArgument,
+    ModelError,
     NoSuchDevice,
     Unsupported,
 )
+from uvfio.kit.mistake import make
 from uvfio.kit.pci.model import PciModel
 from uvfio.machine.binding import Binding
 from uvfio.machine.clock import ManualClock
 from uvfio.machine.firmware import Firmware
+from uvfio.machine.given import Given
 from uvfio.machine.open import open_node
 from uvfio.machine.slot import Slot
 from uvfio.machine.spec import (
     NO_DRIVER,
     NO_IOMMU,
     UNIT_NAME,
-    VFIO_DRIVERS,
     DeviceSpec,
     IommuSpec,
     MachineSpec,
+    check_driver,
     check_iommu,
     default_machine,
     parse_address,
-    parse_device,
     place,
 )
 from uvfio.machine.store import ByteStore
@@ -69,6 +76,7 @@ if TYPE_CHECKING:
     from uvfio.core.waiting import Wait
     from uvfio.fops.file import File
     from uvfio.kit.platform.model import PlatformModel
+    from uvfio.machine.given import GivenDevice
     from uvfio.machine.platform import PlatformBus
 
 __all__ = ["Machine"]
@@ -78,7 +86,9 @@ class Machine:
     """See the module's head.
 
     ``Machine()`` is the default machine, ``Machine(spec)`` the one described, and ``Machine(iommu=...,
-    devices=[...])`` describes it in place; a device may be a ``DeviceSpec`` or a string as for ``-d``.
+    devices=[...])`` describes it in place; a device may be a ``DeviceSpec``, a string as for ``-d``, or the class of a
+    model. A relative ``path.py:Class`` is relative to ``folder``, by default the current one of the process; a test
+    gives ``folder=os.path.dirname(__file__)``.
     ``iommus`` are further IOMMUs by name, for devices that choose one.
     ``clock`` and ``store`` come from the door; in-process defaults keep memory in bytearrays and stand
     still until ``machine.clock.advance(seconds)``. ``observer`` takes the framework's events (``core/events.py``).
@@ -90,13 +100,15 @@ class Machine:
         spec: MachineSpec | None = None,
         *,
         iommu: IommuSpec | None = None,
-        devices: Iterable[DeviceSpec | str] | None = None,
+        devices: Iterable[GivenDevice] | None = None,
         iommus: Mapping[str, IommuSpec] | None = None,
         clock: Clock | None = None,
         store: Store | None = None,
         observer: Observer | None = None,
         processors: int = 1,
+        folder: str = "",
     ) -> None:
+        self._given = Given(folder)
         in_place = iommu is not None or devices is not None or iommus is not None
         if spec is not None and in_place:
             raise InvalidArgument(
@@ -105,7 +117,7 @@ class Machine:
         if spec is None and not in_place:
             spec = default_machine()
         elif spec is None:
-            described = (parse_device(d) if isinstance(d, str) else d for d in devices or ())
+            described = (self._given.spec(device) for device in devices or ())
             spec = MachineSpec(iommu or IommuSpec(), tuple(described), iommus or {})
         self.clock: Clock = clock if clock is not None else ManualClock()
         self.store: Store = store if store is not None else ByteStore()
@@ -189,12 +201,17 @@ class Machine:
 
     # -- hot plug --------------------------------------------------------------------------------
 
-    def plug(self, spec: DeviceSpec | str, driver: str | None = None) -> Slot:
+    def plug(
+        self,
+        spec: GivenDevice,
+        driver: str | None = None,
+    ) -> Slot:
         """Add a device; ``driver`` gets it instead of the one that it was described with. ConfigError, or what its
         model or the framework refuse; then nothing changed."""
-        if isinstance(spec, str):
-            spec = parse_device(spec)
+        spec = self._given.spec(spec)
         check_iommu(spec, self.units)
+        if driver is not None:
+            check_driver(driver, spec.bus, spec.source)
         taken = [str(slot.spec.address) for slot in self._slots.values()]
         groups = (group.number for group in self.framework.groups)
         (spec,) = place([spec], taken=taken, groups=groups)
@@ -210,6 +227,8 @@ class Machine:
     def _plug(self, spec: DeviceSpec, driver: str | None = None) -> Slot:
         try:
             slot = Slot(spec, self._make(spec))
+        except ModelError:
+            raise  # names a line of the model already
         except ConfigError as error:  # a model says what is wrong, not in which file
             where = "" if spec.source.startswith("-d") else spec.source
             if where and where not in str(error):
@@ -221,7 +240,8 @@ class Machine:
         """Add the virtual function of ``pf`` that ``spec`` describes (for ``machine/sriov.py``)."""
         assert spec.address is not None
         try:
-            function = model(
+            function = make(
+                model,
                 spec.address,
                 group=spec.group,
                 unit=self._unit_for(spec),
@@ -239,6 +259,7 @@ class Machine:
     def _insert(self, slot: Slot, driver: str | None = None) -> Slot:
         """A device comes into its slot and gets ``driver``, or the one that it was described with."""
         device = slot.device
+        device.observed = self.framework
         try:
             if isinstance(device, PciModel):
                 self._firmware.set_up(device)
@@ -272,7 +293,8 @@ class Machine:
                     "its address is SSSS:BB:DD.F",
                 )
             try:
-                return model(
+                return make(
+                    model,
                     address,
                     group=spec.group,
                     unit=unit,
@@ -433,11 +455,10 @@ class Machine:
         """Give the device to ``driver`` (default: VFIO's for its bus). Busy while another driver has it."""
         slot = self.slot(address)
         wanted = slot.vfio_driver if driver is None else driver
-        if wanted != slot.vfio_driver and wanted in VFIO_DRIVERS.values():
-            raise InvalidArgument(
-                f"{wanted} does not take {slot.address}, which is on the {slot.device.bus} bus",
-                f"{slot.vfio_driver} does",
-            )
+        try:
+            check_driver(wanted, slot.device.bus, slot.address)
+        except ConfigError as wrong:
+            raise InvalidArgument(str(wrong), wrong.hint) from None
         if wanted == NO_DRIVER:
             raise InvalidArgument(
                 "none is not a driver", f"to take the driver away: unbind {slot.address}"

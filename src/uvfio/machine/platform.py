@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from uvfio.drivers.platform.driver import VfioPlatformDriver
 from uvfio.errors import ConfigError
+from uvfio.kit.mistake import make
 from uvfio.kit.platform.model import PlatformModel
 from uvfio.machine.device_tree import platform_name
 
@@ -75,7 +76,8 @@ class PlatformBus:
                             f"{theirs.address:#x}+{theirs.size:#x} of {theirs.origin.path}"
                         )
         try:
-            return model(
+            return make(
+                model,
                 name,
                 resources=resources,
                 group=spec.group,

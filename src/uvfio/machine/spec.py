@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_DRIVER",
+    "MAX_NAME",
     "NO_DRIVER",
     "NO_IOMMU",
     "PLATFORM_DRIVER",
@@ -37,8 +38,10 @@ __all__ = [
     "DeviceSpec",
     "IommuSpec",
     "MachineSpec",
+    "check_driver",
     "check_iommu",
     "default_machine",
+    "in_folder",
     "parse_address",
     "parse_device",
     "parse_number",
@@ -54,6 +57,7 @@ NO_DRIVER = "none"
 UNIT_NAME = "iommu0"  # of the machine's first IOMMU
 NO_IOMMU = "none"  # what a device says that has none
 MAX_GROUP = 2**31 - 1  # programs read the number with %d
+MAX_NAME = 255  # NAME_MAX of Linux: the names become those of files
 _HEX = frozenset("0123456789abcdefABCDEF")
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _UNSAID = "\0"  # no driver is named: the VFIO driver of the bus
@@ -146,15 +150,9 @@ class DeviceSpec:
         if self.group is not None:
             _within(where, "group", self.group, 0, MAX_GROUP)
         _within(where, "numvfs", self.numvfs, 0, 0xFFFF)
-        own = VFIO_DRIVERS[self.bus]
         if self.driver == _UNSAID:
-            object.__setattr__(self, "driver", own)
-        hint = f"{own}, {NO_DRIVER}, or the name of a host driver"
-        if not self.driver or not _NAME.issuperset(self.driver):
-            raise _error(where, "driver", self.driver, "is not a driver's name", hint)
-        if self.driver != own and self.driver in VFIO_DRIVERS.values():
-            problem = f"does not take devices of the {self.bus} bus"
-            raise _error(where, "driver", self.driver, problem, hint)
+            object.__setattr__(self, "driver", VFIO_DRIVERS[self.bus])
+        check_driver(self.driver, self.bus, where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +168,35 @@ class MachineSpec:
 
     def __post_init__(self) -> None:
         for name, unit in self.iommus.items():
-            if not name or name in (UNIT_NAME, NO_IOMMU) or not _NAME.issuperset(name):
+            if name in (UNIT_NAME, NO_IOMMU) or not _is_name(name):
                 problem = "is not a name for a further IOMMU"
                 raise _error(unit.source, "name", name, problem, "letters, digits, - and _")
         for dev in self.devices:
             check_iommu(dev, self.iommus)
         object.__setattr__(self, "devices", place(self.devices))
+
+
+def check_driver(driver: str, bus: str, source: str = "") -> None:
+    """ConfigError unless ``driver`` is "none" or can be a driver of ``bus``, that is the name of a folder in sysfs."""
+    own = VFIO_DRIVERS[bus]
+    hint = f"{own}, {NO_DRIVER}, or the name of a host driver: letters, digits, - and _"
+    if not _is_name(driver):
+        raise _error(source, "driver", driver, "is not a driver's name", hint)
+    if driver != own and driver in VFIO_DRIVERS.values():
+        raise _error(source, "driver", driver, f"does not take devices of the {bus} bus", hint)
+    for real in VFIO_DRIVERS.values():
+        if driver != real and _letters(driver) == _letters(real):
+            raise _error(
+                source, "driver", driver, "is not how the driver is spelt", f"write {real}"
+            )
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= MAX_NAME and _NAME.issuperset(text)
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def check_iommu(dev: DeviceSpec, names: Iterable[str]) -> None:
@@ -312,6 +333,14 @@ def parse_device(text: str) -> DeviceSpec:
     )
 
 
+def in_folder(model: str, folder: str) -> str:
+    """``model`` as it is written in ``folder``: a relative path.py:Class is relative to that."""
+    file, colon, _ = model.rpartition(":")
+    if folder and colon and file.endswith(".py") and not file.startswith("/"):
+        return f"{folder.rstrip('/')}/{model}" if folder != "/" else f"/{model}"
+    return model
+
+
 def _split_address(text: str) -> tuple[str, str, str]:
     """Model, "@" if there is an address, and the address. Paths of files and of nodes may have an @ in them."""
     at = text.find("@/")
@@ -368,5 +397,8 @@ def _within(source: str, key: str, value: int, low: int, high: int) -> None:
 
 def _error(source: str, key: str, value: object, problem: str, hint: str = "") -> ConfigError:
     prefix = f"{source}: " if source else ""
-    shown = "" if value == "" else f" {value!r}"
+    text = repr(value)
+    shown = (
+        "" if value == "" else f" {text}" if len(text) <= 80 else f" {text[:60]}... ({len(text)})"
+    )
     return ConfigError(f"{prefix}{key}{shown} {problem}", hint)

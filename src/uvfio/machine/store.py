@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.errors import Busy
+from uvfio.errors import Busy, NoMemory
 from uvfio.kit.window import zero
 
 if TYPE_CHECKING:
@@ -30,10 +30,14 @@ class ByteStore:
     def allocate(
         self, device: str, sizes: Mapping[int, int], late: Collection[int] = ()
     ) -> Mapping[int, memoryview]:
-        """Zeroed memory for each region. Busy when ``device`` has some already."""
+        """Zeroed memory for each region. Busy when ``device`` has some already, NoMemory."""
         if device in self._memory:
             raise Busy(f"{device} has memory already")
-        views = {index: memoryview(bytearray(size)) for index, size in sizes.items()}
+        try:
+            views = {index: memoryview(bytearray(size)) for index, size in sizes.items()}
+        except MemoryError:
+            total = sum(sizes.values())
+            raise NoMemory(f"{device}: there are no {total:#x} bytes for its memory") from None
         self._memory[device] = views
         return views
 

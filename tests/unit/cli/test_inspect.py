@@ -259,3 +259,46 @@ def test_at_a_terminal_there_is_style_and_no_color_takes_the_colours_away() -> N
     assert b"\x1b[36m" in terminal("show", "6:d.0", NO_COLOR="")
     assert b"\x1b[36m" not in terminal("show", "6:d.0", NO_COLOR="1")
     assert b"\x1b" not in terminal("tree", TERM="dumb")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("regs = RegisterBar(0, Regs, size=16)", "mine.py:5: M: BAR 0: its registers need 0x18"),
+        ("def on_reset(self): self.x += 1", "mine.py:7: M.on_reset failed: AttributeError"),
+        ("def __init__(self): pass", "mine.py:7: M.__init__: TypeError"),
+        ("resets = 0\n  def on_reset(self):\n    self.n = 1 / (1 - getattr(self, 'n', 0))", "Zero"),
+    ],
+)
+@pytest.mark.parametrize("json", [[], ["--json"]])
+def test_models_finds_what_run_would_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], body: str, says: str, json: list[str]
+) -> None:
+    """The last one fails only when it is reset once more."""
+    (tmp_path / "mine.py").write_text(
+        "from uvfio.kit import *\nclass Regs(RegisterMap):\n  a = Register(0x0, doc='first')\n"
+        "  b = RegisterArray(0x8, 8, count=2, fields={'on': 0, 'n': (7, 4)})\n"
+        f"class M(PciModel):\n  vendor_id, device_id = 1, 2\n  {body}\n"
+    )
+    assert main(["models", f"{tmp_path}/mine.py:M", *json]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert says in said.err
+    assert "uvfio's" not in said.err
+    assert "Traceback" not in said.err
+
+
+def test_models_prints_registers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from uvfio.kit import *\nclass Regs(RegisterMap):\n  a = Register(0x0, doc='first')\n"
+        "  b = RegisterArray(0x8, 8, count=2, fields={'on': 0, 'n': (7, 4)})\n"
+        "class M(PciModel):\n  vendor_id, device_id = 1, 2\n  regs = RegisterBar(0, Regs)\n"
+    )
+    text = out(capsys, "models", f"{tmp_path}/mine.py:M")
+    assert text.split("\n\n")[1].splitlines() == [
+        "registers of regs:",
+        "OFFSET  SIZE  NAME  ACCESS  RESET  FIELDS AND USE",
+        "0x0     4     a     rw      0x0    first",
+        "0x8     8     b[2]  rw      0x0    on 0, n 7:4",
+    ]
+    assert "One PCI function" not in text  # the base class's own documentation

@@ -91,6 +91,9 @@ def test_model_files_are_relative_to_the_machine_file(tmp_path: Path) -> None:
         ),
         ("device=[{model='a',group=-3}]", "m.toml: device[0]: group -3 is out of range", ""),
         ("device=1", "m.toml: device = 1: expected array, got int", ""),
+        ("[device]\nmodel='a'", "m.toml: [device] is one table, and there may be", "[[device]]"),
+        ("[[iommu]]\ncoherent=true", "m.toml: [[iommu]] is a list, and there is one", "[iommu]"),
+        ("[[device_tree]]\na=1", "m.toml: [[device_tree]] is a list", "[device_tree]"),
         ("a = ", "m.toml: is not TOML: Invalid value (at end of document)", ""),
     ],
 )

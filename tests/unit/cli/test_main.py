@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+import uvfio
 from uvfio import __version__
 from uvfio.cli.main import VERBS, main
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def command(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -178,3 +177,34 @@ def test_as_a_command() -> None:
     done = command("lst")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "uvfio: there is no verb 'lst'\nhint: did you mean list?\n"
+
+
+@pytest.mark.parametrize(
+    "words", ["list", "models", "models edu", "--help", "--version", "tree --json", "run --help"]
+)
+def test_a_closed_stdout_is_one_line(words: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m uvfio {words} >&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "uvfio: stdout: Bad file descriptor\n"
+    assert done.returncode == (125 if words.startswith("run") else 1)
+
+
+def test_a_closed_stderr_leaves_stdout_alone() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m uvfio lst 2>&-"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_every_verb_that_a_text_names_exists() -> None:
+    root = Path(uvfio.__file__).parent
+    for file in [*root.rglob("*.py"), *(root.parents[1] / "docs").rglob("*.md")]:
+        named = re.findall(r"`uvfio ([a-z]+)", file.read_text())
+        assert set(named) <= {*VERBS, "help"}, file

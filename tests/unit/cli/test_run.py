@@ -12,6 +12,8 @@ import pytest
 
 from uvfio.cli import run as module
 from uvfio.cli.main import main
+from uvfio.cli.run import parse
+from uvfio.cli.usage import UsageError
 from uvfio.machine.spec import default_machine
 
 if TYPE_CHECKING:
@@ -169,3 +171,13 @@ def test_a_summary_goes_where_the_trace_goes(runner: Runner, tmp_path: Path) -> 
 def test_strict(runner: Runner) -> None:
     assert main(["run", "--strict", "prog"]) == 0
     assert runner.options["strict"] is True
+
+
+@pytest.mark.parametrize(
+    ("abi", "hint"), [("foo", "mainline"), ("mainlin", "did you mean mainline?"), ("", "2011")]
+)
+def test_an_unknown_abi_names_all(abi: str, hint: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(["--abi=" + abi, "true"])
+    assert "auto, 2011, mainline" in error.value.message
+    assert hint in error.value.hint

@@ -19,6 +19,7 @@ from uvfio.core.events import (
     GroupRemoved,
     Interrupt,
     MemoryExchanged,
+    InterruptLost,
     Observer,
 )
 from uvfio.core.irq import ReportedEvent
@@ -34,6 +35,7 @@ EXAMPLES: tuple[FrameworkEvent, ...] = (
     Fault("a", 0x9000, 4, True, "not mapped"),
     MemoryExchanged(0x9000, 0x1000, 0x7000, "nothing is mapped there now"),
     Interrupt("a", "MSI", 3),
+    InterruptLost("a", "MSI", 3, "bus mastering is off", False),
 )
 
 

@@ -15,6 +15,8 @@ from uvfio.kit.pending import PendingCalls
 
 
 class Model:
+    name = "0000:00:01.0"
+
     def __init__(self) -> None:
         self.lock = RLock()
         self.fake = FakeClock()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from support.model_world import ADDRESS, FakeStore, World, power_on
 from uvfio.core.bus import Activity
 from uvfio.drivers.pci.hardware import Bar, BarKind
-from uvfio.errors import DmaFault, NoSpace
+from uvfio.errors import DmaFault, ModelMistake, NoSpace
 from uvfio.kit.pci.bar import RegisterBar
 from uvfio.kit.pci.model import PciModel
 from uvfio.kit.platform.region import RegisterRegion
-from uvfio.kit.polled import MappedRegisters
+from uvfio.kit.polled import TRIES, MappedRegisters
 from uvfio.kit.register import Register, RegisterArray, RegisterMap
 from uvfio.models.edu import Edu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 SPARE = 0x20
 
@@ -211,7 +217,12 @@ def test_half_of_a_wide_register(
     program.model.regs.wide = 0x2_BBBB_BBBB
     sizes = []
     write = program.model.regs.write
-    program.model.regs.write = lambda o, v, s: (sizes.append((o, s)), write(o, v, s))  # type: ignore[func-returns-value,method-assign,assignment]
+
+    def record(offset: int, value: int, size: int) -> None:
+        sizes.append((offset, size))
+        write(offset, value, size)
+
+    object.__setattr__(program.model.regs, "write", record)
     program.store(0x10, stored, 8)
     program.look()
     assert program.model.log == written
@@ -292,6 +303,193 @@ def test_asleep_nothing_answers() -> None:
     assert program.look()
     assert program.model.log == []
     assert program.load(8) == 0
+
+
+# -- the order of stores -------------------------------------------------------------------------------
+
+
+class Doorbells(RegisterMap):
+    """Addresses on both sides of the doorbells."""
+
+    low = Register(0x00)
+    bell = Register(0x08, access="wo")
+    second = Register(0x0C)
+    high = Register(0x10)
+    restart = Register(0x18, access="wo")
+    last = Register(0x20, access="wo")
+    picky = Register(0x28)
+
+
+class Ordered(PciModel):
+    """Remembers what a doorbell's hook finds."""
+
+    vendor_id, device_id = 0x1234, 0x0002
+    regs = RegisterBar(0, Doorbells, mapped="polled")
+    more = RegisterBar(1, Regs, mapped="polled")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.found: list[tuple[object, ...]] = []
+        super().__init__(*args, **kwargs)
+
+    @Doorbells.bell.on_write
+    def rung(self, value: int) -> None:
+        self.found.append((value, self.regs.low, self.regs.high, self.more.plain))
+        if value == 0xB06:
+            raise RuntimeError("a bug")
+
+    @Doorbells.second.on_write
+    def rung_too(self, value: int) -> None:
+        self.found.append(("second", value))
+
+    @Doorbells.restart.on_write
+    def restarted(self, value: int) -> None:
+        self.found.append(("restart", value))
+        self.reset()
+
+    @Doorbells.last.on_write
+    def rung_last(self, value: int) -> None:
+        self.found.append(("last", value))
+        if value == 0xB06:
+            raise RuntimeError("another bug")
+
+    @Doorbells.picky.on_store
+    def choose(self, old: int, new: int) -> int:
+        raise ValueError(f"not {new}")
+
+
+class Storing:
+    """A program that stores while the device looks: ``steps`` are made in the middle of the copies, one in each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, middle: int = 8) -> None:
+        self.model = power_on(Ordered).model
+        self.words = [self.model.bar_memory(index).cast("I") for index in (0, 1)]
+        self.steps: Iterator[Callable[[], object]] = iter(())
+        self.copies = 0
+        copy = MappedRegisters.copy
+
+        def torn(mapped: MappedRegisters) -> bytes:
+            self.copies += 1
+            before = copy(mapped)
+            next(self.steps, int)()
+            return before[:middle] + copy(mapped)[middle:]
+
+        monkeypatch.setattr(MappedRegisters, "copy", torn)
+
+    def store(self, register: Register, value: int) -> None:
+        self.words[0][register.offset // 4] = value
+
+    def look(self) -> bool:
+        return self.model._polling.look()
+
+
+def test_a_doorbell_is_never_found_before_the_addresses_stored_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The copy that finds the doorbell first has missed the address at the lower offset."""
+    program = Storing(monkeypatch)
+
+    def ring() -> None:
+        program.store(Doorbells.low, 7)
+        program.store(Doorbells.bell, 1)
+
+    program.steps = iter([ring])
+    assert program.look()
+    assert program.model.found == [(1, 7, 0, 0)]
+
+
+def test_all_changes_are_stored_before_the_first_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Storing(monkeypatch)
+    program.store(Doorbells.high, 9)
+    program.store(Doorbells.low, 8)
+    program.words[1][0] = ~5 & 0xFFFF_FFFF
+    program.store(Doorbells.second, 3)
+    program.store(Doorbells.bell, 1)
+    assert program.look()
+    assert program.model.found == [(1, 8, 9, ~5 & 0xFFFF_FFFF), ("second", 3)]
+
+
+def test_the_order_holds_between_two_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doorbell is in BAR 0, which is copied first, the address in BAR 1; and the other way round."""
+    program = Storing(monkeypatch, middle=0)
+
+    def ring() -> None:
+        program.words[1][0] = 7
+        program.store(Doorbells.bell, 1)
+
+    program.steps = iter([ring])
+    program.look()
+    assert program.model.found == [(1, 0, 0, 7)]
+
+    def ring_with_both() -> None:
+        program.store(Doorbells.low, 6)
+        ring()
+
+    program.steps = iter([int, ring_with_both])
+    program.store(Doorbells.second, 1)
+    program.look()
+    assert program.model.found[1:] == [(1, 6, 0, 7), ("second", 1)]
+
+
+def test_tries_are_bounded_and_one_moving_register_is_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = Storing(monkeypatch)
+    numbers = count(1)
+    program.steps = iter(lambda: lambda: program.store(Doorbells.high, next(numbers)), None)
+    program.store(Doorbells.low, 3)
+    assert program.look()
+    assert program.copies == 2 * (TRIES + 2)
+    assert program.model.regs.low == 3
+    assert 0 < program.model.regs.high < program.words[0][4]
+
+
+def test_nothing_is_taken_while_several_registers_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of them was stored first cannot be told; the next look takes them."""
+    program = Storing(monkeypatch)
+    numbers = count(1)
+
+    def ring() -> None:
+        program.store(Doorbells.low, n := next(numbers))
+        program.store(Doorbells.bell, n)
+
+    program.steps = iter(lambda: ring, None)
+    assert program.look()
+    assert program.model.found == []
+    assert program.copies == 2 * (TRIES + 2)
+    program.steps = iter(())
+    assert program.look()
+    last = next(numbers) - 1
+    assert program.model.found == [(last, last, 0, 0)]
+
+
+def test_a_reset_by_a_hook_drops_the_hooks_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would find registers that the reset has wiped."""
+    program = Storing(monkeypatch)
+    for register in (Doorbells.low, Doorbells.bell, Doorbells.restart, Doorbells.last):
+        program.store(register, 1)
+    program.look()
+    assert program.model.found == [(1, 1, 0, 0), ("restart", 1)]
+    assert not program.look()
+
+
+def test_a_hook_that_raises_loses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Storing(monkeypatch)
+    program.store(Doorbells.bell, 0xB06)
+    program.store(Doorbells.second, 2)
+    program.store(Doorbells.picky, 3)
+    with pytest.raises(RuntimeError, match="a bug"):
+        program.look()
+    with pytest.raises(ModelMistake, match="register picky: .*choose, on_store of it, .*not 3"):
+        program.look()
+    assert program.model.found[1:] == [("second", 2)]
+    assert program.words[0][Doorbells.picky.offset // 4] == 0
+    assert not program.look()
+    program.store(Doorbells.bell, 0xB06)
+    program.store(Doorbells.last, 0xB06)
+    with pytest.raises(ExceptionGroup) as both:
+        program.model.end_mappings()
+    assert [str(error.__cause__) for error in both.value.exceptions] == ["a bug", "another bug"]
+    assert type(program.model.regs.values) is list
 
 
 # -- the life of a mapping --------------------------------------------------------------------------------

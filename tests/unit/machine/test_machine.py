@@ -106,6 +106,24 @@ def test_drivers_decide_whether_a_group_is_viable() -> None:
     assert all(group.viable for group in machine.framework.groups)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../../../tmp/x", "a/b", "a\0b", "\ud800", "a\nb", "d" * 300, "vfio_pci", "é"],
+)
+def test_a_driver_whose_name_is_no_files_is_refused_everywhere(name: str) -> None:
+    machine = Machine()
+    machine.unbind(C)
+    before = state(machine), machine.binding.drivers("pci")
+    with pytest.raises(InvalidArgument, match=f"^{C}: driver") as wrong:
+        machine.bind(C, name)
+    assert wrong.value.hint
+    with pytest.raises(ConfigError, match="driver"):
+        machine.plug("edu", driver=name)
+    with pytest.raises(ConfigError, match="driver"):
+        DeviceSpec("edu", driver=name)
+    assert (state(machine), machine.binding.drivers("pci")) == before
+
+
 def test_bind_and_unbind_refuse_what_makes_no_sense() -> None:
     machine = Machine(devices=["edu@6:d.0", "edu@6:d.1,driver=none"])
     before = state(machine)

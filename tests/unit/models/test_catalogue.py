@@ -106,11 +106,15 @@ def test_errors(spec: str, message: str, hint: str | None) -> None:
 def test_what_breaks_inside_a_model_is_the_cause(model_file: Path) -> None:
     model_file.write_text(SMALL + "\n1 / 0\n")
     for _ in range(2):  # a failed file is tried anew
-        with pytest.raises(ConfigError, match=r"cannot be loaded: ZeroDivisionError: ") as error:
+        with pytest.raises(
+            ConfigError, match=r"cannot be loaded: .*/small.py:8: ZeroDivisionError: "
+        ) as error:
             catalogue.find(f"{model_file}:Small")
         assert isinstance(error.value.__cause__, ZeroDivisionError)
     model_file.write_text("import no_such_thing_at_all\n")
-    with pytest.raises(ConfigError, match=r"cannot be loaded: ModuleNotFoundError: "):
+    with pytest.raises(
+        ConfigError, match=r"cannot be loaded: .*/small.py:1: ModuleNotFoundError: "
+    ):
         catalogue.find(f"{model_file}:Small")
     model_file.write_text(SMALL)
     with pytest.raises(ConfigError, match=r"is no subclass of uvfio.kit.pci.model.PciModel$"):
@@ -120,7 +124,7 @@ def test_what_breaks_inside_a_model_is_the_cause(model_file: Path) -> None:
 def test_module_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_model_module.py").write_text("import absent_dependency_of_mine\n")
     monkeypatch.syspath_prepend(tmp_path)
-    message = r"cannot be loaded: ModuleNotFoundError: .*absent_dependency_of_mine"
+    message = r"cannot be loaded: .*_module.py:1: ModuleNotFoundError: .*absent_dependency_of_mine"
     with pytest.raises(ConfigError, match=message):
         catalogue.find("broken_model_module:Class")
 
@@ -154,3 +158,21 @@ def test_names_of_the_first_release_are_aliases() -> None:
     assert uvfio.models.kit.__all__ == uvfio.kit.__all__
     assert uvfio.models.kit.PciModel is uvfio.kit.PciModel
     assert uvfio.models.platform.PlatformModel is uvfio.kit.platform.PlatformModel
+
+
+def test_a_misspelt_class_suggests_models_only(tmp_path: Path) -> None:
+    file = tmp_path / "rings.py"
+    file.write_text(
+        "from uvfio.kit import *\nclass RingDMARegisters(RegisterMap):\n  a = Register(0)\n"
+        "class RingDma(PciModel):\n  vendor_id = 1\nclass Other(PciModel):\n  vendor_id = 1\n"
+    )
+    for name, hint in (
+        ("RingDMARegister", "it has RingDma, Other"),
+        ("RingDMA", "did you mean 'RingDma'?"),
+        ("PciMode", "it has RingDma, Other"),
+    ):
+        with pytest.raises(ConfigError, match=f"has no '{name}'$") as error:
+            catalogue.find(f"{file}:{name}")
+        assert error.value.hint == hint
+    with pytest.raises(ConfigError, match="is no subclass"):
+        catalogue.find(f"{file}:PciModel")

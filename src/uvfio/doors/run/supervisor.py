@@ -42,7 +42,7 @@ from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
 from uvfio.doors.run.session.redirect import Answered, Redirect
-from uvfio.doors.run.session.report import report_bug
+from uvfio.doors.run.session.report import report_bug, report_end
 from uvfio.doors.run.session.session import SEND_ERRORS, Session, negative_errno
 from uvfio.doors.run.session.tree import remove_folder
 from uvfio.fops.file import Deferred
@@ -268,6 +268,7 @@ def run(
         supervisor.close()
         if counted is not None:
             counted.write()
+        report_end()
 
 
 def _keep_survivors(phase: str, info: dict[str, int]) -> None:

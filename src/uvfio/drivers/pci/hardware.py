@@ -70,14 +70,14 @@ def bar_fault(index: int, bar: Bar, others: Container[int] = (), least: int = 0)
 class InterruptSink(Protocol):
     """Where a function's interrupts go: the driver that is bound to it."""
 
-    def intx(self, asserted: bool) -> None:
-        """The INTx wire changed to this level. Called on changes only."""
+    def intx(self, asserted: bool) -> bool:
+        """The INTx wire changed to this level. Called on changes only. Returns whether a program has an event."""
 
-    def msi(self, vector: int) -> None:
-        """An MSI message for ``vector`` was sent."""
+    def msi(self, vector: int) -> bool:
+        """An MSI message for ``vector`` was sent. Returns whether a program has an event for it."""
 
-    def msix(self, vector: int) -> None:
-        """An MSI-X message for table entry ``vector`` was sent."""
+    def msix(self, vector: int) -> bool:
+        """An MSI-X message for table entry ``vector`` was sent. Returns whether a program has an event for it."""
 
 
 class PciFunction(BusDevice, Protocol):

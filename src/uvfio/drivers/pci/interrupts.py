@@ -236,22 +236,21 @@ class Interrupts:
 
     # What the function tells (InterruptSink)
 
-    def intx(self, asserted: bool) -> None:
-        """The INTx wire changed to this level."""
+    def intx(self, asserted: bool) -> bool:
+        """The INTx wire changed to this level. Returns whether an event is set for it."""
         with self._lock:
             self._level.wire(asserted)
+            return self._level.bound
 
-    def msi(self, vector: int) -> None:
-        """An MSI message was sent; dropped while MSI is not in use."""
+    def msi(self, vector: int) -> bool:
+        """An MSI message was sent; dropped, and False, while MSI is not in use or the vector has no event."""
         with self._lock:
-            if self._mode is Mode.MSI:
-                self._vectors.fire(vector)
+            return self._mode is Mode.MSI and self._vectors.fire(vector)
 
-    def msix(self, vector: int) -> None:
-        """An MSI-X message was sent; dropped while MSI-X is not in use."""
+    def msix(self, vector: int) -> bool:
+        """An MSI-X message was sent; dropped, and False, while MSI-X is not in use or the vector has no event."""
         with self._lock:
-            if self._mode is Mode.MSIX:
-                self._vectors.fire(vector)
+            return self._mode is Mode.MSIX and self._vectors.fire(vector)
 
     # Dropping
 

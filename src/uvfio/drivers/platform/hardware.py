@@ -92,8 +92,9 @@ class Resources:
 class InterruptSink(Protocol):
     """Where a device's interrupts go: the driver that is bound to it."""
 
-    def irq(self, index: int, asserted: bool) -> None:
-        """Level interrupt ``index`` changed to this level, or edge interrupt ``index`` had an edge (True)."""
+    def irq(self, index: int, asserted: bool) -> bool:
+        """Level interrupt ``index`` changed to this level, or edge interrupt ``index`` had an edge (True). Returns
+        whether a program has an event for it."""
 
 
 class PlatformHardware(BusDevice, Protocol):

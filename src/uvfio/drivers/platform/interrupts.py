@@ -148,14 +148,14 @@ class Interrupts:
 
     # What the hardware tells (InterruptSink)
 
-    def irq(self, index: int, asserted: bool) -> None:
-        """A level changed, or an edge came."""
+    def irq(self, index: int, asserted: bool) -> bool:
+        """A level changed, or an edge came. Returns whether an event is set for it."""
         with self._lock:
             line = self._lines[index]
             if isinstance(line, LevelInterrupt):
                 line.wire(asserted)
-            elif asserted:
-                line.fire(0)
+                return line.bound
+            return asserted and line.fire(0)
 
     # Inner
 

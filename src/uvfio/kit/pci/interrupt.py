@@ -1,8 +1,9 @@
 """How an interrupt leaves a function: MSI-X, MSI or the INTx wire, whichever the host has enabled.
 
 A message (MSI, MSI-X) is a memory write of the device. It is sent while bus mastering is on and lost while
-it is off, which is what happens to drivers that forget the bit on real hardware; ``lost`` counts those. A
-masked vector sets its pending bit instead and is sent when the mask goes away.
+it is off, which is what happens to drivers that forget the bit on real hardware. A vector that the capability does not
+have, or that has no eventfd, is lost as well; ``lost`` counts all of them. A masked vector sets its pending bit instead
+and is sent when the mask goes away. ``report(kind, vector, reason, pending)`` is told of each that is not sent.
 
 INTx is a level. The status bit shows it whatever happens outside; the wire follows it unless the command
 register disables it or messages are enabled. The sink is told of changes of the wire only.
@@ -22,13 +23,34 @@ from typing import TYPE_CHECKING
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uvfio.drivers.pci.hardware import InterruptSink
     from uvfio.kit.pci.capability import Msi, MsiX
     from uvfio.kit.pci.config import ConfigSpace
+    from uvfio.kit.register import RegisterMap
 
-__all__ = ["Interrupts"]
+__all__ = ["Interrupts", "check_table"]
 
 _TABLE_WIDTHS = (4, 8)
+NO_DRIVER = "no driver uses the device"
+NO_EVENT = "the program has set no eventfd for it"
+MASKED = "the vector is masked"
+HELD = "the function is stopped for migration"
+
+
+def check_table(cap: MsiX, registers: type[RegisterMap], name: str) -> None:
+    """ValueError if the table or the pending bits of ``cap`` hide registers of the BAR that they are in."""
+    parts = (("table", cap.table, cap.table_size), ("pending bits", cap.pba, cap.pba_size))
+    for what, first, size in parts:
+        hidden = [registers.describe(at) for at, _, _ in registers.touched(first, size)]
+        if hidden:
+            shown = ", ".join(hidden[:4]) + (f" and {len(hidden) - 4} more" if hidden[4:] else "")
+            raise ValueError(
+                f"MsiX({cap.vectors}, bar={cap.bar}): registers of {name} are hidden by the {what} at "
+                f"{first:#x}-{first + size - 1:#x} of BAR {cap.bar}: {shown}; give it another BAR, or table= "
+                f"and pba= from {registers.span:#x} on"
+            )
 
 
 class Interrupts:
@@ -39,7 +61,9 @@ class Interrupts:
         config: ConfigSpace,
         msi: tuple[Msi, int] | None,
         msix: tuple[MsiX, int] | None,
+        report: Callable[[str, int, str, bool], None] | None = None,
     ) -> None:
+        self._report = report
         self.sink: InterruptSink | None = None
         self.lost = 0
         self.held = False
@@ -81,21 +105,49 @@ class Interrupts:
         """Interrupt ``vector``; without messages enabled: raise the INTx level.
 
         MSI with fewer vectors allotted than the device has uses the low bits of the number. A vector
-        that the table does not have is lost.
+        that the capability does not have is lost.
         """
         if self.msix_enabled:
             self._send_msix(vector)
         elif self.msi_enabled:
+            assert self._msi is not None
+            if not 0 <= vector < self._msi.vectors:
+                self.lose(
+                    vector, f"Msi({self._msi.vectors}) has vectors 0 to {self._msi.vectors - 1}"
+                )
+                return
             allotted = 1 << (self._msi_flags() & pci.PCI_MSI_FLAGS_QSIZE) // 0x10
             self._send_msi(vector & (allotted - 1))
-        else:
+        elif self._config.data[pci.PCI_INTERRUPT_PIN]:
             self.set_level(True)
+        else:
+            self.lose(0, "neither MSI nor MSI-X is enabled, and the function has no interrupt pin")
+
+    def lose(self, vector: int, reason: str, pending: bool = False) -> None:
+        """Count and report ``vector`` as lost, or only report it as pending."""
+        if not pending:
+            self.lost += 1
+        if self._report is not None:
+            kind = "MSI-X" if self.msix_enabled else "MSI" if self.msi_enabled else "INTx"
+            self._report(kind, vector, reason, pending)
 
     def set_level(self, level: bool) -> None:
         """The device's INTx condition."""
         if level != self.level:
             self.level = level
             self.update()
+            if level and not self.wire and not (self.msi_enabled or self.msix_enabled):
+                self._explain_level()
+
+    def _explain_level(self) -> None:
+        """Report why the wire does not follow the level."""
+        config = self._config
+        if not config.data[pci.PCI_INTERRUPT_PIN]:
+            self.lose(0, "the function has no interrupt pin")
+        elif config.get(pci.PCI_COMMAND, 2) & pci.PCI_COMMAND_INTX_DISABLE:
+            self.lose(0, "INTx is disabled in the command register", pending=True)
+        elif self.held:
+            self.lose(0, HELD, pending=True)
 
     def reset(self) -> None:
         """Nothing pending, every MSI-X entry masked, INTx low (the sink is told)."""
@@ -115,8 +167,11 @@ class Interrupts:
         wire = bool(bit) and not (disabled or self.msi_enabled or self.msix_enabled)
         if wire != self.wire and not (wire and self.held):
             self.wire = wire
-            if self.sink is not None:
-                self.sink.intx(wire)
+            if self.sink is None:
+                if wire:
+                    self.lose(0, NO_DRIVER, pending=True)
+            elif not self.sink.intx(wire) and wire:
+                self.lose(0, NO_EVENT, pending=True)
         if self.held:
             return
         if self.msix_enabled and self._pending:
@@ -145,20 +200,25 @@ class Interrupts:
 
     # -- messages --------------------------------------------------------------------------------
 
-    def _deliverable(self) -> bool:
-        if self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER and not self.held:
-            return self.sink is not None
-        self.lost += 1
-        return False
+    def _deliver(self, vector: int, send: Callable[[InterruptSink], bool]) -> None:
+        """Send a message, or lose it."""
+        if self.held:
+            self.lose(vector, HELD)
+        elif not self._config.data[pci.PCI_COMMAND] & pci.PCI_COMMAND_MASTER:
+            self.lose(vector, "bus mastering is off")
+        elif self.sink is None:
+            self.lose(vector, NO_DRIVER)
+        elif not send(self.sink):
+            self.lose(vector, NO_EVENT)
 
     def _send_msi(self, vector: int) -> None:
         if self._msi and self._msi.maskable:
             at = self._msi_at + self._msi.mask_at
             if self._config.get(at, 4) >> vector & 1:
                 self._config.put(at + 4, 4, self._config.get(at + 4, 4) | 1 << vector)
+                self.lose(vector, MASKED, pending=True)
                 return
-        if self._deliverable() and self.sink is not None:
-            self.sink.msi(vector)
+        self._deliver(vector, lambda sink: sink.msi(vector))
 
     def _flush_msi(self) -> None:
         assert self._msi is not None
@@ -173,11 +233,13 @@ class Interrupts:
 
     def _send_msix(self, vector: int) -> None:
         if not 0 <= vector < len(self._table) // pci.PCI_MSIX_ENTRY_SIZE:
-            self.lost += 1
+            last = len(self._table) // pci.PCI_MSIX_ENTRY_SIZE - 1
+            self.lose(vector, f"MsiX({last + 1}) has vectors 0 to {last}")
         elif self.held or self._msix_masked(vector):
             self._pending |= 1 << vector
-        elif self._deliverable() and self.sink is not None:
-            self.sink.msix(vector)
+            self.lose(vector, HELD if self.held else MASKED, pending=True)
+        else:
+            self._deliver(vector, lambda sink: sink.msix(vector))
 
     def _flush_msix(self) -> None:
         pending = self._pending

@@ -39,7 +39,7 @@ from zlib import crc32
 
 from uvfio.core.bus import Activity
 from uvfio.drivers.pci.hardware import Bar, BarKind, bar_fault
-from uvfio.errors import ConfigError
+from uvfio.errors import ConfigError, ModelError
 from uvfio.kit.migration import Migrating
 from uvfio.kit.option import Option, resolve
 from uvfio.kit.pci.bar import BarDeclaration, MemoryBar, RegisterBar, power_of_two
@@ -55,7 +55,7 @@ from uvfio.kit.pci.capability import (
 from uvfio.kit.pci.config import ConfigSpace
 from uvfio.kit.pci.dma import PciDma
 from uvfio.kit.pci.header import define_bars, define_command, define_identity, padded_rom
-from uvfio.kit.pci.interrupt import Interrupts
+from uvfio.kit.pci.interrupt import Interrupts, check_table
 from uvfio.kit.pci.sriov import Sriov, follow_control
 from uvfio.kit.window import AbsentWindow, CallWindow, MemoryWindow, OverlayWindow, Window
 from uvfio.uapi import pci
@@ -142,7 +142,12 @@ class PciModel(Migrating):
         """
         cls = type(self)
         if cls.vendor_id == 0xFFFF:
-            raise ConfigError(f"{cls.__name__} declares no vendor_id", "it is a base, not a device")
+            from uvfio.kit.explain import defined
+
+            wrong = f"{defined(cls)}: {cls.__name__} declares no vendor_id"
+            raise ModelError(
+                wrong, "set vendor_id and device_id; without, it is a base and no device"
+            )
         super().__init__(address, group=group, unit=unit, clock=clock, store=store, options=options)
         self.bus_reset = bus_reset
         self.virtual_functions: list[PciModel] = []
@@ -156,7 +161,7 @@ class PciModel(Migrating):
         except ValueError as wrong:
             raise ConfigError(f"{address}: {cls.__name__}: {wrong}") from wrong
         self.dma = PciDma(address, self.config)
-        self.interrupts = Interrupts(self.config, self._placed(Msi), self._placed(MsiX))
+        self.interrupts = Interrupts(self.config, self._placed(Msi), self._placed(MsiX), self._lost)
         self._hook_resets()
         self.config.seal()
         self._stopped: list[Window] = []
@@ -175,6 +180,7 @@ class PciModel(Migrating):
         )
         self._settle_windows()
         self.on_reset()
+        self.is_made = True
 
     # -- for authors -----------------------------------------------------------------------------
 
@@ -192,7 +198,9 @@ class PciModel(Migrating):
         INTx stays up until ``intx(False)``: call that when the program acknowledges. ``interrupt.py`` has the
         rules of masking. In D3hot nothing is sent.
         """
-        if not self.dma.asleep:
+        if self.dma.asleep:
+            self.interrupts.lose(vector, "the function is in D3hot")
+        else:
             self._polling.settle()
             self.interrupts.send(vector)
 
@@ -337,6 +345,9 @@ class PciModel(Migrating):
                 bar = found.setdefault(cap.bar, Bar(power_of_two(cap.end, 4096)))
                 if bar.mappable or bar.kind is BarKind.IO or cap.end > bar.size:
                     raise ValueError(f"BAR {cap.bar} cannot hold the MSI-X table: {bar}")
+                around = self.bar_declarations.get(cap.bar)
+                if isinstance(around, RegisterBar):
+                    check_table(cap, around.registers, around.name)
         for index, bar in found.items():
             fault = bar_fault(index, bar, found)
             if fault:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from uvfio.core.bus import Activity, DtProperty
 from uvfio.drivers.platform.hardware import Origin, PlatformInterrupt, PlatformRegion, Resources
-from uvfio.errors import ConfigError
+from uvfio.errors import ConfigError, ModelError
 from uvfio.kit.dma import PlainDma
 from uvfio.kit.migration import Migrating
 from uvfio.kit.platform.region import (
@@ -117,7 +117,10 @@ class PlatformModel(Migrating):
         """
         cls = type(self)
         if not cls.compatible:
-            raise ConfigError(f"{cls.__name__} declares no compatible string", "it is a base")
+            from uvfio.kit.explain import defined
+
+            wrong = f"{defined(cls)}: {cls.__name__} declares no compatible string"
+            raise ModelError(wrong, "set compatible; without, it is a base and no device")
         super().__init__(name, group=group, unit=unit, clock=clock, store=store, options=options)
         self.check_resources(resources)
         self.path = resources.path
@@ -150,6 +153,7 @@ class PlatformModel(Migrating):
             if isinstance(declared, MemoryRegion) and not declared.keep
         )
         self.on_reset()
+        self.is_made = True
 
     @property
     def bus(self) -> str:
@@ -314,8 +318,14 @@ class PlatformModel(Migrating):
 
     def _tell(self, index: int, asserted: bool) -> None:
         self._polling.settle()
-        if self._sink is not None:
-            self._sink.irq(index, asserted)
+        reached = self._sink is not None and self._sink.irq(index, asserted)
+        if asserted and not reached:
+            line = self.line_declarations[index]
+            known = self._sink is not None
+            reason = (
+                "the program has set no eventfd for it" if known else "no driver uses the device"
+            )
+            self._lost(line.name, index, reason, line.level)
 
     def _window(self, declared: RegionDeclaration) -> Window:
         index = declared.index

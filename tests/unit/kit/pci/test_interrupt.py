@@ -6,7 +6,10 @@ from typing import TypeVar
 
 import pytest
 
-from support.model_world import World, power_on
+from support.model_world import ADDRESS, World, power_on
+from uvfio.core.events import FrameworkEvent, InterruptLost, Observer
+from uvfio.kit.pci.capability import Msi, PowerManagement
+from uvfio.kit.pci.model import PciModel
 from uvfio.models.exerciser import Exerciser
 from uvfio.uapi import pci
 
@@ -193,3 +196,117 @@ def test_reset_lowers_the_wire(world: World[Exerciser]) -> None:
     world.model.reset()
     assert world.sink.take() == [("intx", True), ("intx", False)]
     assert not world.model.intx_asserted
+
+
+class Source:
+    """The framework, as far as models see it: keeps what its observer is told."""
+
+    def __init__(self) -> None:
+        self.told: list[FrameworkEvent] = []
+        self.observer: Observer | None = self.told.append
+
+    def take(self) -> list[tuple[str, int, str, bool]]:
+        told, self.told[:] = [*self.told], []
+        lost = [event for event in told if isinstance(event, InterruptLost)]
+        assert {event.device for event in lost} <= {ADDRESS}
+        return [(event.irq, event.vector, event.reason, event.pending) for event in lost]
+
+
+class Deaf:
+    """A driver without an event of a program."""
+
+    def intx(self, asserted: bool) -> bool:
+        return False
+
+    def msi(self, vector: int) -> bool:
+        return False
+
+    def msix(self, vector: int) -> bool:
+        return False
+
+
+class One(PciModel):
+    """One MSI vector and no pin."""
+
+    vendor_id, device_id = 0x1234, 0x0001
+    interrupt_pin = 0
+    capabilities = (Msi(1), PowerManagement())
+
+
+class TestWhatIsNotSentIsReported:
+    @pytest.fixture
+    def source(self, world: World[Exerciser]) -> Source:
+        world.model.observed = source = Source()
+        return source
+
+    def test_messages(self, world: World[Exerciser], source: Source) -> None:
+        model = world.model
+        at = world.enable_msi(2)
+        model.interrupt(3)
+        assert source.take() == []
+        model.interrupt(4)
+        model.interrupt(-1)
+        reason = "Msi(4) has vectors 0 to 3"
+        assert source.take() == [("MSI", 4, reason, False), ("MSI", -1, reason, False)]
+        model.config_write(at + pci.PCI_MSI_MASK_64, 1, 4)
+        model.interrupt(0)
+        assert source.take() == [("MSI", 0, "the vector is masked", True)]
+        model.connect(Deaf())
+        model.interrupt(1)
+        assert source.take() == [("MSI", 1, "the program has set no eventfd for it", False)]
+        model.connect(None)
+        model.interrupt(1)
+        assert source.take() == [("MSI", 1, "no driver uses the device", False)]
+        world.command(0)
+        model.interrupt(1)
+        assert source.take() == [("MSI", 1, "bus mastering is off", False)]
+        assert model.interrupts.lost == 5
+
+    def test_the_table(self, world: World[Exerciser], source: Source) -> None:
+        world.enable_msix()
+        world.model.interrupt(1)
+        world.model.interrupt(8)
+        unmask(world, 2)
+        world.model.connect(Deaf())
+        world.model.interrupt(2)
+        assert source.take() == [
+            ("MSI-X", 1, "the vector is masked", True),
+            ("MSI-X", 8, "MsiX(8) has vectors 0 to 7", False),
+            ("MSI-X", 2, "the program has set no eventfd for it", False),
+        ]
+
+    def test_the_wire(self, world: World[Exerciser], source: Source) -> None:
+        model = world.model
+        world.command(pci.PCI_COMMAND_INTX_DISABLE)
+        model.intx(True)
+        assert source.take() == [("INTx", 0, "INTx is disabled in the command register", True)]
+        model.intx(False)
+        world.command(0)
+        model.connect(Deaf())
+        model.interrupt()
+        model.interrupt()  # it is up already
+        assert source.take() == [("INTx", 0, "the program has set no eventfd for it", True)]
+        assert model.interrupts.lost == 0
+
+    def test_no_way_to_interrupt(self) -> None:
+        world = power_on(One)
+        world.model.observed = source = Source()
+        world.model.interrupt(3)
+        reason = "neither MSI nor MSI-X is enabled, and the function has no interrupt pin"
+        assert source.take() == [("INTx", 0, reason, False)]
+        world.enable_msi()
+        world.model.interrupt(3)
+        assert source.take() == [("MSI", 3, "Msi(1) has vectors 0 to 0", False)]
+        assert world.sink.take() == []
+        at = world.model._places[PowerManagement] + pci.PCI_PM_CTRL
+        world.model.config_write(at, 3, 2)
+        world.model.interrupt()
+        assert source.take() == [("MSI", 0, "the function is in D3hot", False)]
+
+    def test_without_an_observer_no_event_is_made(
+        self, world: World[Exerciser], source: Source
+    ) -> None:
+        source.observer = None
+        world.enable_msi(2)
+        world.model.interrupt(4)
+        assert world.model.interrupts.lost == 1

@@ -149,7 +149,7 @@ class TestConstruction:
         class Base(PciModel):
             pass
 
-        with pytest.raises(ConfigError, match=r"^Base declares no vendor_id$"):
+        with pytest.raises(ConfigError, match=r"/test_model.py:\d+: Base declares no vendor_id$"):
             power_on(Base)
 
     @pytest.mark.parametrize(

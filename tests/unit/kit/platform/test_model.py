@@ -10,6 +10,7 @@ import pytest
 from support.model_world import FakeClock, FakeStore
 from support.platform_world import NAME, PATH, World, power_on
 from uvfio.core.bus import DtProperty
+from uvfio.core.events import FrameworkEvent, InterruptLost
 from uvfio.drivers.platform.hardware import Origin, PlatformInterrupt, PlatformRegion, Resources
 from uvfio.errors import ConfigError, DmaFault
 from uvfio.kit.option import Option
@@ -259,6 +260,35 @@ def test_lines_tell_of_changes_only(world: World[Block]) -> None:
     world.model.tick.pulse()
     assert world.sink.take() == []
     assert not world.model.asserted(0)
+
+
+def test_lines_that_reach_no_program_are_reported(world: World[Block]) -> None:
+    model, told = world.model, list[FrameworkEvent]()
+
+    class Source:
+        observer = told.append
+
+    class Deaf:
+        def irq(self, index: int, asserted: bool) -> bool:
+            return False
+
+    model.observed = Source()
+    model.done.set(True)
+    model.tick.pulse()
+    assert told == []
+    model.connect(Deaf())
+    model.done.set(False)
+    model.done.set(True)
+    model.tick.pulse()
+    no_event = "the program has set no eventfd for it"
+    done, tick = (
+        InterruptLost(model.name, "done", 0, no_event, True),
+        InterruptLost(model.name, "tick", 1, no_event, False),
+    )
+    assert told == [done, tick]
+    model.connect(None)
+    model.tick.pulse()
+    assert told[2:] == [InterruptLost(model.name, "tick", 1, "no driver uses the device", False)]
 
 
 def test_dma_goes_out_while_attached(world: World[Block]) -> None:

@@ -127,7 +127,7 @@ def _architecture() -> Probe:
         "architecture",
         sys.maxsize > 1 << 32 and machine in {"x86_64", "i686"},
         machine if sys.maxsize > 1 << 32 else f"{machine}, 32-bit Python",
-        "programs can be run on x86-64 with a 64-bit Python only; `uvfio serve` works anywhere",
+        "programs can be run on x86-64 with a 64-bit Python only; `uvfio.doors.local` works anywhere",
     )
 
 

@@ -64,6 +64,8 @@ __all__ = [
     "seccomp",
     "seccomp_action_available",
     "set_sync_wake_up",
+    "timerfd_create",
+    "timerfd_settime",
 ]
 
 # linux/prctl.h
@@ -100,6 +102,12 @@ RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
+# linux/timerfd.h. struct itimerspec: s64 interval seconds, nanoseconds; s64 value seconds, nanoseconds
+CLOCK_MONOTONIC: Final = 1
+TFD_CLOEXEC: Final = os.O_CLOEXEC
+TFD_NONBLOCK: Final = os.O_NONBLOCK
+TFD_TIMER_ABSTIME: Final = 1 << 0
+itimerspec: Final = struct.Struct("<4q")
 # linux/fs.h: u64 size, query_flags, query_addr, vma_start, vma_end, vma_flags, vma_page_size, vma_offset,
 # inode; u32 dev_major, dev_minor, vma_name_size, build_id_size; u64 vma_name_addr, build_id_addr
 procmap_query_struct: Final = struct.Struct("<9Q4I2Q")
@@ -176,6 +184,8 @@ _fallocate = _bind("fallocate", c_int, c_int, c_long, c_long)
 _mmap_libc = _libc.mmap
 _mmap_libc.restype = c_void_p
 _mmap_libc.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+_timerfd_create = _bind("timerfd_create", c_int, c_int)
+_timerfd_settime = _bind("timerfd_settime", c_int, c_int, c_char_p, c_void_p)
 _munmap = _bind("munmap", c_void_p, c_size_t)
 _mremap_libc = _libc.mremap
 _mremap_libc.restype = c_void_p
@@ -404,3 +414,16 @@ def procmap_query(maps_fd: int, address: int) -> Vma | None:
     answer = procmap_query_struct.unpack(query)
     start, end, flags, page_size, offset, inode, major, minor = answer[3:11]
     return Vma(start, end, flags, page_size, offset, os.makedev(major, minor), inode)
+
+
+def timerfd_create() -> int:
+    """A descriptor that is readable when its time has come (CLOCK_MONOTONIC)."""
+    return _timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+
+
+def timerfd_settime(fd: int, seconds: float) -> None:
+    """Let ``fd`` become readable once, when CLOCK_MONOTONIC shows ``seconds``; at once if that is past."""
+    whole = int(seconds)
+    nanoseconds = min(int((seconds - whole) * 1e9) + 1, 999_999_999)  # never early, never 0 (off)
+    value = itimerspec.pack(0, 0, whole, nanoseconds)
+    _timerfd_settime(fd, TFD_TIMER_ABSTIME, value, None)

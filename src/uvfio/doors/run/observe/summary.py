@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TextIO
 
-from uvfio.core.events import Interrupt
+from uvfio.core.events import Interrupt, InterruptLost
 from uvfio.doors.run.filter.rules import INT, call_of
 from uvfio.doors.run.observe.calls import decoder
 from uvfio.doors.run.session.events import CallExit, FileReleased
@@ -47,6 +47,7 @@ class Summary:
         self.as_json = as_json
         self.counts: dict[str, Count] = {}
         self.interrupts = 0
+        self.lost = 0
         self.dma = session.machine.framework.dma_counters
         self.processes = session.processes
 
@@ -56,6 +57,8 @@ class Summary:
             self._count(event)
         elif isinstance(event, Interrupt):
             self.interrupts += 1
+        elif isinstance(event, InterruptLost):
+            self.lost += not event.pending
         elif isinstance(event, FileReleased):
             self.counts.setdefault("close", Count()).calls += 1
 
@@ -96,6 +99,7 @@ class Summary:
                 "dma_read": self.dma.read,
                 "dma_written": self.dma.written,
                 "interrupts": self.interrupts,
+                "interrupts_lost": self.lost,
                 "faults": self.dma.faults,
                 "dma_viewed": self.dma.viewed,
                 "exchanged": self.dma.exchanged,
@@ -110,12 +114,13 @@ class Summary:
                 f"{100 * c.seconds / total:6.2f} {c.seconds:12.6f} {each:9.0f} {c.calls:9} "
                 f"{c.errors or '':>9}  {name}\n"
             )
+        lost = f" ({self.lost} more lost)" if self.lost else ""
         viewed = f", {self.dma.viewed} in views" if self.dma.viewed else ""
         mappings = _plural(self.dma.exchanged, "mapping")
         exchanged = f", memory of {mappings} exchanged" if self.dma.exchanged else ""
         self.out.write(
             f"DMA: {self.dma.read} bytes read, {self.dma.written} written{viewed}; "
-            f"{_plural(self.interrupts, 'interrupt')}, {_plural(self.dma.faults, 'fault')}{exchanged}\n"
+            f"{_plural(self.interrupts, 'interrupt')}{lost}, {_plural(self.dma.faults, 'fault')}{exchanged}\n"
         )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGEST", "SHORTEST", "Polls"]
 
-SHORTEST = 0.0005  # epoll waits whole milliseconds: this is one
+SHORTEST = 0.0005
 LONGEST = 0.004
 
 

@@ -4,6 +4,9 @@
 supervisor blocks in RECV and the reactor costs nothing; otherwise it waits here for the listener and
 everything else together. Callbacks run on the supervisor's thread, between two trapped calls.
 
+Timers have the resolution of the clock: one timerfd among the descriptors is set to the earliest of them, since epoll's
+own time-out counts whole milliseconds.
+
 An eventfd of the program is held by a copy of its descriptor (pidfd_getfd). It is never read here, so the program
 keeps its count: edge-triggered epoll reports its edges.
 
@@ -20,6 +23,7 @@ from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from uvfio.doors.run.linux import syscalls as sc
 from uvfio.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventFd", "Reactor", "RunTimer"]
 
+LAST_ALARM = float(1 << 32)  # seconds; a later timer is looked at again then
 ONE = (1).to_bytes(8, "little")
 EVENTFD_LINK = "anon_inode:[eventfd]"
 
@@ -59,6 +64,9 @@ class Reactor:
     def __init__(self, on_error: Callable[[], None] | None = None) -> None:
         self.on_error = on_error or _raise_again
         self._epoll = select.epoll()
+        self._alarm = sc.timerfd_create()
+        self._epoll.register(self._alarm, select.EPOLLIN | select.EPOLLET)
+        self._alarm_at: float | None = None  # None: it has gone off, or was never set
         self._watched: dict[int, Callable[[], None]] = {}
         self._edges: set[int] = set()
         self._timers: list[tuple[float, int, RunTimer]] = []
@@ -164,15 +172,27 @@ class Reactor:
         """One turn: wait, run what is due; returns whether ``fd`` (watched) is readable."""
         timeout = None
         if self._timers:
-            timeout = max(self._timers[0][0] - monotonic(), 0)
+            timeout = self._set_alarm(self._timers[0][0])
         ready = False
         for found, _ in self._epoll.poll(timeout):
             if found == fd:
                 ready = True
+            elif found == self._alarm:
+                self._alarm_at = None
             else:
                 self._call(found)
         self.run_timers()
         return ready
+
+    def _set_alarm(self, due: float) -> float | None:
+        """Let the alarm end the wait at ``due``. Returns the time-out of the wait: 0 if it is past, or None."""
+        if due <= monotonic():
+            return 0
+        due = min(due, LAST_ALARM)
+        if due != self._alarm_at:
+            sc.timerfd_settime(self._alarm, due)
+            self._alarm_at = due
+        return None
 
     def _call(self, fd: int) -> None:
         callback = self._watched.get(fd)
@@ -209,6 +229,9 @@ class Reactor:
     def close(self) -> None:
         """Close the descriptors of the reactor."""
         self._epoll.close()
+        alarm, self._alarm = self._alarm, -1
+        if alarm >= 0:
+            os.close(alarm)
         bell, self._bell = self._bell, -1
         if bell >= 0:
             os.close(bell)

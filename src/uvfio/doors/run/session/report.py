@@ -5,7 +5,19 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["report_bug"]
+from uvfio.doors.run.session.mistakes import Mistakes
+from uvfio.errors import ModelMistake
+
+__all__ = ["report_bug", "report_end"]
+
+_mistakes = Mistakes()
+
+
+def report_end() -> None:
+    """At the end of a run: report how many mistakes of device models there were, if any."""
+    line = _mistakes.last_line()
+    if line:
+        sys.stderr.write(line)
 
 
 def report_bug(where: str, error: BaseException | None = None) -> None:
@@ -19,6 +31,9 @@ def report_bug(where: str, error: BaseException | None = None) -> None:
 
     error = error or sys.exc_info()[1]
     assert error is not None
+    if isinstance(error, ModelMistake):
+        sys.stderr.write(_mistakes.text(where, error))
+        return
     sys.stderr.write(f"uvfio: internal error in {where}\n")
     last = traceback.extract_tb(error.__traceback__)[-1]
     if not last.filename.startswith(os.path.dirname(uvfio.__file__)):

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from uvfio.core.events import DeviceRequested, Interrupt
+from uvfio.core.events import DeviceRequested, Interrupt, InterruptLost
 from uvfio.core.translation.domain import DmaCounters
 from uvfio.doors.run.filter.rules import Handler, Key
 from uvfio.doors.run.observe.calls import tap
@@ -110,14 +110,16 @@ def test_the_table(run: Run) -> None:
     run.answer = 5
     assert run.call("pread64", 3) == 5
     irq = Interrupt("a", "MSI", 0)
-    for event in (FileReleased("x"), irq, irq, DeviceRequested("a", 1)):
+    lost = InterruptLost("a", "MSI", 0, "bus mastering is off", False)
+    masked = InterruptLost("a", "MSI", 0, "the vector is masked", True)
+    for event in (FileReleased("x"), irq, irq, lost, masked, DeviceRequested("a", 1)):
         summary.observe(event)
     summary.write()
     head, first, second, dma = out.getvalue().splitlines()
     assert head.split() == ["%", "time", "seconds", "us/call", "calls", "errors", "call"]
     assert first.split()[-2:] == ["1", "pread"]
     assert second.split()[-2:] == ["1", "close"]
-    assert dma == "DMA: 10 bytes read, 20 written; 2 interrupts, 1 fault"
+    assert dma == "DMA: 10 bytes read, 20 written; 2 interrupts (1 more lost), 1 fault"
 
 
 def test_json(run: Run) -> None:
@@ -131,6 +133,7 @@ def test_json(run: Run) -> None:
         "dma_read": 10,
         "dma_written": 20,
         "interrupts": 0,
+        "interrupts_lost": 0,
         "faults": 1,
         "dma_viewed": 0,
         "exchanged": 0,

@@ -8,10 +8,12 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from time import monotonic
 
 import pytest
 
 from support.puppet import open_descriptors
+from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.session.reactor import EventFd, Reactor
 from uvfio.errors import InvalidArgument
 
@@ -74,6 +76,69 @@ def test_no_timer_runs_early(reactor: Reactor) -> None:
     while not ran:
         turn(reactor)
     assert ran[0] - start >= 0.02
+
+
+def test_timers_have_the_resolution_of_the_clock(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """epoll's own time-out counts milliseconds: it is 0 or absent, and the alarm is set to the moment itself."""
+    alarms: list[float] = []
+    settime = sc.timerfd_settime
+
+    def record(fd: int, seconds: float) -> None:
+        alarms.append(seconds)
+        settime(fd, seconds)
+
+    monkeypatch.setattr(sc, "timerfd_settime", record)
+    waits: list[float | None] = []
+    epoll = reactor._epoll
+
+    class Waits:
+        def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+            waits.append(timeout)
+            return epoll.poll(timeout)
+
+        close = epoll.close
+
+    reactor._epoll = Waits()  # type: ignore[assignment]
+    ran: list[float] = []
+    timers = [reactor.call_later(delay, lambda: ran.append(monotonic())) for delay in (0.002, 5e-5)]
+    while len(ran) < 2:
+        turn(reactor)
+    assert set(waits) <= {0, None}
+    dues = sorted(timer.due for timer in timers)
+    assert [at for at in alarms if at not in dues] == []
+    assert all(at >= due for at, due in zip(ran, dues, strict=True))
+
+
+def test_the_alarm_is_set_anew_only_for_another_moment(
+    reactor: Reactor, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarms: list[float] = []
+    monkeypatch.setattr(sc, "timerfd_settime", lambda fd, seconds: alarms.append(seconds))
+    read, write = pipe
+    reactor.watch(read, lambda: None)
+    os.write(write, b"1")
+    later = reactor.call_later(1000, lambda: None)
+    for _ in range(3):
+        assert reactor.wait_for(read)
+    sooner = reactor.call_later(500, lambda: None)
+    assert reactor.wait_for(read)
+    sooner.cancel()
+    assert reactor.wait_for(read)
+    assert alarms == [later.due, sooner.due, later.due]
+
+
+@pytest.mark.parametrize("delay", [2**31 / 1000, 1e12, 1e300])
+def test_a_timer_may_be_as_late_as_it_likes(
+    reactor: Reactor, pipe: tuple[int, int], delay: float
+) -> None:
+    read, write = pipe
+    reactor.watch(read, lambda: None)
+    os.write(write, b"1")
+    reactor.call_later(delay, lambda: None)
+    assert reactor.wait_for(read)
+    assert reactor.busy
 
 
 def test_polling_runs_no_timer(reactor: Reactor) -> None:
