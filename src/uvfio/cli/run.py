@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from uvfio.cli.usage import DEVICE_HELP, UsageError, did_you_mean, machine_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from uvfio.doors.run.linux.output import Output
 
 __all__ = ["Options", "parse", "run"]
 
@@ -202,21 +204,17 @@ def run(words: list[str]) -> int:
     from uvfio.doors.run.launch.launch import finish
     from uvfio.doors.run.supervisor import run as run_program
 
-    try:
-        status = run_program(
-            spec,
-            options.program,
-            trace=trace,
-            trace_json=options.json,
-            summary=(trace or sys.stderr) if options.summary else None,
-            status_fd=options.status_fd,
-            control=options.control,
-            memlock=options.memlock,
-            abi=options.abi,
-        )
-    finally:
-        if trace is not None:
-            trace.flush()
+    status = run_program(
+        spec,
+        options.program,
+        trace=trace,
+        trace_json=options.json,
+        summary=(trace or _open_trace(STDERR)) if options.summary else None,
+        status_fd=options.status_fd,
+        control=options.control,
+        memlock=options.memlock,
+        abi=options.abi,
+    )
     if os.WIFSIGNALED(status):
         finish(status)
     return os.waitstatus_to_exitcode(status)
@@ -240,9 +238,17 @@ def _check(options: Options) -> None:
             ) from None
 
 
-def _open_trace(where: str | None) -> TextIO | None:
+def _open_trace(where: str | None) -> Output | None:
+    """Where trace and summary go; each line at once, so that a run that is killed leaves all of them."""
+    from uvfio.doors.run.linux.output import Output, say
+
     if where is None:
         return None
     if where == STDERR:
-        return sys.stderr
-    return open(where, "w", encoding="utf-8", errors="backslashreplace")
+        fd, name = None if sys.stderr is None else sys.stderr.fileno(), "stderr"
+    else:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        fd, name = os.open(where, flags, 0o666), where
+    return Output(
+        fd, on_loss=lambda why: say(f"uvfio: lines of the trace are lost ({name}: {why})\n")
+    )

@@ -65,7 +65,7 @@ def _module(place: str, spec: str) -> ModuleType:
                 f"model {spec!r}: there is no module {missing.name!r}", hint
             ) from None
         raise _failed(spec, missing) from missing
-    except Exception as error:
+    except BaseException as error:
         raise _failed(spec, error) from error
 
 
@@ -84,7 +84,7 @@ def _file(place: str, spec: str) -> ModuleType:
     sys.modules[alias] = module
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except BaseException as error:
         del sys.modules[alias]
         if isinstance(error, FileNotFoundError) and error.filename == place:
             raise ConfigError(f"model {spec!r}: there is no file {place}") from None
@@ -100,7 +100,7 @@ def _entry_point(spec: str) -> type[PciModel | PlatformModel]:
     if point is not None:
         try:
             loaded = point.load()
-        except Exception as error:
+        except BaseException as error:
             raise _failed(spec, error) from error
         return _checked(loaded, spec)
 
@@ -139,5 +139,5 @@ def _checked(found: object, spec: str) -> type[PciModel | PlatformModel]:
     )
 
 
-def _failed(spec: str, error: Exception) -> ConfigError:
+def _failed(spec: str, error: BaseException) -> ConfigError:
     return ConfigError(f"model {spec!r} cannot be loaded: {type(error).__name__}: {error}")

@@ -111,15 +111,17 @@ def test_machine_file_and_devices_together(runner: Runner, tmp_path: Path) -> No
     assert [dev.address for dev in runner.spec.devices] == ["0000:00:01.0"]
 
 
-def test_trace(runner: Runner, tmp_path: Path) -> None:
+def test_trace(runner: Runner, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--trace", "prog"]) == 0
-    assert runner.options["trace"] is sys.stderr
+    runner.options["trace"].write("a line\n")
+    assert capfd.readouterr().err == "a line\n"
     path = tmp_path / "trace"
     assert main(["run", f"--trace={path}", "--json", "prog"]) == 0
-    assert runner.options["trace"].name == str(path)
+    runner.options["trace"].write("a line\n")
+    assert path.read_text() == "a line\n", "each line at once"
     assert runner.options["trace_json"] is True
-    assert not os.get_inheritable(runner.options["trace"].fileno())
-    runner.options["trace"].close()
+    assert not os.get_inheritable(runner.options["trace"].fd)
+    os.close(runner.options["trace"].fd)
 
 
 def test_status_fd_and_control(runner: Runner) -> None:
@@ -156,10 +158,13 @@ def test_the_programs_signal_is_ours(number: signal.Signals) -> None:
     assert done.stderr == b""
 
 
-def test_a_summary_goes_where_the_trace_goes(runner: Runner, tmp_path: Path) -> None:
+def test_a_summary_goes_where_the_trace_goes(
+    runner: Runner, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     main(["run", "--trace-summary", "--", "true"])
-    assert runner.options["summary"] is sys.stderr
+    runner.options["summary"].write("a table\n")
+    assert capfd.readouterr().err == "a table\n"
     main(["run", f"--trace={tmp_path / 'out'}", "--trace-summary", "--json", "--", "true"])
     assert runner.options["summary"] is runner.options["trace"]
     assert runner.options["trace_json"] is True
-    runner.options["trace"].close()
+    os.close(runner.options["trace"].fd)

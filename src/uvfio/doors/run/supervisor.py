@@ -13,7 +13,9 @@ What may go wrong around a call, and what then happens:
     killed before RECV         RECV fails with ENOENT; next
     killed before SEND         SEND fails with ENOENT; the effect stands, its files are released by their close
     signal with a handler      waits until the answer (WAIT_KILLABLE_RECV): nothing runs twice
-    a handler has a bug        the program gets EIO, the trace goes to stderr, the loop goes on
+    a handler has a bug        the program gets EIO, the stack goes to stderr, the loop goes on
+    SystemExit and its like    as a bug: no exception of a model ends the run
+    no memory for a call       the program gets ENOMEM, one line goes to stderr, the loop goes on
     every program has ended    POLLHUP: release everything, end as the program ended
 
 ``serve`` is the hot path: one dictionary lookup for the handler, one for the process, one for
@@ -30,7 +32,7 @@ import gc
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from uvfio.doors.run.filter.build import build_filter
 from uvfio.doors.run.filter.rules import BY_KEY, Handler, Key
@@ -39,9 +41,10 @@ from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
-from uvfio.doors.run.session.report import report_bug
+from uvfio.doors.run.session.report import report_bug, report_memory
 from uvfio.doors.run.session.session import SEND_ERRORS, Session, negative_errno
 from uvfio.doors.run.session.tree import remove_folder
+from uvfio.errors import LimitExceeded
 from uvfio.fops.file import Deferred
 from uvfio.uapi.seccomp import (
     SECCOMP_IOCTL_NOTIF_RECV,
@@ -54,6 +57,7 @@ from uvfio.uapi.seccomp import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from uvfio.doors.run.linux.output import Sink
     from uvfio.doors.run.observe.control import Control
     from uvfio.machine.spec import MachineSpec
 
@@ -118,12 +122,15 @@ class Supervisor:
                 answer = pack(request[0], value or 0, 0, go_on if value is None else 0)
             except OSError as failure:
                 answer = pack(request[0], 0, negative_errno(failure), 0)
-                if isinstance(failure, Unreadable):
-                    session.report_unreadable(request[1], failure)
+                if isinstance(failure, Unreadable | LimitExceeded):
+                    session.report_refusal(request[1], failure)
             except Deferred as later:
                 session.defer_notification(request, later)
                 continue
-            except Exception:
+            except MemoryError as failure:
+                report_memory(f"system call {request[3]} of task {request[1]}", failure)
+                answer = pack(request[0], 0, -errno.ENOMEM, 0)
+            except BaseException:
                 report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
                 answer = pack(request[0], 0, -errno.EIO, 0)
             try:
@@ -150,9 +157,9 @@ def run(
     spec: MachineSpec,
     argv: Sequence[str],
     *,
-    trace: TextIO | None = None,
+    trace: Sink | None = None,
     trace_json: bool = False,
-    summary: TextIO | None = None,
+    summary: Sink | None = None,
     status_fd: int | None = None,
     abi: str = "2011",
     control: str | None = None,

@@ -116,7 +116,7 @@ class _Tracer:
             answer.put((None, error))
         except Deferred as later:
             self._defer(request, later, answer)
-        except Exception:
+        except BaseException:
             report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
             answer.put((None, OSError(errno.EIO, "internal error")))
 

@@ -36,6 +36,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.linux import syscalls
+from uvfio.doors.run.linux.output import forget, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -193,6 +194,7 @@ class Guard:
                 wake_write,
             }
         )
+        forget()
         # Nothing but its lifetime matters: the listener stays open until this process ends. Without one
         # the program failed before its filter was in force, and there is nothing to hold.
         receive_descriptors(self._inbox, 64, 2)
@@ -255,10 +257,7 @@ class Guard:
     def _end_program(self) -> NoReturn:
         if self._reap():
             text = f"uvfio: the supervisor (pid {self._supervisor_pid}) died; ending the program\n"
-            try:
-                os.write(2, text.encode())
-            except OSError:
-                pass  # stderr has no reader
+            say(text)
             while self._reap():
                 kill_descendants(os.getpid())
         if self._cleanup is not None:

@@ -53,6 +53,7 @@ from uvfio.doors.run.launch.guard import (
     receive_descriptors,
 )
 from uvfio.doors.run.linux import syscalls
+from uvfio.doors.run.linux.output import say
 from uvfio.errors import VfioError
 from uvfio.uapi.seccomp import SECCOMP_IOCTL_NOTIF_RECV, X86_64
 
@@ -177,11 +178,11 @@ class Launched:
         message = self._news.recv(_MESSAGE.size)
         if message:
             number = _MESSAGE.unpack(message)[1]
-            sys.stderr.write(f"uvfio: cannot run {self._name}: {os.strerror(number)}\n")
             hint = exec_hint(self._name, number)
-            if hint:
-                sys.stderr.write(f"hint: {hint}\n")
-            sys.stderr.flush()
+            say(
+                f"uvfio: cannot run {self._name}: {os.strerror(number)}\n"
+                + (f"hint: {hint}\n" if hint else "")
+            )
         # The others stay open for the rest of this process: the thread may be about to use them.
         os.close(self.listener)
         os.close(self.status_fd)

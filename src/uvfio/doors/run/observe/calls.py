@@ -69,7 +69,7 @@ def _tapped(name: str, handler: Handler, emit: RunObserver) -> Handler:
         except Deferred as later:
             later.answered.append(_answered(entry, emit))
             raise
-        except Exception as error:
+        except BaseException as error:
             emit(CallExit(entry, None, error, perf_counter() - begun))
             raise
         emit(CallExit(entry, value, None, perf_counter() - begun))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["EventFd", "Reactor", "RunTimer"]
 
 ONE = (1).to_bytes(8, "little")
+LONGEST = 86400.0  # seconds of one wait: epoll counts milliseconds in 31 bits
 EVENTFD_LINK = "anon_inode:[eventfd]"
 
 
@@ -75,8 +76,12 @@ class Reactor:
         return monotonic()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> RunTimer:
-        """Call ``callback`` once, ``delay`` seconds from now or later."""
-        timer = RunTimer(self, monotonic() + delay, callback)
+        """Call ``callback`` once, ``delay`` seconds from now or later; at once if that is negative, never if it is
+        infinite. ValueError if it is not a number."""
+        due = monotonic() + delay
+        if due != due:  # no order: the heap would lose other timers
+            raise ValueError(f"a delay of {delay} s: not a number of seconds")
+        timer = RunTimer(self, due, callback)
         heapq.heappush(self._timers, (timer.due, next(self._order), timer))
         return timer
 
@@ -152,7 +157,7 @@ class Reactor:
         while self._posted:
             try:
                 self._posted.popleft()()
-            except Exception:
+            except BaseException:
                 self.on_error()
 
     def poll(self, timeout: float | None = 0) -> None:
@@ -164,7 +169,7 @@ class Reactor:
         """One turn: wait, run what is due; returns whether ``fd`` (watched) is readable."""
         timeout = None
         if self._timers:
-            timeout = max(self._timers[0][0] - monotonic(), 0)
+            timeout = min(max(self._timers[0][0] - monotonic(), 0), LONGEST)
         ready = False
         for found, _ in self._epoll.poll(timeout):
             if found == fd:
@@ -180,7 +185,7 @@ class Reactor:
             return
         try:
             callback()
-        except Exception:
+        except BaseException:
             if fd not in self._edges and self._watched.get(fd) is callback:
                 self._forget(fd)
             self.on_error()
@@ -203,7 +208,7 @@ class Reactor:
                 continue
             try:
                 callback()
-            except Exception:
+            except BaseException:
                 self.on_error()
 
     def close(self) -> None:

@@ -18,11 +18,12 @@ import errno
 import fcntl
 import os
 import resource
-import sys
 from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.filter.build import reserved_range
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.doors.run.linux.output import say
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
@@ -30,7 +31,7 @@ from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.tokens import Tokens
 from uvfio.doors.run.session.tree import Tree
 from uvfio.doors.run.session.waits import Waits
-from uvfio.errors import NoMemory, NoSpace, TooManyFiles
+from uvfio.errors import LimitExceeded, NoMemory, NoSpace, TooManyFiles
 from uvfio.machine.machine import Machine
 from uvfio.machine.sysfs.tree import nodes
 from uvfio.uapi.seccomp import SECCOMP_IOCTL_NOTIF_SEND, seccomp_notif_resp
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.doors.run.filter.rules import Request
-    from uvfio.doors.run.linux.memory import Unreadable
     from uvfio.doors.run.session.events import RunEvent, RunObserver
     from uvfio.doors.run.session.processes import Process
     from uvfio.doors.run.session.tokens import Token
@@ -95,6 +95,7 @@ class Session:
         self.processes = Processes(
             self.reactor, self.tokens, self.reserved, install=self.install, memlock=memlock
         )
+        self._memlock_told = False
         self.listener = -1
         self.current = 0
 
@@ -123,7 +124,7 @@ class Session:
         except OSError as error:
             self.shown = INCOMPLETE
             if before != INCOMPLETE:
-                sys.stderr.write(
+                say(
                     f"uvfio: files of the machine are missing in {self.tree.root}: {error.strerror}\n"
                     "hint: make room there; they come back by themselves\n"
                 )
@@ -242,9 +243,12 @@ class Session:
             self.machine.framework.observer = self.emit
 
     def emit(self, event: RunEvent) -> None:
-        """Call each observer, in the order in which they were added."""
+        """Call each observer, in the order in which they were added. One that raises changes no call."""
         for observer in self.observers:
-            observer(event)
+            try:
+                observer(event)
+            except BaseException:
+                report_bug(f"an observer of {type(event).__name__}; the run goes on")
 
     def _released(self, token: Token) -> None:
         for file in token.files:
@@ -254,14 +258,20 @@ class Session:
 
                 self.emit(FileReleased(file.name))
 
-    def report_unreadable(self, tid: int, failure: Unreadable) -> None:
-        """Report why a program sees EPERM in all its calls; once for each process."""
-        process = self.processes.get(tid)
-        if not process.complained:
-            process.complained = True
-            sys.stderr.write(f"uvfio: {failure}\n")
-            if failure.hint:
-                sys.stderr.write(f"hint: {failure.hint}\n")
+    def report_refusal(self, tid: int, failure: OSError) -> None:
+        """Report on stderr what the errno of a refused call cannot say: why a program sees EPERM in all its calls, once
+        for each process; that a limit on locked memory was exceeded, once for each run."""
+        if isinstance(failure, Unreadable):
+            process = self.processes.get(tid)
+            told, process.complained = process.complained, True
+            hint = failure.hint
+        elif type(failure) is LimitExceeded and failure.errno == errno.ENOMEM:  # of memory
+            told, self._memlock_told = self._memlock_told, True
+            hint = "raise it before the start (`ulimit -l`), or set what programs may lock with `--memlock SIZE`"
+        else:
+            return
+        if not told:
+            say(f"uvfio: {failure}\n" + (f"hint: {hint}\n" if hint else ""))
 
 
 def negative_errno(error: OSError) -> int:
