@@ -36,13 +36,23 @@ WITH_VALUE = {
     "--control": "--control",
     "--memlock": "--memlock",
     "--status-fd": "--status-fd",
+    "--timeout": "--timeout",
 }
-OPTIONS = (*WITH_VALUE, "--trace", "--trace-summary", "--json", "-h", "--help")
+OPTIONS = (
+    *WITH_VALUE,
+    "--trace",
+    "--trace-summary",
+    "--json",
+    "--kill-with-program",
+    "-h",
+    "--help",
+)
 
 HELP = f"""\
 usage: uvfio run [-m MACHINE.toml] [-d DEVICE]... [--abi ABI] [--trace[=FILE]]
                  [--trace-summary] [--json] [--control SOCKET] [--status-fd N]
-                 [--memlock SIZE] [--] PROGRAM [ARG...]
+                 [--memlock SIZE] [--timeout SECONDS] [--kill-with-program]
+                 [--] PROGRAM [ARG...]
 
 Run a program that finds the machine's devices: /dev/vfio and the sysfs around it.
 
@@ -55,12 +65,15 @@ Run a program that finds the machine's devices: /dev/vfio and the sysfs around i
   --control SOCKET            let `uvfio ctl SOCKET` change the machine while the program runs
   --status-fd N               write what happens to descriptor N, as JSON lines
   --memlock SIZE|unlimited    what each program's DMA mappings may lock, instead of its RLIMIT_MEMLOCK
+  --timeout SECONDS           kill all processes of the run after so long; status 124
+  --kill-with-program         when PROGRAM ends, kill the processes that it has started and left
   -h, --help                  this text
 
 {DEVICE_HELP}
 
-Exit status: the program's own. 125: uvfio itself failed; 126: the program cannot be executed; 127: there
-is no such program. A program killed by a signal makes `uvfio run` die of the same signal."""
+Exit status: the program's own. 124: --timeout; 125: uvfio itself failed, or a model's hook did not end and was
+ended by a second signal; 126: the program cannot be executed; 127: there is no such program. A program killed by
+a signal makes `uvfio run` die of the same signal."""
 
 
 class Options:
@@ -72,11 +85,13 @@ class Options:
         "device",
         "help",
         "json",
+        "kill_with_program",
         "machine",
         "memlock",
         "program",
         "status_fd",
         "summary",
+        "timeout",
         "trace",
     )
 
@@ -90,6 +105,8 @@ class Options:
         self.control: str | None = None
         self.status_fd: int | None = None
         self.memlock: int | None = None
+        self.timeout: float | None = None
+        self.kill_with_program = False
         self.help = False
         self.program: Sequence[str] = ()
 
@@ -132,6 +149,8 @@ def parse(words: Sequence[str]) -> Options:
             )
         elif name == "--json":
             options.json = True
+        elif name == "--kill-with-program":
+            options.kill_with_program = True
         elif name == "--trace-summary":
             options.summary = True
         else:
@@ -163,7 +182,12 @@ def _set(options: Options, name: str, value: str) -> None:
             )
         options.abi = value
     elif name == "--control":
+        if not value:
+            hint = "a path at which a socket can be made"
+            raise UsageError("uvfio run: --control names no socket", hint)
         options.control = value
+    elif name == "--timeout":
+        options.timeout = _seconds(value)
     elif name == "--memlock":
         options.memlock = _memlock(value)
     else:
@@ -173,6 +197,17 @@ def _set(options: Options, name: str, value: str) -> None:
                 f"uvfio run: --status-fd {value!r} is not the number of a descriptor", hint
             )
         options.status_fd = int(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        hint = "a number of seconds above 0, for example 30 or 0.5"
+        raise UsageError(f"uvfio run: --timeout {value!r} is not a time", hint)
+    return seconds
 
 
 def _memlock(value: str) -> int:
@@ -201,18 +236,20 @@ def run(words: list[str]) -> int:
     spec = machine_spec(options.machine, options.device)
     trace = _open_trace(options.trace)
 
-    from uvfio.doors.run.launch.launch import finish
+    from uvfio.doors.run.launch.front import finish, split
     from uvfio.doors.run.supervisor import run as run_program
 
     status = run_program(
         spec,
         options.program,
+        split(options.timeout),
         trace=trace,
         trace_json=options.json,
         summary=(trace or _open_trace(STDERR)) if options.summary else None,
         status_fd=options.status_fd,
         control=options.control,
         memlock=options.memlock,
+        kill_with_program=options.kill_with_program,
         abi=options.abi,
     )
     if os.WIFSIGNALED(status):

@@ -71,8 +71,9 @@ class Runner:
         self.program: list[str] = []
         self.spec: Any = None
         self.options: dict[str, Any] = {}
+        self.timeouts: list[float | None] = []
 
-    def __call__(self, spec: Any, program: list[str], **options: Any) -> int:
+    def __call__(self, spec: Any, program: list[str], front: Any, **options: Any) -> int:
         self.spec, self.program, self.options = spec, program, options
         return self.status
 
@@ -80,9 +81,11 @@ class Runner:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     from uvfio.doors.run import supervisor
+    from uvfio.doors.run.launch import front
 
     stand_in = Runner()
     monkeypatch.setattr(supervisor, "run", stand_in)
+    monkeypatch.setattr(front, "split", stand_in.timeouts.append)
     return stand_in
 
 
@@ -98,7 +101,9 @@ def test_what_the_runner_is_told(runner: Runner) -> None:
         "abi": "auto",
         "control": None,
         "memlock": None,
+        "kill_with_program": False,
     }
+    assert runner.timeouts == [None]
 
 
 def test_machine_file_and_devices_together(runner: Runner, tmp_path: Path) -> None:

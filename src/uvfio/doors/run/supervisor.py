@@ -26,12 +26,13 @@ What this does not do: hold the state of a run (``session/session.py``), or answ
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import gc
 import os
 import resource
-import signal
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from uvfio.doors.run.filter.build import build_filter
@@ -41,6 +42,7 @@ from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.doors.run.session.hooks import describe
 from uvfio.doors.run.session.report import report_bug, report_memory
 from uvfio.doors.run.session.session import SEND_ERRORS, Session, negative_errno
 from uvfio.doors.run.session.tree import remove_folder
@@ -57,6 +59,7 @@ from uvfio.uapi.seccomp import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from uvfio.doors.run.launch.front import Front
     from uvfio.doors.run.linux.output import Sink
     from uvfio.doors.run.observe.control import Control
     from uvfio.machine.spec import MachineSpec
@@ -81,16 +84,35 @@ class Supervisor:
             owner, method = call.handler.split(".")
             self.handlers[key] = getattr(owners[owner], method)
 
-    def start(self, argv: Sequence[str], env: dict[str, str]) -> None:
+    def start(
+        self,
+        argv: Sequence[str],
+        env: dict[str, str],
+        front: Front,
+        *,
+        kill_with_program: bool = False,
+    ) -> None:
         """Start the program. LaunchError if this machine cannot."""
         session, folder = self.session, self.session.tree.path
+        socket = self.control.path if self.control else None
         self.launched = launch(
-            argv, env, build_filter(session.reserved), cleanup=lambda: remove_folder(folder)
+            argv,
+            env,
+            build_filter(session.reserved),
+            front,
+            kill_with_program=kill_with_program,
+            cleanup=lambda: _remove(folder, socket),
         )
+        main = _thread.get_ident()
+
+        def inspect() -> tuple[float, str] | None:
+            text = describe(main)
+            return None if text is None else (session.reactor.since, text)
+
+        self.launched.inspect = inspect
         session.listener = self.launched.listener
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # some for each program and file
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a lease of this process may be broken
         session.reactor.watch(session.listener, lambda: None, wake=False)
 
     def serve(self) -> int:
@@ -101,7 +123,7 @@ class Supervisor:
         processes = session.processes
         ioctl, unpack, pack = fcntl.ioctl, seccomp_notif.unpack, seccomp_notif_resp.pack
         recv, send = SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
-        go_on = SECCOMP_USER_NOTIF_FLAG_CONTINUE
+        go_on, now = SECCOMP_USER_NOTIF_FLAG_CONTINUE, monotonic
         while True:
             if reactor.busy:
                 if waits.owed:
@@ -117,6 +139,7 @@ class Supervisor:
                     continue
                 raise
             session.current, processes.caller = request[0], request[1]
+            reactor.since = now()
             try:
                 value = handlers[request[3], request[4]](request)
                 answer = pack(request[0], value or 0, 0, go_on if value is None else 0)
@@ -156,6 +179,7 @@ class Supervisor:
 def run(
     spec: MachineSpec,
     argv: Sequence[str],
+    front: Front,
     *,
     trace: Sink | None = None,
     trace_json: bool = False,
@@ -164,10 +188,12 @@ def run(
     abi: str = "2011",
     control: str | None = None,
     memlock: int | None = None,
+    kill_with_program: bool = False,
     env: dict[str, str] | None = None,
 ) -> int:
     """Run ``argv`` on the machine; returns its wait status (for ``launch.finish``).
 
+    ``front`` is what ``launch.front.split`` returned. With ``kill_with_program`` the run ends with its first process.
     ``trace`` gets a line per VFIO call. ``status_fd`` gets JSON lines: started, ended.
     ``summary`` gets a table of all calls at the end. ``control`` is the path of a control socket.
     ``memlock`` is the number of bytes that a program's DMA mappings may lock (None: its RLIMIT_MEMLOCK). LaunchError
@@ -209,7 +235,8 @@ def run(
             session.watch(StatusLines(status_fd).observe, framework=False)
         if control is not None:
             supervisor.listen(control)
-        supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
+        env = {**(os.environ if env is None else env), "UVFIO_RUN": "1"}
+        supervisor.start(argv, env, front, kill_with_program=kill_with_program)
         assert supervisor.launched is not None
         if session.observers:
             from uvfio.doors.run.session.events import RunStarted
@@ -234,6 +261,16 @@ def run(
         supervisor.close()
         if counted is not None:
             counted.write()
+
+
+def _remove(folder: str, socket: str | None) -> None:
+    """What a supervisor that is killed leaves."""
+    remove_folder(folder)
+    if socket is not None:
+        try:
+            os.unlink(socket)
+        except OSError:
+            pass  # gone already
 
 
 def _keep_survivors(phase: str, info: dict[str, int]) -> None:

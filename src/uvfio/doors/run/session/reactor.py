@@ -68,6 +68,7 @@ class Reactor:
         self._posted: deque[Callable[[], None]] = deque()
         self._bell = -1
         self.active = 0
+        self.since = 0.0  # when the call or callback that runs now began
 
     # -- Clock -----------------------------------------------------------------------------------
 
@@ -155,6 +156,7 @@ class Reactor:
     def _run_posted(self) -> None:
         os.read(self._bell, 8)
         while self._posted:
+            self.since = monotonic()
             try:
                 self._posted.popleft()()
             except BaseException:
@@ -183,6 +185,7 @@ class Reactor:
         callback = self._watched.get(fd)
         if callback is None:
             return
+        self.since = monotonic()
         try:
             callback()
         except BaseException:
@@ -206,6 +209,7 @@ class Reactor:
             if callback is None:
                 self._cancelled -= 1
                 continue
+            self.since = monotonic()
             try:
                 callback()
             except BaseException:
