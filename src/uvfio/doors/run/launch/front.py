@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 __all__ = [
+    "ASK",
     "BUSY",
     "ENDING",
     "EXIT_FAILED",
@@ -75,7 +76,7 @@ KILL_ALL, QUIET = (
     0,
     255,
 )  # in place of a number: kill the descendants; do not report that the supervisor died
-IDLE, BUSY, STUCK = b"i", b"b", b"s"
+ASK, IDLE, BUSY, STUCK = b"\0", b"i", b"b", b"s"  # ASK, or the number of a signal for the program
 GRACE: Final = 0.3  # seconds in which a call ends that is no hook without an end
 ANSWER: Final = 2.0
 RELEASE: Final = 10.0  # seconds for what follows the end of the programs
@@ -205,6 +206,8 @@ class _Waiting:
     def _pass_on(self, number: int, sender: int) -> None:
         if number == signal.SIGCONT and sender and sender == self._pid_of_guard():
             return
+        if number == signal.SIGPIPE and sender == os.getpid():
+            return  # of a write of this process
         self._command(number)
         if number in ENDING and self._is_stuck():
             self._end(EXIT_FAILED)
@@ -220,8 +223,14 @@ class _Waiting:
     def _command(self, number: int) -> None:
         try:
             os.write(self._commands, SIGNAL.pack(number, time.monotonic_ns()))
-        except (BlockingIOError, BrokenPipeError):
-            pass  # thousands are on the way, or the guard has ended
+        except BlockingIOError:
+            pass  # thousands are on the way
+        except BrokenPipeError:  # the guard was killed; the supervisor has the program
+            if KILL_ALL < number < QUIET:
+                try:
+                    os.write(self._relay, bytes([number]))
+                except (BlockingIOError, BrokenPipeError):
+                    pass
 
     def _is_stuck(self) -> bool:
         """Ask the supervisor; True if the user was told before what keeps it from ending."""
@@ -245,7 +254,7 @@ class _Waiting:
         try:
             while poller.poll(0) and os.read(self._acks, 64):
                 pass  # late ones
-            os.write(self._relay, b"?")
+            os.write(self._relay, ASK)
         except (BlockingIOError, BrokenPipeError):
             return b"" if not self._ended() else IDLE
         if not poller.poll(ANSWER * 1000):

@@ -45,6 +45,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.launch.front import (
+    ASK,
     BUSY,
     EXIT_FAILED,
     GRACE,
@@ -221,7 +222,10 @@ class Launched:
                 if fd == guard:
                     poller.unregister(guard)
                     ended, deadline = True, time.monotonic() + RELEASE
-                elif event & select.POLLIN and os.read(fd, 64):
+                elif event & select.POLLIN and (asked := os.read(fd, 1)):
+                    if asked != ASK:
+                        self._send(asked[0])
+                        continue
                     answer, told = self._answer(told)
                     os.write(self._front.acks, answer)
                 else:
@@ -242,6 +246,13 @@ class Launched:
                 if answer == STUCK:
                     say("uvfio: the programs have ended and the hook has not: ending the run\n")
                     os._exit(EXIT_FAILED)
+
+    def _send(self, number: int) -> None:
+        """Send a signal to the program; the guard has gone."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass  # it has ended
 
     def _answer(self, told: float) -> tuple[bytes, float]:
         """What to answer to the front, and the call that was told to the user. A call that is done soon is not told."""
