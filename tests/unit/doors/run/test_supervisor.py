@@ -8,6 +8,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 

@@ -216,6 +216,14 @@ class Guard:
                     os.read(wake_read, 4096)
                 elif not self._pass_signals_on():
                     poller.unregister(self._commands)
+        poller = select.poll()
+        for fd in (self._supervisor, self._front.pidfd):
+            poller.register(fd, select.POLLIN)
+        if poller.poll(0):  # the program ended while they died; the kernel kills the other one
+            poller.unregister(self._front.pidfd)
+            poller.poll()
+            if self._cleanup is not None:
+                self._cleanup()
         os._exit(0)
 
     def _reap(self) -> bool:

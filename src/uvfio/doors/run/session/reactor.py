@@ -106,14 +106,21 @@ class Reactor:
         return self.active > 0 or bool(self._timers)
 
     def watch(
-        self, fd: int, callback: Callable[[], None], *, edge: bool = False, wake: bool = True
+        self,
+        fd: int,
+        callback: Callable[[], None],
+        *,
+        edge: bool = False,
+        wake: bool = True,
+        writable: bool = False,
     ) -> Callable[[], None]:
-        """Call ``callback`` when ``fd`` is readable; returns the function that ends it.
+        """Call ``callback`` when ``fd`` is readable, or ``writable``; returns the function that ends it.
 
         Without ``wake`` the descriptor is polled only when the reactor runs anyway (``poll``): for events that can
         wait until the next call that depends on them.
         """
-        self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
+        event = select.EPOLLOUT if writable else select.EPOLLIN
+        self._epoll.register(fd, event | (select.EPOLLET if edge else 0))
         self._watched[fd] = callback
         if edge:
             self._edges.add(fd)
