@@ -42,6 +42,8 @@ class Tree:
     def __init__(self, scratch: str) -> None:
         sweep(scratch)
         self.path = f"{scratch}/{PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
+        self._mask = os.umask(0o077)
+        os.umask(self._mask & ~0o700)  # the folder must be writable, and be swept by a later run
         os.mkdir(self.path, 0o700)
         unlocked = f"{self.path}/unlocked"  # a name that ``sweep`` does not try
         self._lock = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -52,8 +54,6 @@ class Tree:
         self._root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._nodes: dict[str, Node] = {}
         self._folders: set[str] = set()  # that are there; a system call costs more than the file
-        self._mask = os.umask(0o077)
-        os.umask(self._mask)
         self._devices: dict[int, CharDev] = {}
 
     def update(self, nodes: dict[str, Node]) -> None:
