@@ -38,8 +38,8 @@ Without -m and -d there is a small default machine: 0000:06:0d.0 and 0000:06:0d.
 0000:07:00.0 (edu) in group 241."""
 
 
-class HelpShown(Exception):
-    """A parser has printed its help; there is nothing else to do. No SystemExit, which is a mistake of a model."""
+class HelpShown(SystemExit):
+    """A parser has printed its help; there is nothing else to do. Any other SystemExit is a mistake of a model."""
 
 
 class UsageError(Exception):
@@ -66,7 +66,7 @@ def parser(verb: str, what: str, epilog: str = "") -> argparse.ArgumentParser:
     class Parser(argparse.ArgumentParser):
         def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
             """Raises HelpShown: ``error`` is the only other way out."""
-            raise HelpShown
+            raise HelpShown(status)
 
         def error(self, message: str) -> NoReturn:
             """Raises UsageError, with a hint, instead of ending the process."""
