@@ -325,3 +325,9 @@ def test_a_hostile_umask() -> None:
     for _ in range(2):
         command = ["sh", "-c", 'umask 0277; exec "$@"', "sh"]
         run_uvfio("run", "--", "test", "-e", "/dev/vfio/240", before=command, user=NOBODY).ok()
+
+
+def test_names_of_options_are_escaped() -> None:
+    done = run_uvfio("run", "-d", "edu,a\nb\x1b=1", "--", "true")
+    assert done.status != 0
+    assert "a\\nb\\x1b '1' is not an option" in done.stderr

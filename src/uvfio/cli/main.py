@@ -137,11 +137,17 @@ def _help() -> str:
 
 
 def _complain(message: str, hint: str, status: int) -> int:
+    message, hint = _one_line(message), _one_line(hint)
     lines = [f"uvfio: {message.removeprefix('uvfio ')}"]  # a verb's own messages begin so
     if hint:
         lines.append(f"hint: {hint}")
     say("\n".join(lines) + "\n")
     return status
+
+
+def _one_line(text: str) -> str:
+    """What a user gave may hold anything: characters that are not printable are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _model_exit(done: SystemExit, status: int) -> int:
