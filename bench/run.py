@@ -17,7 +17,7 @@ Absolute times are medians too, and worth less: look at the steal time that is p
     unrelated calls            what a program pays that the supervisor has nothing to do with
     gcc -c                     a whole program that opens many files
     uvfio run -- true          start-up, all included
-    supervisor peak RSS        VmHWM of the process `uvfio run`
+    supervisor peak RSS        VmHWM of the child of `uvfio run` that answers
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ class Bench:
             assert process.stdin
             assert process.stdout
             process.stdout.readline()  # it has read, and waits
-            status = Path(f"/proc/{process.pid}/status").read_text()
+            front = Path(f"/proc/{process.pid}/task/{process.pid}")
+            status = Path(f"/proc/{(front / 'children').read_text().split()[0]}/status").read_text()
             process.stdin.close()
         kilobytes = next(line.split()[1] for line in status.splitlines() if "VmHWM" in line)
         return int(kilobytes) / 1024

@@ -310,6 +310,8 @@ def test_kill_of_the_supervisor_while_the_program_waits(program: Programs) -> No
     with Uvfio("run", "--", program("hold")) as uvfio:
         uvfio.expect("ready\n")
         uvfio.signal(signal.SIGKILL)
+        for left in uvfio.processes():
+            uvfio._await_end(left, 30)  # before its input ends
         done = uvfio.finish(grace=30)
         assert done.status == -signal.SIGKILL
         assert done.stderr == DIED.format(uvfio.pid)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DRIVER = """
 import fcntl, os, sys
 from uvfio.doors.run.filter import build
-from uvfio.doors.run.launch import launch
+from uvfio.doors.run.launch import front, launch
 from uvfio.uapi import seccomp as s
 
 def serve(launched, limit=None):
@@ -40,7 +40,8 @@ def serve(launched, limit=None):
     return served
 
 def start(argv=None, **options):
-    return launch.launch(argv or sys.argv[1:], os.environ, build.build_filter(range(768, 1024)), **options)
+    allowed = build.build_filter(range(768, 1024))
+    return launch.launch(argv or sys.argv[1:], os.environ, allowed, front.split(), **options)
 
 def main():
     try:

@@ -16,7 +16,8 @@ from io import TextIOBase
 from typing import TYPE_CHECKING
 
 from uvfio import __version__
-from uvfio.cli.usage import UsageError, did_you_mean
+from uvfio.cli.usage import HelpShown, UsageError, did_you_mean
+from uvfio.doors.run.linux.output import say
 from uvfio.errors import ConfigError, VfioError
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _bug(failed)
         hint = f"`make venv` in a checkout, or `{sys.executable} -m pip install {package}`"
         return _complain(f"the Python package {package} is not installed", hint, failed)
-    except SystemExit as done:  # argparse, after --help
-        return done.code if isinstance(done.code, int) else failed
+    except HelpShown:
+        return 0
+    except SystemExit as done:  # the command has none: a model that was loaded, reset or asked
+        return _model_exit(done, failed)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception:  # a mistake of ours: all the details, and still the right status
@@ -145,18 +148,36 @@ def _help() -> str:
 
 
 def _complain(message: str, hint: str, status: int) -> int:
+    message, hint = _one_line(message), _one_line(hint)
     lines = [f"uvfio: {message.removeprefix('uvfio ')}"]  # a verb's own messages begin so
     if hint:
         lines.append(f"hint: {hint}")
-    if sys.stderr is not None:  # else print would write to stdout
-        print("\n".join(lines), file=sys.stderr)
+    say("\n".join(lines) + "\n")
     return status
+
+
+def _one_line(text: str) -> str:
+    """What a user gave may hold anything: characters that are not printable are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _model_exit(done: SystemExit, status: int) -> int:
+    from uvfio.doors.run.session.report import culprit
+
+    found = culprit(done)
+    where = f" in {found[0]}:{found[1]}" if found is not None else ""
+    hint = "a model reports an error by an exception of its own"
+    return _complain(
+        f"SystemExit({done.code!r}) was raised{where}: a model must not end the process",
+        hint,
+        status,
+    )
 
 
 def _bug(status: int) -> int:
     import traceback
 
-    traceback.print_exc()
+    say(traceback.format_exc())
     return _complain(
         "this is a mistake of uvfio's; please report it with the lines above", "", status
     )

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from uvfio.cli.usage import DEVICE_HELP, UsageError, did_you_mean, machine_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from uvfio.doors.run.linux.output import Output
 
 __all__ = ["Options", "parse", "run"]
 
@@ -34,13 +36,24 @@ WITH_VALUE = {
     "--control": "--control",
     "--memlock": "--memlock",
     "--status-fd": "--status-fd",
+    "--timeout": "--timeout",
 }
-OPTIONS = (*WITH_VALUE, "--trace", "--trace-summary", "--json", "--strict", "-h", "--help")
+OPTIONS = (
+    *WITH_VALUE,
+    "--trace",
+    "--trace-summary",
+    "--json",
+    "--kill-with-program",
+    "--strict",
+    "-h",
+    "--help",
+)
 
 HELP = f"""\
 usage: uvfio run [-m MACHINE.toml] [-d DEVICE]... [--abi ABI] [--trace[=FILE]]
                  [--trace-summary] [--json] [--control SOCKET] [--status-fd N]
-                 [--memlock SIZE] [--strict] [--] PROGRAM [ARG...]
+                 [--memlock SIZE] [--strict] [--timeout SECONDS]
+                 [--kill-with-program] [--] PROGRAM [ARG...]
 
 Run a program that finds the machine's devices: /dev/vfio and the sysfs around it.
 
@@ -54,12 +67,15 @@ Run a program that finds the machine's devices: /dev/vfio and the sysfs around i
   --status-fd N               write what happens to descriptor N, as JSON lines
   --memlock SIZE|unlimited    what each program's DMA mappings may lock, instead of its RLIMIT_MEMLOCK
   --strict                    DMA to memory that was exchanged after it was mapped is a fault, said on stderr
+  --timeout SECONDS           kill all processes of the run after so long; status 124
+  --kill-with-program         when PROGRAM ends, kill the processes that it has started and left
   -h, --help                  this text
 
 {DEVICE_HELP}
 
-Exit status: the program's own. 125: uvfio itself failed; 126: the program cannot be executed; 127: there
-is no such program. A program killed by a signal makes `uvfio run` die of the same signal."""
+Exit status: the program's own. 124: --timeout; 125: uvfio itself failed, or a model's hook did not end and was
+ended by a second signal; 126: the program cannot be executed; 127: there is no such program. A program killed by
+a signal makes `uvfio run` die of the same signal."""
 
 
 class Options:
@@ -71,12 +87,14 @@ class Options:
         "device",
         "help",
         "json",
+        "kill_with_program",
         "machine",
         "memlock",
         "program",
         "status_fd",
         "strict",
         "summary",
+        "timeout",
         "trace",
     )
 
@@ -91,6 +109,8 @@ class Options:
         self.status_fd: int | None = None
         self.memlock: int | None = None
         self.strict = False
+        self.timeout: float | None = None
+        self.kill_with_program = False
         self.help = False
         self.program: Sequence[str] = ()
 
@@ -133,6 +153,8 @@ def parse(words: Sequence[str]) -> Options:
             )
         elif name == "--json":
             options.json = True
+        elif name == "--kill-with-program":
+            options.kill_with_program = True
         elif name == "--trace-summary":
             options.summary = True
         elif name == "--strict":
@@ -167,7 +189,12 @@ def _set(options: Options, name: str, value: str) -> None:
             raise UsageError(f"uvfio run: --abi {value!r} is none of {', '.join(ABIS)}", hint)
         options.abi = value
     elif name == "--control":
+        if not value:
+            hint = "a path at which a socket can be made"
+            raise UsageError("uvfio run: --control names no socket", hint)
         options.control = value
+    elif name == "--timeout":
+        options.timeout = _seconds(value)
     elif name == "--memlock":
         options.memlock = _memlock(value)
     else:
@@ -177,6 +204,17 @@ def _set(options: Options, name: str, value: str) -> None:
                 f"uvfio run: --status-fd {value!r} is not the number of a descriptor", hint
             )
         options.status_fd = int(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        hint = "a number of seconds above 0, for example 30 or 0.5"
+        raise UsageError(f"uvfio run: --timeout {value!r} is not a time", hint)
+    return seconds
 
 
 def _memlock(value: str) -> int:
@@ -205,25 +243,23 @@ def run(words: list[str]) -> int:
     spec = machine_spec(options.machine, options.device)
     trace = _open_trace(options.trace)
 
-    from uvfio.doors.run.launch.launch import finish
+    from uvfio.doors.run.launch.front import finish, split
     from uvfio.doors.run.supervisor import run as run_program
 
-    try:
-        status = run_program(
-            spec,
-            options.program,
-            trace=trace,
-            trace_json=options.json,
-            summary=(trace or sys.stderr) if options.summary else None,
-            status_fd=options.status_fd,
-            control=options.control,
-            memlock=options.memlock,
-            strict=options.strict,
-            abi=options.abi,
-        )
-    finally:
-        if trace is not None:
-            trace.flush()
+    status = run_program(
+        spec,
+        options.program,
+        split(options.timeout),
+        trace=trace,
+        trace_json=options.json,
+        summary=(trace or _open_trace(STDERR)) if options.summary else None,
+        status_fd=options.status_fd,
+        control=options.control,
+        memlock=options.memlock,
+        strict=options.strict,
+        kill_with_program=options.kill_with_program,
+        abi=options.abi,
+    )
     if os.WIFSIGNALED(status):
         finish(status)
     return os.waitstatus_to_exitcode(status)
@@ -247,9 +283,17 @@ def _check(options: Options) -> None:
             ) from None
 
 
-def _open_trace(where: str | None) -> TextIO | None:
+def _open_trace(where: str | None) -> Output | None:
+    """Where trace and summary go; each line at once, so that a run that is killed leaves all of them."""
+    from uvfio.doors.run.linux.output import Output, say
+
     if where is None:
         return None
     if where == STDERR:
-        return sys.stderr
-    return open(where, "w", encoding="utf-8", errors="backslashreplace")
+        fd, name = None if sys.stderr is None else sys.stderr.fileno(), "stderr"
+    else:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        fd, name = os.open(where, flags, 0o666), where
+    return Output(
+        fd, on_loss=lambda why: say(f"uvfio: lines of the trace are lost ({name}: {why})\n")
+    )

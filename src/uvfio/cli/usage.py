@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
     from uvfio.machine.spec import MachineSpec
 
-__all__ = ["UsageError", "add_json", "add_machine", "did_you_mean", "machine_spec", "parser"]
+__all__ = [
+    "HelpShown",
+    "UsageError",
+    "add_json",
+    "add_machine",
+    "did_you_mean",
+    "machine_spec",
+    "parser",
+]
 
 DEVICE_HELP = """\
 DEVICE = MODEL[@ADDRESS][,group=N][,driver=NAME][,iommu=NAME][,numvfs=N][,key=value...]
@@ -28,6 +36,10 @@ DEVICE = MODEL[@ADDRESS][,group=N][,driver=NAME][,iommu=NAME][,numvfs=N][,key=va
   key      an option of the model; a comma in a value is written twice
 Without -m and -d there is a small default machine: 0000:06:0d.0 and 0000:06:0d.1 (edu) in group 240,
 0000:07:00.0 (edu) in group 241."""
+
+
+class HelpShown(SystemExit):
+    """A parser has printed its help; there is nothing else to do. Any other SystemExit is a mistake of a model."""
 
 
 class UsageError(Exception):
@@ -52,6 +64,10 @@ def parser(verb: str, what: str, epilog: str = "") -> argparse.ArgumentParser:
     import argparse
 
     class Parser(argparse.ArgumentParser):
+        def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+            """Raises HelpShown: ``error`` is the only other way out."""
+            raise HelpShown(status)
+
         def error(self, message: str) -> NoReturn:
             """Raises UsageError, with a hint, instead of ending the process."""
             hint = f"see `{self.prog} --help`"

@@ -35,8 +35,8 @@ __all__ = [
     "GroupAdded",
     "GroupRemoved",
     "Interrupt",
-    "MemoryExchanged",
     "InterruptLost",
+    "MemoryExchanged",
     "Observed",
     "Observer",
 ]

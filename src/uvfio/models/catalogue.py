@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeGuard
 
 from uvfio.errors import ConfigError, ModelError
-from uvfio.kit.mistake import FAILURES
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -90,7 +89,7 @@ def _module(place: str, spec: str) -> ModuleType:
                 f"model {spec!r}: there is no module {missing.name!r}", hint
             ) from None
         raise _failed(spec, missing) from missing
-    except FAILURES as error:
+    except BaseException as error:
         raise _failed(spec, error) from error
 
 
@@ -116,7 +115,7 @@ def _file(place: str, spec: str) -> ModuleType:
     sys.modules[alias] = module
     try:
         found.loader.exec_module(module)
-    except FAILURES as error:
+    except BaseException as error:
         del sys.modules[alias]
         if isinstance(error, FileNotFoundError) and error.filename == file:
             raise ConfigError(f"model {spec!r}: there is no file {place}") from None
@@ -132,7 +131,7 @@ def _entry_point(spec: str) -> type[PciModel | PlatformModel]:
     if point is not None:
         try:
             loaded = point.load()
-        except FAILURES as error:
+        except BaseException as error:
             raise _failed(spec, error) from error
         return _checked(loaded, spec)
 

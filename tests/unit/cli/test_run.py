@@ -73,8 +73,9 @@ class Runner:
         self.program: list[str] = []
         self.spec: Any = None
         self.options: dict[str, Any] = {}
+        self.timeouts: list[float | None] = []
 
-    def __call__(self, spec: Any, program: list[str], **options: Any) -> int:
+    def __call__(self, spec: Any, program: list[str], front: Any, **options: Any) -> int:
         self.spec, self.program, self.options = spec, program, options
         return self.status
 
@@ -82,9 +83,11 @@ class Runner:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     from uvfio.doors.run import supervisor
+    from uvfio.doors.run.launch import front
 
     stand_in = Runner()
     monkeypatch.setattr(supervisor, "run", stand_in)
+    monkeypatch.setattr(front, "split", stand_in.timeouts.append)
     return stand_in
 
 
@@ -101,7 +104,9 @@ def test_what_the_runner_is_told(runner: Runner) -> None:
         "control": None,
         "memlock": None,
         "strict": False,
+        "kill_with_program": False,
     }
+    assert runner.timeouts == [None]
 
 
 def test_machine_file_and_devices_together(runner: Runner, tmp_path: Path) -> None:
@@ -114,15 +119,17 @@ def test_machine_file_and_devices_together(runner: Runner, tmp_path: Path) -> No
     assert [dev.address for dev in runner.spec.devices] == ["0000:00:01.0"]
 
 
-def test_trace(runner: Runner, tmp_path: Path) -> None:
+def test_trace(runner: Runner, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--trace", "prog"]) == 0
-    assert runner.options["trace"] is sys.stderr
+    runner.options["trace"].write("a line\n")
+    assert capfd.readouterr().err == "a line\n"
     path = tmp_path / "trace"
     assert main(["run", f"--trace={path}", "--json", "prog"]) == 0
-    assert runner.options["trace"].name == str(path)
+    runner.options["trace"].write("a line\n")
+    assert path.read_text() == "a line\n", "each line at once"
     assert runner.options["trace_json"] is True
-    assert not os.get_inheritable(runner.options["trace"].fileno())
-    runner.options["trace"].close()
+    assert not os.get_inheritable(runner.options["trace"].fd)
+    os.close(runner.options["trace"].fd)
 
 
 def test_status_fd_and_control(runner: Runner) -> None:
@@ -159,13 +166,16 @@ def test_the_programs_signal_is_ours(number: signal.Signals) -> None:
     assert done.stderr == b""
 
 
-def test_a_summary_goes_where_the_trace_goes(runner: Runner, tmp_path: Path) -> None:
+def test_a_summary_goes_where_the_trace_goes(
+    runner: Runner, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     main(["run", "--trace-summary", "--", "true"])
-    assert runner.options["summary"] is sys.stderr
+    runner.options["summary"].write("a table\n")
+    assert capfd.readouterr().err == "a table\n"
     main(["run", f"--trace={tmp_path / 'out'}", "--trace-summary", "--json", "--", "true"])
     assert runner.options["summary"] is runner.options["trace"]
     assert runner.options["trace_json"] is True
-    runner.options["trace"].close()
+    os.close(runner.options["trace"].fd)
 
 
 def test_strict(runner: Runner) -> None:

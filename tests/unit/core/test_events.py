@@ -18,8 +18,8 @@ from uvfio.core.events import (
     GroupAdded,
     GroupRemoved,
     Interrupt,
-    MemoryExchanged,
     InterruptLost,
+    MemoryExchanged,
     Observer,
 )
 from uvfio.core.irq import ReportedEvent

@@ -272,7 +272,7 @@ class Migration:
         assert isinstance(stream, ResumingStream)
         try:
             self._device.load(stream.finish())
-        except Exception as wrong:  # a model may raise anything for data that make no sense
+        except BaseException as wrong:  # a model may raise anything for data that make no sense
             self._state = _S.ERROR
             self._end_session()
             raise InvalidArgument(

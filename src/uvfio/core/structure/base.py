@@ -141,7 +141,7 @@ class Structure:
                 from uvfio.core.events import GroupAdded
 
                 self.observer(GroupAdded(str(group), bus, number, minor))
-        except Exception:
+        except BaseException:
             self._forget_group(group)
             raise
         return group

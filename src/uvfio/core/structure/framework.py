@@ -61,12 +61,12 @@ class Framework(Releases):
             device.reserved = True
             try:
                 iommu.attach_device(device)
-            except Exception as error:
+            except BaseException as error:
                 self._taint(device, f"{device.name} was plugged in but not attached: {error}")
                 raise
         try:
             driver.bind_hotplugged(dev)
-        except Exception as error:
+        except BaseException as error:
             with self.lock:
                 self._taint(device, f"{driver.name} did not claim {device.name}: {error}")
         return device
@@ -213,10 +213,10 @@ class Framework(Releases):
                 old.detach_group(b)
                 try:
                     iommu.attach_group(b)
-                except Exception:
+                except BaseException:
                     old.attach_group(b)
                     raise
-            except Exception:
+            except BaseException:
                 old.close()
                 old.owner = None
                 if opened:
@@ -277,7 +277,7 @@ class Framework(Releases):
             iommu = self._enter(held, mm)
             try:
                 device = self._match(iommu, name)
-            except Exception:
+            except BaseException:
                 self._settle(iommu)
                 raise
             assert device.data is not None

@@ -168,7 +168,7 @@ class Iommu:
             for group in self.groups:
                 self._attach_devices(group)
             self._check_interrupts()
-        except Exception:
+        except BaseException:
             self._drop_domain()
             raise
 
@@ -223,7 +223,7 @@ class Iommu:
         group.iommu = self
         try:
             self._attach_devices(group)
-        except Exception:
+        except BaseException:
             self.detach_group(group)
             raise
 

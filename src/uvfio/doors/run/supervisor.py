@@ -15,7 +15,9 @@ What may go wrong around a call, and what then happens:
     signal with a handler      waits until the answer (WAIT_KILLABLE_RECV): nothing runs twice
     a path leads out of the    the program repeats the call itself, with another path (``session/repeat.py``)
     machine's folders
-    a handler has a bug        the program gets EIO, the trace goes to stderr, the loop goes on
+    a handler has a bug        the program gets EIO, the stack goes to stderr, the loop goes on
+    SystemExit and its like    as a bug: no exception of a model ends the run
+    no memory for a call       the program gets ENOMEM, one line goes to stderr, the loop goes on
     every program has ended    POLLHUP: release everything, end as the program ended
 
 ``serve`` is the hot path: one dictionary lookup for the handler, one for the process, one for
@@ -26,13 +28,14 @@ What this does not do: hold the state of a run (``session/session.py``), or answ
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import gc
 import os
 import resource
-import signal
-from typing import TYPE_CHECKING, TextIO
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from uvfio.doors.run.filter.build import build_filter
 from uvfio.doors.run.filter.rules import BY_KEY, Handler, Key
@@ -41,10 +44,12 @@ from uvfio.doors.run.handlers.paths import Paths
 from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.doors.run.session.hooks import describe
 from uvfio.doors.run.session.redirect import Answered, Redirect
-from uvfio.doors.run.session.report import report_bug, report_end
+from uvfio.doors.run.session.report import report_bug, report_end, report_memory
 from uvfio.doors.run.session.session import SEND_ERRORS, Session, negative_errno
 from uvfio.doors.run.session.tree import remove_folder
+from uvfio.errors import LimitExceeded
 from uvfio.fops.file import Deferred
 from uvfio.uapi.seccomp import (
     SECCOMP_IOCTL_NOTIF_RECV,
@@ -59,6 +64,8 @@ if TYPE_CHECKING:
 
     from uvfio.doors.run.filter.rules import Request
     from uvfio.doors.run.handlers.changes import Changes
+    from uvfio.doors.run.launch.front import Front
+    from uvfio.doors.run.linux.output import Sink
     from uvfio.doors.run.observe.control import Control
     from uvfio.machine.spec import MachineSpec
 
@@ -102,16 +109,35 @@ class Supervisor:
 
         return changing
 
-    def start(self, argv: Sequence[str], env: dict[str, str]) -> None:
+    def start(
+        self,
+        argv: Sequence[str],
+        env: dict[str, str],
+        front: Front,
+        *,
+        kill_with_program: bool = False,
+    ) -> None:
         """Start the program. LaunchError if this machine cannot."""
         session, folder = self.session, self.session.tree.path
+        socket = self.control.path if self.control else None
         self.launched = launch(
-            argv, env, build_filter(session.reserved), cleanup=lambda: remove_folder(folder)
+            argv,
+            env,
+            build_filter(session.reserved),
+            front,
+            kill_with_program=kill_with_program,
+            cleanup=lambda: _remove(folder, socket),
         )
+        main = _thread.get_ident()
+
+        def inspect() -> tuple[float, str] | None:
+            text = describe(main)
+            return None if text is None else (session.reactor.since, text)
+
+        self.launched.inspect = inspect
         session.listener = self.launched.listener
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # some for each program and file
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a lease of this process may be broken
         session.reactor.watch(session.listener, lambda: None, wake=False)
 
     def serve(self) -> int:
@@ -123,7 +149,7 @@ class Supervisor:
         ended, settle = processes.endings.poll, processes.endings.settle
         ioctl, unpack, pack = fcntl.ioctl, seccomp_notif.unpack, seccomp_notif_resp.pack
         recv, send = SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
-        go_on = SECCOMP_USER_NOTIF_FLAG_CONTINUE
+        go_on, now = SECCOMP_USER_NOTIF_FLAG_CONTINUE, monotonic
         while True:
             if reactor.busy:
                 if waits.owed:
@@ -141,6 +167,7 @@ class Supervisor:
             session.current, processes.caller = request[0], request[1]
             if ended(0, 1):
                 settle()  # before a number of a task is believed
+            reactor.since = now()
             try:
                 value = handlers[request[3], request[4]](request)
                 answer = pack(request[0], value or 0, 0, go_on if value is None else 0)
@@ -148,21 +175,20 @@ class Supervisor:
                 if failure.errno in SHORTAGE:
                     failure = session.own_shortage(failure)
                 answer = pack(request[0], 0, negative_errno(failure), 0)
-                if isinstance(failure, Unreadable):
-                    session.report_unreadable(request[1], failure)
+                if isinstance(failure, Unreadable | LimitExceeded):
+                    session.report_refusal(request[1], failure)
             except Deferred as later:
                 session.defer_notification(request, later)
                 continue
             except Redirect as wanted:
-                try:
-                    value = session.redirect(request, wanted)
-                    answer = pack(request[0], value or 0, 0, go_on if value is None else 0)
-                except Answered:
+                repeated = self._redirect(request, wanted)
+                if repeated is None:
                     continue
-                except Unreadable as failure:
-                    answer = pack(request[0], 0, negative_errno(failure), 0)
-                    session.report_unreadable(request[1], failure)
-            except Exception:
+                answer = repeated
+            except MemoryError as failure:
+                report_memory(f"system call {request[3]} of task {request[1]}", failure)
+                answer = pack(request[0], 0, -errno.ENOMEM, 0)
+            except BaseException:
                 report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
                 answer = pack(request[0], 0, -errno.EIO, 0)
             try:
@@ -170,6 +196,22 @@ class Supervisor:
             except OSError as error:
                 if error.errno not in SEND_ERRORS:
                     raise
+
+    def _redirect(self, request: Request, wanted: Redirect) -> bytes | None:
+        """Let the program repeat its call. Returns the answer if it cannot, and None once the call is answered."""
+        session = self.session
+        try:
+            value = session.redirect(request, wanted)
+        except Answered:
+            return None
+        except OSError as failure:
+            session.report_refusal(request[1], failure)
+            return seccomp_notif_resp.pack(request[0], 0, negative_errno(failure), 0)
+        except BaseException:
+            report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
+            return seccomp_notif_resp.pack(request[0], 0, -errno.EIO, 0)
+        go_on = SECCOMP_USER_NOTIF_FLAG_CONTINUE if value is None else 0
+        return seccomp_notif_resp.pack(request[0], value or 0, 0, go_on)
 
     def listen(self, path: str) -> None:
         """Serve a control socket at ``path``. ConfigError if a socket cannot be made there."""
@@ -188,19 +230,22 @@ class Supervisor:
 def run(
     spec: MachineSpec,
     argv: Sequence[str],
+    front: Front,
     *,
-    trace: TextIO | None = None,
+    trace: Sink | None = None,
     trace_json: bool = False,
-    summary: TextIO | None = None,
+    summary: Sink | None = None,
     status_fd: int | None = None,
     abi: str = "2011",
     control: str | None = None,
     memlock: int | None = None,
     strict: bool = False,
+    kill_with_program: bool = False,
     env: dict[str, str] | None = None,
 ) -> int:
     """Run ``argv`` on the machine; returns its wait status (for ``launch.finish``).
 
+    ``front`` is what ``launch.front.split`` returned. With ``kill_with_program`` the run ends with its first process.
     ``trace`` gets a line per VFIO call. ``status_fd`` gets JSON lines: started, ended.
     ``summary`` gets a table of all calls at the end. ``control`` is the path of a control socket.
     ``memlock`` is the number of bytes that a program's DMA mappings may lock (None: its RLIMIT_MEMLOCK).
@@ -243,7 +288,8 @@ def run(
             session.watch(StatusLines(status_fd).observe, framework=False)
         if control is not None:
             supervisor.listen(control)
-        supervisor.start(argv, {**(os.environ if env is None else env), "UVFIO_RUN": "1"})
+        env = {**(os.environ if env is None else env), "UVFIO_RUN": "1"}
+        supervisor.start(argv, env, front, kill_with_program=kill_with_program)
         assert supervisor.launched is not None
         if session.observers:
             from uvfio.doors.run.session.events import RunStarted
@@ -269,6 +315,16 @@ def run(
         if counted is not None:
             counted.write()
         report_end()
+
+
+def _remove(folder: str, socket: str | None) -> None:
+    """What a supervisor that is killed leaves."""
+    remove_folder(folder)
+    if socket is not None:
+        try:
+            os.unlink(socket)
+        except OSError:
+            pass  # gone already
 
 
 def _keep_survivors(phase: str, info: dict[str, int]) -> None:

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -337,5 +338,5 @@ def test_a_machine_without_a_place_for_its_files(monkeypatch: pytest.MonkeyPatch
         "uvfio.doors.run.launch.check._candidates", lambda: ["/proc", "/nonexistent"]
     )
     with pytest.raises(LaunchError, match="unlinked files") as caught:
-        module.run(machine_of(), ["true"])
+        module.run(machine_of(), ["true"], cast("Any", None))
     assert "uvfio check" in caught.value.hint

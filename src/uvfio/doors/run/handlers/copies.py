@@ -19,8 +19,9 @@ tracees to a thread), seizes all threads of the program, interrupts them, and ex
 Which calls are answered and which may end a copy is in ``filter/rules.py`` (column ``copies``). The result is set at
 the exit, since a skipped call has number -1, which the filter answers with ENOSYS.
 
-Invariants: a tracee that ends is reaped here at once, so that its parent sees it; signals and stops reach it as they
-would; when the program cannot be traced (it has another tracer), the dup2 is refused instead of losing writes.
+Invariants: the supervisor waits for a tracer for ``BEGIN`` seconds at most, whatever that does; a tracee that ends is
+reaped here at once, so that its parent sees it; signals and stops reach it as they would; when the program cannot be
+traced (it has another tracer), the dup2 is refused instead of losing writes.
 
 What this does not do: copies that arrive by SCM_RIGHTS are not followed; what is written there is lost.
 """
@@ -53,6 +54,7 @@ __all__ = ["Copies"]
 
 SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 WALL, WNOTHREAD = 0x40000000, 0x20000000
+BEGIN: Final = 5.0  # seconds in which the program is seized, else the dup2 is refused
 NO_CALL: Final = (1 << 64) - 1
 
 Result = tuple[int | None, OSError | None]
@@ -97,6 +99,7 @@ class _Tracer:
         self.stop = stop
         self.tids: set[int] = set()
         self.results: dict[int, int] = {}  # of skipped calls, until their exit
+        self.late = False  # nobody waits for it
         self.made = False  # whether the dup2 has been done
         self.last: dict[int, Key] = {}  # the call that each is in
         self.started: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
@@ -105,8 +108,14 @@ class _Tracer:
 
     def begin(self) -> OSError | None:
         """Returns when the program is traced, or why it cannot be."""
-        threading.Thread(target=self._run, name=f"copies of {self.tid}", daemon=True).start()
-        return self.started.get()
+        try:
+            threading.Thread(target=self._run, name=f"copies of {self.tid}", daemon=True).start()
+            return self.started.get(timeout=BEGIN)
+        except RuntimeError as error:  # no thread can be started
+            return OSError(errno.EAGAIN, str(error))
+        except queue.Empty:
+            self.late = True
+            return OSError(errno.ETIMEDOUT, "it does not stop")
 
     def _serve(self, request: Request, answer: queue.SimpleQueue[Result]) -> None:
         """Run the handler on the supervisor's thread, as the loop does with a notification; put its result or error."""
@@ -118,7 +127,7 @@ class _Tracer:
             answer.put((None, error))
         except Deferred as later:
             self._defer(request, later, answer)
-        except Exception:
+        except BaseException:
             report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
             answer.put((None, OSError(errno.EIO, "internal error")))
 
@@ -136,15 +145,21 @@ class _Tracer:
     def _run(self) -> None:
         try:
             self._seize(self.tid)
-        except OSError as error:
-            self.started.put(error)
+            for name in os.listdir(f"/proc/{self.process.tgid}/task"):
+                if int(name) not in self.tids:
+                    try:
+                        self._seize(int(name))
+                    except OSError:
+                        continue  # it has just ended
+        except BaseException as error:  # the supervisor waits: it gets an answer in any case
+            self.copies.traced -= self.tids
+            self.started.put(
+                error if isinstance(error, OSError) else OSError(errno.EIO, repr(error))
+            )
+            return  # the end of the thread detaches what was seized
+        if self.late:
+            self.copies.traced -= self.tids
             return
-        for name in os.listdir(f"/proc/{self.process.tgid}/task"):
-            if int(name) not in self.tids:
-                try:
-                    self._seize(int(name))
-                except OSError:
-                    continue  # it has just ended
         self.started.put(None)
         try:
             while self.tids:

@@ -11,13 +11,15 @@ The guard is a child of the supervisor and a subreaper: the program is its child
 leaves behind becomes its child. It sleeps in poll until one of three things happens:
 
 - a child changed: it reports the program's wait status to the supervisor through a pipe, stops the
-  supervisor when the program stops and continues it when the program goes on (the shell that waits for
-  the supervisor sees a stopped job, as it would without uvfio), and reaps. No child left: it exits;
-- the supervisor passes on a signal that it received. A signal for a whole process group
+  front (``launch/front.py``) when the program stops and continues it when the program goes on (the shell that waits for
+  the front sees a stopped job, as it would without uvfio; the supervisor serves the other processes), and
+  reaps. With ``kill_with_program`` it kills every descendant when the program has ended. No child left: it exits;
+- the front passes on a signal that it received. A signal for a whole process group
   (Ctrl-C, ``kill -TERM -PGID``) reached the program already; it reached the guard too, which has all
   signals blocked, and so can detect that: a signal that is pending here is not passed on. (Signals of one number do not
   queue, so two for the group within the time that this takes, some 100 us, may come as three.) SIGCONT
-  is passed on if the program had stopped before, and not if it has stopped since;
+  is passed on if the program had stopped before, and not if it has stopped since. ``KILL_ALL`` in place of a number:
+  it kills every descendant;
 - the supervisor's pidfd is readable: it died.
 
 Invariants: the guard never uses the listener; it holds no descriptor but its own few, so that a reader of
@@ -35,17 +37,19 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
+from uvfio.doors.run.launch.front import EXIT_FAILED, KILL_ALL, QUIET, SIGNAL, keep_only
 from uvfio.doors.run.linux import syscalls
+from uvfio.doors.run.linux.output import forget, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import NoReturn
+
+    from uvfio.doors.run.launch.front import Front
 
 __all__ = ["EXIT_FAILED", "Guard", "kill_descendants", "receive_descriptors"]
 
-EXIT_FAILED: Final = 125  # uvfio itself failed
 WAIT_STATUS: Final = struct.Struct("<i")
-SIGNAL: Final = struct.Struct("<Bq")  # number, time.monotonic_ns() of its arrival
 
 
 def receive_descriptors(socket: _socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
@@ -128,16 +132,6 @@ def kill_descendants(pid: int) -> None:
                 os.close(pidfd)
 
 
-def keep_only(keep: Iterable[int]) -> None:
-    """Close every descriptor that is not in ``keep``."""
-    first = 0
-    for fd in sorted(keep):
-        if first < fd:
-            syscalls.close_range(first, fd - 1)
-        first = fd + 1
-    syscalls.close_range(first, 0xFFFFFFFF)
-
-
 class Guard:
     """The guard process. Made in it, after it forked the program; ``run`` never returns."""
 
@@ -145,8 +139,11 @@ class Guard:
         "_cleanup",
         "_commands",
         "_ended",
+        "_front",
         "_inbox",
+        "_kill_with_program",
         "_program",
+        "_quiet",
         "_report",
         "_stopped_at",
         "_supervisor",
@@ -161,7 +158,8 @@ class Guard:
         supervisor_pid: int,
         inbox: _socket.socket,
         report: int,
-        commands: int,
+        front: Front,
+        kill_with_program: bool,
         cleanup: Callable[[], None] | None,
     ) -> None:
         """``supervisor`` is its pidfd; the listener arrives in ``inbox``."""
@@ -170,7 +168,10 @@ class Guard:
         self._supervisor_pid = supervisor_pid
         self._inbox = inbox
         self._report = report
-        self._commands = commands
+        self._front = front
+        self._commands = front.commands
+        self._kill_with_program = kill_with_program
+        self._quiet = False
         self._cleanup = cleanup
         self._ended = False
         self._stopped_at: int | None = None
@@ -189,10 +190,14 @@ class Guard:
                 self._inbox.fileno(),
                 self._report,
                 self._commands,
+                self._front.pidfd,
+                self._front.guard,
                 wake_read,
                 wake_write,
             }
         )
+        forget()
+        os.write(self._front.guard, os.getpid().to_bytes(4, "little"))
         # Nothing but its lifetime matters: the listener stays open until this process ends. Without one
         # the program failed before its filter was in force, and there is nothing to hold.
         receive_descriptors(self._inbox, 64, 2)
@@ -211,6 +216,14 @@ class Guard:
                     os.read(wake_read, 4096)
                 elif not self._pass_signals_on():
                     poller.unregister(self._commands)
+        poller = select.poll()
+        for fd in (self._supervisor, self._front.pidfd):
+            poller.register(fd, select.POLLIN)
+        if poller.poll(0):  # the program ended while they died; the kernel kills the other one
+            poller.unregister(self._front.pidfd)
+            poller.poll()
+            if self._cleanup is not None:
+                self._cleanup()
         os._exit(0)
 
     def _reap(self) -> bool:
@@ -229,19 +242,30 @@ class Guard:
         try:
             self._stopped_at = time.monotonic_ns() if os.WIFSTOPPED(status) else None
             if os.WIFSTOPPED(status):
-                signal.pidfd_send_signal(self._supervisor, signal.SIGSTOP)
+                signal.pidfd_send_signal(self._front.pidfd, signal.SIGSTOP)
             elif os.WIFCONTINUED(status):
-                signal.pidfd_send_signal(self._supervisor, signal.SIGCONT)
+                signal.pidfd_send_signal(self._front.pidfd, signal.SIGCONT)
             else:
                 self._ended = True
+                signal.pidfd_send_signal(
+                    self._front.pidfd, signal.SIGCONT
+                )  # if it was stopped by hand
                 os.write(self._report, WAIT_STATUS.pack(status))
         except (ProcessLookupError, BrokenPipeError):
             pass  # the supervisor died; its pidfd is readable and ends this loop
+        if self._ended and self._kill_with_program:
+            kill_descendants(os.getpid())
 
     def _pass_signals_on(self) -> bool:
         """Judge signals that the supervisor received; False at the end of the pipe."""
         commands = os.read(self._commands, 256 * SIGNAL.size)
         for number, when in SIGNAL.iter_unpack(commands):
+            if number == QUIET:
+                self._quiet = True
+                continue
+            if number == KILL_ALL:
+                kill_descendants(os.getpid())
+                continue
             received = signal.sigtimedwait({number}, 0) is not None
             self._reap()
             if self._ended:
@@ -253,12 +277,16 @@ class Guard:
         return bool(commands)
 
     def _end_program(self) -> NoReturn:
+        poller = select.poll()
+        for fd in (self._commands, self._front.pidfd):
+            poller.register(fd, select.POLLIN)
+        ready = [fd for fd, event in poller.poll(0) if event & select.POLLIN]
+        if self._commands in ready:
+            self._pass_signals_on()
         if self._reap():
-            text = f"uvfio: the supervisor (pid {self._supervisor_pid}) died; ending the program\n"
-            try:
-                os.write(2, text.encode())
-            except OSError:
-                pass  # stderr has no reader
+            died = self._front.pid if self._front.pidfd in ready else self._supervisor_pid
+            if not self._quiet:
+                say(f"uvfio: the supervisor (pid {died}) died; ending the program\n")
             while self._reap():
                 kill_descendants(os.getpid())
         if self._cleanup is not None:

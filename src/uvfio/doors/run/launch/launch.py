@@ -2,32 +2,32 @@
 
 Theory of operation
 -------------------
-Three processes::
+Four processes::
 
-    supervisor P   what the user started; holds the listener and answers
-      guard G      forked by P: subreaper, parent of the program, second holder of the listener (guard.py)
-        program C  forked by G: restores signals, installs the filter, sends the listener to P and G, execs
+    front F        what the user started; takes signals, ends as the run ends (front.py)
+      supervisor P   forked by F: holds the listener and answers
+        guard G        forked by P: subreaper, parent of the program, second holder of the listener (guard.py)
+          program C      forked by G: restores signals, installs the filter, sends the listener to P and G, execs
 
 C's execve is notified already, so ``launch`` returns while C waits for its first answer.
 
 Signals. C gets the dispositions and the mask that uvfio was started with; of SIGPIPE and SIGXFSZ, which
 the interpreter ignores before any Python code runs, it cannot be known what they were: they are set to
-their default. P blocks what a user or a terminal sends to a program (``FORWARDED``, SIGTSTP) in all its
-threads, and one thread takes these signals with sigwaitinfo and hands them to G, which passes on to C what
-C did not receive itself. The thread exists because P sits in an ioctl without a time-out.
+their default. P ignores what is sent to the process group; F hands it to G, which passes on to C what C did not receive
+itself.
 
 The end. G exits when it has no descendant left, and P gets POLLHUP of the listener. Before Linux 6.11 a
 receiving ioctl sleeps through that (commit "seccomp: interrupt SECCOMP_IOCTL_NOTIF_RECV when all users have
 exited"). A signal alone does not end it either, as fcntl.ioctl repeats interrupted calls since Python 3.14.
-So, when G has exited and P's main thread still sleeps in RECV, the thread sends it a signal whose handler
+So, when G has exited and P's main thread still sleeps in RECV, a second thread sends it a signal whose handler
 raises InterruptedError, which then comes out of that very call. For a supervisor: on EINTR and on ENOENT
-ask ``ended``.
+ask ``ended``. The same thread answers F, which asks what the main thread is doing when a user wants the end
+(``Launched.inspect``).
 
 Invariants: every descriptor of uvfio is CLOEXEC; both forks happen before any thread exists; once
 ``launch`` has returned, either ``wait`` or ``kill`` and ``wait`` reap everything.
 
-What this does not do: answer notifications. Processes that P forks later inherit the mask: they should set
-``Launched.mask`` first.
+What this does not do: answer notifications. P ignores most signals, and so do processes that a model starts from it.
 """
 
 from __future__ import annotations
@@ -44,15 +44,26 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from uvfio.doors.run.launch.guard import (
+from uvfio.doors.run.launch.front import (
+    ASK,
+    BUSY,
     EXIT_FAILED,
-    SIGNAL,
+    GRACE,
+    IDLE,
+    INTERRUPT,
+    RELEASE,
+    STUCK,
+    Front,
+    finish,
+)
+from uvfio.doors.run.launch.guard import (
     WAIT_STATUS,
     Guard,
     kill_descendants,
     receive_descriptors,
 )
 from uvfio.doors.run.linux import syscalls
+from uvfio.doors.run.linux.output import say
 from uvfio.errors import VfioError
 from uvfio.uapi.seccomp import SECCOMP_IOCTL_NOTIF_RECV, X86_64
 
@@ -60,31 +71,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import NoReturn
 
-__all__ = ["FORWARDED", "LaunchError", "Launched", "finish", "kill_descendants", "launch"]
+__all__ = ["LaunchError", "Launched", "finish", "kill_descendants", "launch"]
 
 MINIMUM_KERNEL: Final = (5, 19)
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND: Final = 127
 PTRACE_HINT: Final = "in a container: --cap-add SYS_PTRACE; else /proc/sys/kernel/yama/ptrace_scope must be 1 or less"
 
-FORWARDED: Final = frozenset(
-    {
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGQUIT,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGTERM,
-        signal.SIGCONT,
-        signal.SIGWINCH,
-        signal.SIGPWR,
-        *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
-    }
-)
-# SIGTSTP is blocked and never taken: the guard stops this process when the program has stopped. Passing it
-# on could stop the program again after the SIGCONT that followed.
-_BLOCKED: Final = FORWARDED | {signal.SIGTSTP, signal.SIGCHLD}
-INTERRUPT: Final = signal.SIGURG  # ignored by default: harmless wherever it arrives
 _INTERPRETER_IGNORES: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
 # C to P: kind, pid or errno. "L" comes with the listener and a pidfd, the others are failures.
@@ -102,20 +95,22 @@ class Launched:
     """A program that runs under the filter.
 
     ``listener`` is the descriptor to answer, ``pid`` the program, ``pidfd`` the same for good, ``guard``
-    the pid of the guard, ``mask`` the signal mask that uvfio was started with, ``status_fd`` becomes
-    readable when the program itself ended (its children may still run).
+    the pid of the guard, ``status_fd`` becomes readable when the program itself ended (its children may still run).
+    ``inspect`` is to be set by the supervisor: what the main thread is doing, and a value that is the same as long as
+    it is the same call; None while it waits for calls. ``cleanup`` is what the guard does, too.
     """
 
     __slots__ = (
-        "_commands",
+        "_front",
         "_name",
         "_news",
         "_poller",
         "_waiting",
         "_waking",
+        "cleanup",
         "guard",
+        "inspect",
         "listener",
-        "mask",
         "pid",
         "pidfd",
         "status_fd",
@@ -130,9 +125,9 @@ class Launched:
         pidfd: int,
         guard: int,
         status_fd: int,
-        commands: int,
+        front: Front,
         news: _socket.socket,
-        mask: set[signal.Signals | int],
+        cleanup: Callable[[], None] | None = None,
     ) -> None:
         self._name = name
         self.listener = listener
@@ -140,8 +135,9 @@ class Launched:
         self.pidfd = pidfd
         self.guard = guard
         self.status_fd = status_fd
-        self.mask = mask
-        self._commands = commands
+        self.cleanup = cleanup
+        self.inspect: Callable[[], tuple[float, str] | None] = lambda: None
+        self._front = front
         self._news = news
         self._waiting = False
         self._waking = False
@@ -177,11 +173,11 @@ class Launched:
         message = self._news.recv(_MESSAGE.size)
         if message:
             number = _MESSAGE.unpack(message)[1]
-            sys.stderr.write(f"uvfio: cannot run {self._name}: {os.strerror(number)}\n")
             hint = exec_hint(self._name, number)
-            if hint:
-                sys.stderr.write(f"hint: {hint}\n")
-            sys.stderr.flush()
+            say(
+                f"uvfio: cannot run {self._name}: {os.strerror(number)}\n"
+                + (f"hint: {hint}\n" if hint else "")
+            )
         # The others stay open for the rest of this process: the thread may be about to use them.
         os.close(self.listener)
         os.close(self.status_fd)
@@ -213,28 +209,73 @@ class Launched:
         except ProcessLookupError:
             pass
 
-    def _take_signals(self, main: int) -> None:
-        """The thread: hand signals to the guard until it exits, then wake a main thread that sleeps on."""
-        awaited = FORWARDED | {signal.SIGCHLD}
-        listener = select.poll()
+    def _watch(self, main: int) -> None:
+        """The thread: answer the front; when the guard has ended, wake a main thread that sleeps on."""
+        guard = os.pidfd_open(self.guard)
+        poller, listener = select.poll(), select.poll()
+        poller.register(self._front.relay, select.POLLIN)
+        poller.register(guard, select.POLLIN)
         listener.register(self.listener, 0)
-        ended = False
-        while not self._waiting:
-            taken = signal.sigtimedwait(awaited, 0.02) if ended else signal.sigwaitinfo(awaited)
-            if taken is None:
-                # No call can arrive any more, so a thread that sleeps in RECV does so until the signal.
-                if (
-                    any(event & select.POLLHUP for _, event in listener.poll(0))
-                    and _sleeps_in_recv()
-                ):
-                    self._waking = True
-                    signal.pthread_kill(main, INTERRUPT)
-            elif taken.si_signo == signal.SIGCHLD:
-                ended = ended or self._guard_ended()
-            elif (
-                taken.si_pid != self.guard
-            ):  # its SIGCONT reports that the program goes on, and is not for it
-                self._forward(taken.si_signo)
+        told, ended, deadline = 0.0, False, 0.0
+        while True:
+            for fd, event in poller.poll(20 if ended else None):
+                if fd == guard:
+                    poller.unregister(guard)
+                    ended, deadline = True, time.monotonic() + RELEASE
+                elif event & select.POLLIN and (asked := os.read(fd, 1)):
+                    if asked != ASK:
+                        self._send(asked[0])
+                        continue
+                    answer, told = self._answer(told)
+                    os.write(self._front.acks, answer)
+                else:
+                    poller.unregister(fd)  # the front died; the kernel kills this process now
+            if not ended:
+                continue
+            # No call can arrive any more, so a thread that sleeps in RECV does so until the signal.
+            if (
+                not self._waiting
+                and any(event & select.POLLHUP for _, event in listener.poll(0))
+                and _sleeps_in_recv()
+            ):
+                self._waking = True
+                signal.pthread_kill(main, INTERRUPT)
+            if time.monotonic() > deadline:
+                deadline += RELEASE
+                answer, told = self._answer(told)
+                if answer == STUCK:
+                    say("uvfio: the programs have ended and the hook has not: ending the run\n")
+                    os._exit(EXIT_FAILED)
+
+    def _send(self, number: int) -> None:
+        """Send a signal to the program; the guard has gone."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass  # it has ended
+
+    def _answer(self, told: float) -> tuple[bytes, float]:
+        """What to answer to the front, and the call that was told to the user. A call that is done soon is not told."""
+        busy = self.inspect()
+        if busy is None:
+            return IDLE, told
+        since, limit = busy[0], time.monotonic() + GRACE
+        while since != told and time.monotonic() < limit:
+            time.sleep(0.01)
+            busy = self.inspect()
+            if busy is None or busy[0] != since:
+                return IDLE, told
+        seconds = time.monotonic() - since
+        if since == told:
+            say(f"uvfio: {busy[1]} did not end in {seconds:.1f} s\n")
+            if self.cleanup is not None and self._guard_ended():
+                self.cleanup()
+            return STUCK, told
+        say(
+            f"uvfio: {busy[1]} has been running for {seconds:.1f} s\n"
+            "hint: nothing is answered meanwhile; one more signal ends the run (status 125)\n"
+        )
+        return BUSY, since
 
     def _wake(self, number: int, frame: object) -> None:
         """Handler of ``INTERRUPT``; any process of the user can send that."""
@@ -248,26 +289,20 @@ class Launched:
         except ChildProcessError:
             return True
 
-    def _forward(self, number: int) -> None:
-        try:
-            os.write(self._commands, SIGNAL.pack(number, time.monotonic_ns()))
-        except OSError:
-            try:
-                signal.pidfd_send_signal(self.pidfd, number)  # the guard has gone
-            except OSError:
-                pass  # it has ended
-
 
 def launch(
     argv: Sequence[str],
     env: Mapping[str, str],
     filter: bytes,  # noqa: A002
+    front: Front,
     *,
+    kill_with_program: bool = False,
     cleanup: Callable[[], None] | None = None,
 ) -> Launched:
     """Start ``argv`` under ``filter`` (``filter.build.build_filter``); returns while its execve waits for an answer.
 
-    To be called once, from the main thread of a process that has no other. ``cleanup`` runs in the guard,
+    To be called once, from the main thread of a process that has no other and was made by ``front.split``. With
+    ``kill_with_program`` everything ends when the program ends. ``cleanup`` runs in the guard,
     and only if this process dies before the program's end; it must not rely on open descriptors.
     Descriptors from 3 up without CLOEXEC were inherited for the program: they are closed here, as otherwise
     a pipe that the program closes would stay open.
@@ -276,15 +311,12 @@ def launch(
     listener is in force, or if this process may not reach the program's memory and descriptors.
     """
     _refuse_kernel()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()  # or the buffers are written by each process
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    # A signal for the group stays pending in the guard, and reaches the program as soon as that lets it.
+    mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     own_pidfd = os.pidfd_open(os.getpid())
     news, to_supervisor = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     status_fd, report = os.pipe()
-    commands_read, commands = os.pipe()
     supervisor_pid = os.getpid()
     guard = os.fork()
     if guard == 0:
@@ -297,14 +329,15 @@ def launch(
                 to_supervisor.send(_MESSAGE.pack(_NO_FORK, error.errno or 0))
                 os._exit(EXIT_FAILED)
             if program == 0:
-                _run_program(argv, env, filter, mask, (to_supervisor, to_guard))
+                _run_program(argv, env, filter, front, (to_supervisor, to_guard))
             Guard(
                 program=program,
                 supervisor=own_pidfd,
                 supervisor_pid=supervisor_pid,
                 inbox=inbox,
                 report=report,
-                commands=commands_read,
+                front=front,
+                kill_with_program=kill_with_program,
                 cleanup=cleanup,
             ).run()
         except BaseException:
@@ -312,15 +345,14 @@ def launch(
         finally:
             os._exit(EXIT_FAILED)
     to_supervisor.close()
-    for fd in (own_pidfd, report, commands_read):
+    for fd in (own_pidfd, report, front.commands, front.guard):
         os.close(fd)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     message, descriptors = receive_descriptors(news, _MESSAGE.size, 2)
     if len(descriptors) != 2:
         os.waitpid(guard, 0)
-        for fd in (status_fd, commands):
-            os.close(fd)
+        os.close(status_fd)
         news.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         raise _failure(message)
     launched = Launched(
         argv[0],
@@ -329,41 +361,20 @@ def launch(
         pidfd=descriptors[1],
         guard=guard,
         status_fd=status_fd,
-        commands=commands,
+        front=front,
         news=news,
-        mask=mask,
+        cleanup=cleanup,
     )
     refusal = _refusal(launched)
     if refusal is not None:
         launched.kill()
         launched.wait()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         raise refusal
     syscalls.set_sync_wake_up(launched.listener)
     _close_inherited()
     signal.signal(INTERRUPT, launched._wake)
-    _thread.start_new_thread(launched._take_signals, (_thread.get_ident(),))
+    _thread.start_new_thread(launched._watch, (_thread.get_ident(),))
     return launched
-
-
-def finish(status: int) -> NoReturn:
-    """End this process as the program with wait status ``status`` ended, killed by a signal or not.
-
-    A signal is raised again with its default action, so that a shell reports it as usual; there is no
-    core dump of uvfio. As process 1 of a container, which signals do not kill, exits with 128 + signal.
-    """
-    if not os.WIFSIGNALED(status):
-        sys.exit(os.waitstatus_to_exitcode(status))
-    number = os.WTERMSIG(status)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    if number not in {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-    os.kill(os.getpid(), number)
-    os._exit(128 + number)
 
 
 def _sleeps_in_recv() -> bool:
@@ -476,15 +487,17 @@ def _run_program(
     argv: Sequence[str],
     env: Mapping[str, str],
     filter: bytes,  # noqa: A002
-    mask: set[signal.Signals | int],
+    front: Front,
     sockets: tuple[_socket.socket, _socket.socket],
 ) -> NoReturn:
     """In C: become the program, or send the reason to P and exit."""
     try:
-        for number in signal.valid_signals():
-            if number in _INTERPRETER_IGNORES or callable(signal.getsignal(number)):
+        for number, handler in front.handlers.items():
+            if number in _INTERPRETER_IGNORES or callable(handler):
                 signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            elif handler is not None and number not in (signal.SIGKILL, signal.SIGSTOP):
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, front.mask)
         pidfd = os.pidfd_open(os.getpid())
         listener = syscalls.seccomp(filter)
     except OSError as error:

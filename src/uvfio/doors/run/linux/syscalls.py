@@ -69,6 +69,7 @@ __all__ = [
 ]
 
 # linux/prctl.h
+PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
 PR_SET_NAME: Final = 15
 PR_SET_CHILD_SUBREAPER: Final = 36

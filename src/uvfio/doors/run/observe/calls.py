@@ -72,7 +72,7 @@ def _tapped(name: str, handler: Handler, emit: RunObserver) -> Handler:
             raise
         except Redirect:
             raise  # the program repeats the call, which is observed then
-        except Exception as error:
+        except BaseException as error:
             emit(CallExit(entry, None, error, perf_counter() - begun))
             raise
         emit(CallExit(entry, value, None, perf_counter() - begun))

@@ -14,6 +14,10 @@ All requests are served on the supervisor's thread, between two trapped calls. A
 supervisor's ``Waits``, and is cancelled when its client hangs up. When a request is answered, the files that programs
 see (/dev/vfio, /sys) show its effect.
 
+No client delays the run: sockets do not block, each client has one request served per turn of the loop, a client that
+does not take its answers has no further request served, and there are ``CLIENTS_MAX`` at a time. Every request
+that was read gets an answer, also if a model raises SystemExit.
+
 This module consumes no event: a request causes what it reports, and ``status`` is a query (``status.run_facts``). It
 has no lock, because sockets are read and written on one thread.
 
@@ -30,7 +34,8 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from uvfio.doors.run.observe.status import run_facts
-from uvfio.errors import ConfigError, InvalidArgument, VfioError
+from uvfio.doors.run.session.report import culprit, report_bug
+from uvfio.errors import Busy, ConfigError, InvalidArgument, VfioError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,28 +46,44 @@ if TYPE_CHECKING:
 __all__ = ["Control"]
 
 LINE_MAX = 65536
+OUTPUT_MAX = 1 << 20  # bytes that may wait for a client, besides the last answer
+CLIENTS_MAX = 64
 ASK_INTERVAL = 1.0  # seconds between two requests to the users of a device that an unbind waits for
 
 
 class Client:
-    """One connection: the bytes of an incomplete line, and whether the client has hung up."""
+    """One connection: what it sent and is not served yet, and what it was answered and has not taken yet.
 
-    __slots__ = ("buffer", "gone", "socket", "stop")
+    While an answer waits for the client, none of its requests is served and nothing is read from it.
+    """
+
+    __slots__ = ("buffer", "ended", "gone", "output", "socket", "stop")
 
     def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
         self.socket = connection
         self.buffer = b""
+        self.output = b""
+        self.ended = False  # it sends nothing more
         self.gone = False
         self.stop: Callable[[], None] = lambda: None
 
     def send(self, answer: dict[str, Any]) -> None:
-        """Send one line; it is dropped if the client has hung up."""
-        data = json.dumps(answer).encode() + b"\n"
+        """Queue one line and send what the client takes. Dropped if it has hung up or leaves too much untaken."""
+        if len(self.output) < OUTPUT_MAX:
+            self.output += _encode(answer)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the client takes now."""
         try:
-            while data and not self.gone:
-                data = data[self.socket.send(data) :]
+            while self.output and not self.gone:
+                self.output = self.output[self.socket.send(self.output) :]
+        except BlockingIOError:
+            return
         except OSError:
             self.gone = True
+            self.output = b""
 
 
 class Control:
@@ -83,7 +104,9 @@ class Control:
             ) from error
         finally:
             os.umask(mask)
-        self._listener.listen(16)
+        self._listener.listen(128)
+        self._listener.setblocking(False)
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._stop = session.reactor.watch(self._listener.fileno(), self._accept)
 
     def _bind(self) -> None:
@@ -114,6 +137,7 @@ class Control:
         """Hang up on all clients and remove the socket. Waiting unbinds are cancelled."""
         self._stop()
         self._listener.close()
+        os.close(self._spare)
         for client in list(self.clients):
             self._drop(client)
         try:
@@ -124,27 +148,68 @@ class Control:
     # -- connections -------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
+            return  # it left meanwhile
         client = Client(connection)
+        if len(self.clients) >= CLIENTS_MAX:
+            client.send(
+                _failure(Busy(f"{CLIENTS_MAX} clients are connected", "close one and try again"))
+            )
+            connection.close()
+            return
         self.clients.add(client)
-        client.stop = self.session.reactor.watch(connection.fileno(), lambda: self._receive(client))
+        self._await(client)
+
+    def _turn_away(self) -> None:
+        """Without a free descriptor: hang up on the next client, or the listener would stay readable for ever."""
+        os.close(self._spare)
+        try:
+            self._listener.accept()[0].close()
+        except OSError:
+            pass  # it left
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _await(self, client: Client) -> None:
+        """Watch for what is next: room for an answer, or the next request."""
+        client.stop()
+        client.stop = lambda: None
+        if client.gone or (client.ended and not client.output and b"\n" not in client.buffer):
+            self._drop(client)
+        elif client.output:
+            fd = client.socket.fileno()
+            client.stop = self.session.reactor.watch(fd, lambda: self._turn(client), writable=True)
+        elif b"\n" in client.buffer:
+            client.stop = self.session.reactor.call_later(0, lambda: self._turn(client)).cancel
+        else:
+            fd = client.socket.fileno()
+            client.stop = self.session.reactor.watch(fd, lambda: self._receive(client))
 
     def _receive(self, client: Client) -> None:
         try:
             data = client.socket.recv(LINE_MAX)
+        except BlockingIOError:
+            return
         except OSError:
             data = b""
-        if not data:
-            self._drop(client)
-            return
-        *lines, client.buffer = (client.buffer + data).split(b"\n")
-        if len(client.buffer) > LINE_MAX:
-            client.send(_failure(InvalidArgument(f"a request has at most {LINE_MAX} bytes")))
-            self._drop(client)
-            return
-        for line in lines:
+        client.ended = not data
+        client.buffer += data
+        self._turn(client)
+
+    def _turn(self, client: Client) -> None:
+        """Serve one request of a client that has taken all answers: clients and programs take turns."""
+        client.flush()
+        if not client.output and b"\n" in client.buffer:
+            line, _, client.buffer = client.buffer.partition(b"\n")
             if line.strip():
                 self._serve(client, line)
+        if b"\n" not in client.buffer and len(client.buffer) > LINE_MAX:
+            client.send(_failure(InvalidArgument(f"a request has at most {LINE_MAX} bytes")))
+            client.gone = True
+        self._await(client)
 
     def _drop(self, client: Client) -> None:
         if client in self.clients:
@@ -157,6 +222,7 @@ class Control:
     # -- requests ----------------------------------------------------------------------------------
 
     def _serve(self, client: Client, line: bytes) -> None:
+        answer: dict[str, Any] | None
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
@@ -164,8 +230,12 @@ class Control:
             answer = self._dispatch(client, request)
         except VfioError as error:
             answer = _failure(error)
+        except RecursionError:
+            answer = _failure(InvalidArgument("a request is one flat JSON object: too deep"))
         except ValueError as error:
             answer = {"ok": False, "error": f"not JSON: {error}", "hint": "one object per line"}
+        except BaseException as error:
+            answer = _mistake(error)
         if answer is not None:
             client.send(answer)
 
@@ -211,9 +281,11 @@ class Control:
 
         def finish(error: BaseException | None) -> None:
             self.session.refresh_tree()
-            if error is not None and not isinstance(error, VfioError):
-                raise error
-            client.send({"ok": True} if error is None else _failure(error))
+            if error is None:
+                client.send({"ok": True})
+            else:
+                client.send(_failure(error) if isinstance(error, VfioError) else _mistake(error))
+            self._await(client)
 
         self.session.waits.add(wait, finish, lambda: not client.gone)
         return None
@@ -237,3 +309,28 @@ def _text(request: dict[str, Any], key: str) -> str:
 def _failure(error: VfioError) -> dict[str, Any]:
     name = errno.errorcode.get(error.errno or 0, "")
     return {"ok": False, "error": str(error), "hint": error.hint, "errno": name}
+
+
+def _mistake(error: BaseException) -> dict[str, Any]:
+    """The answer to a request in which a model, or uvfio, raised what is no refusal; the stack goes to stderr."""
+    report_bug("a request to the control socket; it is refused", error)
+    found = culprit(error)
+    where = f" in {found[0]}:{found[1]}" if found is not None else ""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except BaseException:  # its text raises
+        text = type(error).__name__
+    return {
+        "ok": False,
+        "error": f"{text}{where}",
+        "hint": "a mistake of a model; the stack is on the run's stderr",
+        "errno": "EIO",
+    }
+
+
+def _encode(answer: dict[str, Any]) -> bytes:
+    """One line. What JSON cannot say (a model's statistics may be anything) makes it a failure."""
+    try:
+        return json.dumps(answer).encode() + b"\n"
+    except BaseException as error:
+        return json.dumps(_mistake(error)).encode() + b"\n"

@@ -12,6 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from uvfio.doors.run.linux.output import Output, say
 from uvfio.doors.run.session.events import RunEnded, RunStarted
 
 if TYPE_CHECKING:
@@ -25,19 +26,22 @@ class StatusLines:
     """Write lines to descriptor ``fd``, which stays the caller's."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._out = Output(
+            fd, on_loss=lambda why: say(f"uvfio: lines for --status-fd are lost: {why}\n")
+        )
 
     def observe(self, event: RunEvent) -> None:
-        """Write a line if the program started or the run ended. OSError as write(2) fails."""
+        """Write a line if the program started or the run ended. If nobody reads, one line on stderr says so."""
         if isinstance(event, RunStarted):
             self._write({"event": "started", "pid": event.pid})
         elif isinstance(event, RunEnded):
             self._write({"event": "ended", "status": event.status})
+            self._out.close()
 
     def _write(self, facts: dict[str, Any]) -> None:
         import json
 
-        os.write(self._fd, json.dumps(facts).encode() + b"\n")
+        self._out.write(json.dumps(facts) + "\n")
 
 
 def run_facts(session: Session) -> dict[str, Any]:

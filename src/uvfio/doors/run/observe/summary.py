@@ -14,7 +14,7 @@ bytes that devices moved and their faults are counted by the framework itself an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from uvfio.core.events import Interrupt, InterruptLost
 from uvfio.doors.run.filter.rules import INT, call_of
@@ -22,6 +22,7 @@ from uvfio.doors.run.observe.calls import decoder
 from uvfio.doors.run.session.events import CallExit, FileReleased
 
 if TYPE_CHECKING:
+    from uvfio.doors.run.linux.output import Sink
     from uvfio.doors.run.session.events import CallEntry, RunEvent
     from uvfio.doors.run.session.session import Session
 
@@ -42,7 +43,7 @@ class Count:
 class Summary:
     """Counts until ``write``. Calls are seen if ``calls.tap`` was called for the table of handlers."""
 
-    def __init__(self, session: Session, out: TextIO, *, as_json: bool = False) -> None:
+    def __init__(self, session: Session, out: Sink, *, as_json: bool = False) -> None:
         self.out = out
         self.as_json = as_json
         self.counts: dict[str, Count] = {}

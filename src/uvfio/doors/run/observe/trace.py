@@ -10,14 +10,14 @@
 file. They are decoded before the call, since the call may overwrite them or close the file, and again after it where
 the call writes an answer. With ``as_json`` each line is a JSON object with the same facts.
 
-A trace never makes a call fail: an argument that cannot be read is shown as its address, and an output that cannot be
-written to is ignored.
+A trace never makes a call fail: an argument that cannot be read is shown as its address, and lines that cannot be
+written are lost, with one line on stderr (``linux/output.py``).
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from uvfio.core.events import Fault, Interrupt, MemoryExchanged
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from uvfio.core.events import FrameworkEvent
     from uvfio.doors.run.filter.rules import Call, Request
+    from uvfio.doors.run.linux.output import Sink
     from uvfio.doors.run.session.events import RunEvent
     from uvfio.doors.run.session.processes import Process
     from uvfio.doors.run.session.session import Session
@@ -61,7 +62,7 @@ class Trace:
     Calls are seen if ``calls.tap`` was called for the table of handlers.
     """
 
-    def __init__(self, session: Session, out: TextIO, *, as_json: bool = False) -> None:
+    def __init__(self, session: Session, out: Sink, *, as_json: bool = False) -> None:
         self.processes = session.processes
         self.paths = Lookup(session)
         self.out = out
@@ -280,10 +281,7 @@ class Trace:
         """Write one line. Characters that are not printable are escaped: a path may hold anything."""
         if not text.isprintable():
             text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-        try:
-            self.out.write(text + "\n")
-        except OSError:
-            return  # the reader is gone, or the disk is full
+        self.out.write(text + "\n")
 
 
 def _data_text(raw: bytes) -> str:

@@ -77,7 +77,7 @@ class CallExit:
 
     entry: CallEntry
     value: int | None
-    error: Exception | None
+    error: BaseException | None
     seconds: float | None
 
 

@@ -55,7 +55,7 @@ class Polls:
         for look in tuple(self.active):
             try:
                 found |= look()
-            except Exception:
+            except BaseException:
                 self._on_error()
         return found
 

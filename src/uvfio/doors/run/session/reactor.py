@@ -34,6 +34,7 @@ __all__ = ["EventFd", "Reactor", "RunTimer"]
 
 LAST_ALARM = float(1 << 32)  # seconds; a later timer is looked at again then
 ONE = (1).to_bytes(8, "little")
+LONGEST = 86400.0  # seconds of one wait: epoll counts milliseconds in 31 bits
 EVENTFD_LINK = "anon_inode:[eventfd]"
 
 
@@ -75,6 +76,7 @@ class Reactor:
         self._posted: deque[Callable[[], None]] = deque()
         self._bell = -1
         self.active = 0
+        self.since = 0.0  # when the call or callback that runs now began
 
     # -- Clock -----------------------------------------------------------------------------------
 
@@ -83,8 +85,12 @@ class Reactor:
         return monotonic()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> RunTimer:
-        """Call ``callback`` once, ``delay`` seconds from now or later."""
-        timer = RunTimer(self, monotonic() + delay, callback)
+        """Call ``callback`` once, ``delay`` seconds from now or later; at once if that is negative, never if it is
+        infinite. ValueError if it is not a number."""
+        due = monotonic() + delay
+        if due != due:  # no order: the heap would lose other timers
+            raise ValueError(f"a delay of {delay} s: not a number of seconds")
+        timer = RunTimer(self, due, callback)
         heapq.heappush(self._timers, (timer.due, next(self._order), timer))
         return timer
 
@@ -108,14 +114,21 @@ class Reactor:
         return self.active > 0 or bool(self._timers)
 
     def watch(
-        self, fd: int, callback: Callable[[], None], *, edge: bool = False, wake: bool = True
+        self,
+        fd: int,
+        callback: Callable[[], None],
+        *,
+        edge: bool = False,
+        wake: bool = True,
+        writable: bool = False,
     ) -> Callable[[], None]:
-        """Call ``callback`` when ``fd`` is readable; returns the function that ends it.
+        """Call ``callback`` when ``fd`` is readable, or ``writable``; returns the function that ends it.
 
         Without ``wake`` the descriptor is polled only when the reactor runs anyway (``poll``): for events that can
         wait until the next call that depends on them.
         """
-        self._epoll.register(fd, select.EPOLLIN | (select.EPOLLET if edge else 0))
+        event = select.EPOLLOUT if writable else select.EPOLLIN
+        self._epoll.register(fd, event | (select.EPOLLET if edge else 0))
         self._watched[fd] = callback
         if edge:
             self._edges.add(fd)
@@ -158,9 +171,10 @@ class Reactor:
     def _run_posted(self) -> None:
         os.read(self._bell, 8)
         while self._posted:
+            self.since = monotonic()
             try:
                 self._posted.popleft()()
-            except Exception:
+            except BaseException:
                 self.on_error()
 
     def poll(self, timeout: float | None = 0) -> None:
@@ -198,9 +212,10 @@ class Reactor:
         callback = self._watched.get(fd)
         if callback is None:
             return
+        self.since = monotonic()
         try:
             callback()
-        except Exception:
+        except BaseException:
             if fd not in self._edges and self._watched.get(fd) is callback:
                 self._forget(fd)
             self.on_error()
@@ -221,9 +236,10 @@ class Reactor:
             if callback is None:
                 self._cancelled -= 1
                 continue
+            self.since = monotonic()
             try:
                 callback()
-            except Exception:
+            except BaseException:
                 self.on_error()
 
     def close(self) -> None:

@@ -18,13 +18,13 @@ import errno
 import fcntl
 import os
 import resource
-import sys
 from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.filter.build import reserved_range
 from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
+from uvfio.doors.run.linux.output import say
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
@@ -33,7 +33,7 @@ from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.tokens import Tokens
 from uvfio.doors.run.session.tree import Tree
 from uvfio.doors.run.session.waits import Waits
-from uvfio.errors import NoMemory, NoSpace, TooManyFiles, VfioError
+from uvfio.errors import LimitExceeded, NoMemory, NoSpace, TooManyFiles, VfioError
 from uvfio.machine.machine import Machine
 from uvfio.machine.sysfs.tree import nodes
 from uvfio.uapi.seccomp import SECCOMP_IOCTL_NOTIF_SEND, seccomp_notif_resp
@@ -107,6 +107,7 @@ class Session:
             memlock=memlock,
             is_valid=self.is_valid,
         )
+        self._memlock_told = False
         self.listener = -1
         self.current = 0
         self.repeating: set[int] = set()  # threads whose call the kernel runs with another path
@@ -142,7 +143,7 @@ class Session:
         except OSError as error:
             self.shown = INCOMPLETE
             if before != INCOMPLETE:
-                sys.stderr.write(
+                say(
                     f"uvfio: files of the machine are missing in {self.tree.root}: {error.strerror}\n"
                     "hint: make room there; they come back by themselves\n"
                 )
@@ -313,9 +314,12 @@ class Session:
             self.machine.framework.observer = self.emit
 
     def emit(self, event: RunEvent) -> None:
-        """Call each observer, in the order in which they were added."""
+        """Call each observer, in the order in which they were added. One that raises changes no call."""
         for observer in self.observers:
-            observer(event)
+            try:
+                observer(event)
+            except BaseException:
+                report_bug(f"an observer of {type(event).__name__}; the run goes on")
 
     def _released(self, token: Token) -> None:
         for file in token.files:
@@ -325,17 +329,23 @@ class Session:
 
                 self.emit(FileReleased(file.name))
 
-    def report_unreadable(self, tid: int, failure: Unreadable) -> None:
-        """Report why a program sees EPERM in all its calls; once for each process."""
-        try:
-            process = self.processes.get(tid)
-        except OSError:
-            return  # it was killed meanwhile
-        if not process.complained:
-            process.complained = True
-            sys.stderr.write(f"uvfio: {failure}\n")
-            if failure.hint:
-                sys.stderr.write(f"hint: {failure.hint}\n")
+    def report_refusal(self, tid: int, failure: OSError) -> None:
+        """Report on stderr what the errno of a refused call cannot say: why a program sees EPERM in all its calls, once
+        for each process; that a limit on locked memory was exceeded, once for each run."""
+        if isinstance(failure, Unreadable):
+            try:
+                process = self.processes.get(tid)
+            except OSError:
+                return  # it was killed meanwhile
+            told, process.complained = process.complained, True
+            hint = failure.hint
+        elif type(failure) is LimitExceeded and failure.errno == errno.ENOMEM:  # of memory
+            told, self._memlock_told = self._memlock_told, True
+            hint = "raise it before the start (`ulimit -l`), or set what programs may lock with `--memlock SIZE`"
+        else:
+            return
+        if not told:
+            say(f"uvfio: {failure}\n" + (f"hint: {hint}\n" if hint else ""))
 
     def own_shortage(self, error: OSError) -> OSError:
         """What a program gets for an error that uvfio itself ran into: ENFILE instead of EMFILE, said once on stderr.
@@ -346,7 +356,7 @@ class Session:
         if not self._told_shortage:
             self._told_shortage = True
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            sys.stderr.write(
+            say(
                 f"uvfio: the supervisor has no free descriptor (its limit is {limit}): calls of programs "
                 "fail with ENFILE\n"
                 "hint: raise the hard limit of open files (ulimit -Hn) before uvfio run\n"
@@ -358,7 +368,7 @@ def _report_exchange(event: RunEvent) -> None:
     from uvfio.core.events import MemoryExchanged
 
     if isinstance(event, MemoryExchanged):
-        sys.stderr.write(f"uvfio: {event}\nhint: call UNMAP_DMA before the memory is given up\n")
+        say(f"uvfio: {event}\nhint: call UNMAP_DMA before the memory is given up\n")
 
 
 def negative_errno(error: OSError) -> int:

@@ -215,7 +215,7 @@ class Tokens:
         for file in files:
             try:
                 file.release()
-            except Exception:
+            except BaseException:
                 self.on_error()
         if token.memory is not None:
             token.memory.unmapped()

@@ -42,6 +42,8 @@ class Tree:
     def __init__(self, scratch: str) -> None:
         sweep(scratch)
         self.path = f"{scratch}/{PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
+        self._mask = os.umask(0o077)
+        os.umask(self._mask & ~0o700)  # the folder must be writable, and be swept by a later run
         os.mkdir(self.path, 0o700)
         os.chmod(self.path, 0o711)  # programs of other users have it as working folder
         unlocked = f"{self.path}/unlocked"  # a name that ``sweep`` does not try
@@ -54,8 +56,6 @@ class Tree:
         self._dev = os.stat(self._root).st_dev
         self._nodes: dict[str, Node] = {}
         self._folders: set[str] = set()  # that are there; a system call costs more than the file
-        self._mask = os.umask(0o077)
-        os.umask(self._mask)
         self._devices: dict[int, CharDev] = {}
 
     def update(self, nodes: dict[str, Node]) -> None:

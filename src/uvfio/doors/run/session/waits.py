@@ -7,7 +7,8 @@ which reacts to closes at once.
     added -> done: ``finish`` with None        -> failed: ``finish`` with the error
           -> ``alive`` returns False: cancelled; ``finish`` is not called
 
-``alive`` is called every ``LOOK`` seconds at least.
+``alive`` is called every ``LOOK`` seconds at least. If one of these functions raises what is no answer, its own wait
+ends and ``Reactor.on_error`` is called; the other waits go on.
 
 What this does not do: answer. ``finish`` does.
 """
@@ -55,26 +56,36 @@ class Waits:
         for owed in list(self.owed):
             if owed not in self.owed:
                 continue  # an earlier one made a call that ended it
-            if not owed.alive():
-                self.owed.remove(owed)
-                owed.wait.cancel()
-                continue
             try:
-                done = owed.wait.poll()
-            except Exception as error:
-                self.owed.remove(owed)
-                owed.finish(error)
-            else:
-                if done:
+                self._poll(owed)
+            except BaseException:
+                self._reactor.on_error()
+                if owed in self.owed:
                     self.owed.remove(owed)
-                    owed.finish(None)
         self._set_timer()
+
+    def _poll(self, owed: Owed) -> None:
+        if not owed.alive():
+            self.owed.remove(owed)
+            owed.wait.cancel()
+            return
+        failure: BaseException | None = None
+        try:
+            done = owed.wait.poll()
+        except BaseException as error:
+            done, failure = True, error
+        if done:
+            self.owed.remove(owed)
+            owed.finish(failure)
 
     def close(self) -> None:
         """Cancel all waits; no ``finish`` is called."""
         owed, self.owed = self.owed, []
         for one in owed:
-            one.wait.cancel()
+            try:
+                one.wait.cancel()
+            except BaseException:
+                self._reactor.on_error()
         self._set_timer()
 
     def _set_timer(self) -> None:

@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -263,7 +263,7 @@ class TestRefusal:
     def test_invalid_filter(self, run: Run) -> None:
         done = run.script("""
             try:
-                launch.launch(["true"], os.environ, bytes(8))
+                launch.launch(["true"], os.environ, bytes(8), front.split())
             except launch.LaunchError as error:
                 print(error)
             try:
@@ -290,7 +290,7 @@ class TestRefusal:
         uname = os.uname_result(("Linux", "host", release, "", machine))
         monkeypatch.setattr(os, "uname", lambda: uname)
         with pytest.raises(launch.LaunchError, match=text):
-            launch.launch(["true"], {}, b"")
+            launch.launch(["true"], {}, b"", cast("Any", None))
 
     @pytest.mark.parametrize(
         ("message", "number", "text"),

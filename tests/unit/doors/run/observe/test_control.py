@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from uvfio.doors.local import Process
-from uvfio.doors.run.observe.control import LINE_MAX, Control
+from uvfio.doors.run.observe.control import CLIENTS_MAX, LINE_MAX, Control
 from uvfio.errors import Busy, ConfigError
 from uvfio.machine.machine import Machine
 from uvfio.uapi.rfc import VFIO_GROUP_GET_DEVICE_FD
@@ -27,10 +29,23 @@ class FakeReactor:
 
     def __init__(self) -> None:
         self.watched: dict[int, Callable[[], None]] = {}
+        self.due: list[Callable[[], None]] = []
 
-    def watch(self, fd: int, callback: Callable[[], None]) -> Callable[[], None]:
+    def watch(
+        self, fd: int, callback: Callable[[], None], *, writable: bool = False
+    ) -> Callable[[], None]:
         self.watched[fd] = callback
         return lambda: self.watched.pop(fd, None) and None
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Any:
+        assert delay == 0
+        self.due.append(callback)
+
+        def cancel() -> None:
+            if callback in self.due:
+                self.due.remove(callback)
+
+        return SimpleNamespace(cancel=cancel)
 
     def run(self) -> None:
         for callback in tuple(self.watched.values()):
@@ -58,6 +73,8 @@ class FakeSession:
         self.reactor = FakeReactor()
         self.waits = FakeWaits()
         self.machine = Machine()
+        self.processes = SimpleNamespace(by_tgid={})
+        self.tokens: list[Any] = []
         self.refreshed = 0
 
     def settle(self) -> None: ...
@@ -71,6 +88,7 @@ class Desk:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.turns = 0
         self.session = FakeSession()
         self.control = Control(cast("Any", self.session), str(path))
 
@@ -91,6 +109,11 @@ class Desk:
         for fd, callback in tuple(self.session.reactor.watched.items()):
             if fd != self.listener:
                 callback()
+        turns = 0
+        while self.session.reactor.due:
+            self.session.reactor.due.pop(0)()
+            turns += 1
+        self.turns = turns
 
     def ask(self, *lines: bytes) -> list[dict[str, Any]]:
         client = self.client()
@@ -234,7 +257,9 @@ def use(desk: Desk) -> Process:
     return me
 
 
-def test_an_unbind_is_answered_when_it_is_done(desk: Desk) -> None:
+def test_an_unbind_is_answered_when_it_is_done(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     client, user = desk.client(), use(desk)
     client.sendall(b'{"verb": "unbind", "address": "0000:07:00.0", "timeout": 5}\n')
     desk.serve()
@@ -252,8 +277,9 @@ def test_an_unbind_is_answered_when_it_is_done(desk: Desk) -> None:
         "hint": "close it",
         "errno": "EBUSY",
     }
-    with pytest.raises(RuntimeError):
-        finish(RuntimeError("a defect is not the client's business"))
+    finish(RuntimeError("a defect"))
+    assert json.loads(client.recv(4096))["error"] == "RuntimeError: a defect"
+    assert "RuntimeError: a defect" in capsys.readouterr().err
     client.close()
 
 
@@ -278,3 +304,116 @@ def test_a_client_that_is_gone_before_the_answer(desk: Desk) -> None:
     desk.serve()
     desk.serve()
     assert desk.control.clients == set()
+
+
+# -- what a client cannot do to the run ------------------------------------------------------------
+
+
+def test_a_client_that_does_not_read_is_not_served_further(desk: Desk) -> None:
+    """What waits for it is bounded by one answer; the programs and other clients are served."""
+    silent = desk.client()
+    silent.setblocking(False)
+    (served,) = desk.control.clients
+    for _ in range(400):
+        try:
+            silent.sendall(b'{"verb": "status"}\n' * 20)
+        except BlockingIOError:
+            break
+        desk.serve()
+    assert served.output, "an answer waits for it"
+    assert len(served.output) < 1 << 20
+    assert desk.request(verb="status")["ok"] is True
+    silent.setblocking(True)
+    got = b""
+    while served.output or b"\n" in served.buffer:
+        got += silent.recv(1 << 20)
+        desk.serve()
+    got += silent.recv(1 << 20)
+    assert got.endswith(b"\n"), "and goes on where it was"
+    silent.close()
+
+
+def test_one_request_of_a_client_is_served_per_turn(desk: Desk) -> None:
+    client = desk.client()
+    client.sendall(b'{"verb": "?"}\n' * 5)
+    desk.serve()
+    assert desk.turns == 4, "the first one at once"
+    assert client.recv(1 << 16).count(b"\n") == 5
+    client.close()
+
+
+def test_requests_before_the_end_of_input_are_answered(desk: Desk) -> None:
+    client = desk.client()
+    client.sendall(b'{"verb": "?"}\n' * 3)
+    client.shutdown(socket.SHUT_WR)
+    desk.serve()
+    desk.serve()
+    got = b""
+    while data := client.recv(1 << 16):
+        got += data
+    client.close()
+    assert got.count(b"\n") == 3
+    assert not desk.control.clients
+
+
+def test_deep_json_is_answered(desk: Desk) -> None:
+    answer = desk.ask(b"[" * 60000)[0]
+    assert answer["ok"] is False
+    assert desk.request(verb="status")["ok"] is True
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), RuntimeError("boom")])
+def test_a_request_in_which_a_model_raises_is_answered(
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+) -> None:
+    def plug(device: str) -> None:
+        raise error
+
+    monkeypatch.setattr(desk.session.machine, "plug", plug)
+    answer = desk.request(verb="plug", device="edu")
+    assert answer["ok"] is False
+    assert type(error).__name__ in answer["error"]
+    assert "test_control.py" in answer["error"]
+    assert "control socket" in capsys.readouterr().err
+
+
+def test_statistics_that_json_cannot_say(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk.session.machine, "describe", lambda: {"odd": object()})
+    monkeypatch.setattr("uvfio.doors.run.observe.control.run_facts", lambda session: {})
+    assert desk.request(verb="status")["ok"] is False
+
+
+def test_more_clients_than_there_may_be(desk: Desk) -> None:
+    clients = [desk.client() for _ in range(CLIENTS_MAX)]
+    late = desk.client()
+    assert json.loads(late.recv(4096))["errno"] == "EBUSY"
+    assert late.recv(1) == b""
+    for client in (late, *clients):
+        client.close()
+    desk.serve()
+    assert desk.request(verb="status")["ok"] is True
+
+
+def test_without_a_free_descriptor_a_client_is_turned_away(desk: Desk) -> None:
+    waiting = socket.socket(socket.AF_UNIX)
+    waiting.settimeout(10)
+    waiting.connect(str(desk.path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 1, hard))
+    try:
+        while True:
+            try:
+                os.dup(taken)
+            except OSError:
+                break
+        desk.session.reactor.watched[desk.listener]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(taken)
+    assert waiting.recv(1) == b""
+    waiting.close()
+    assert desk.request(verb="status")["ok"] is True

@@ -505,3 +505,46 @@ def test_the_reactor_closes_what_it_opened() -> None:
     reactor.accept_posts()
     reactor.close()
     assert open_descriptors() <= before
+
+
+@pytest.mark.parametrize("delay", [1e300, 3e6, float("inf"), 1 << 40])
+def test_a_timer_beyond_the_reach_of_epoll(delay: float) -> None:
+    """The wait is cut to what epoll can count; the timer stays."""
+    reactor = Reactor()
+    reactor.call_later(delay, lambda: pytest.fail("too early"))
+    ready = os.eventfd(1)
+    reactor.watch(ready, lambda: None)
+    assert reactor.wait_for(ready)
+    assert reactor.busy
+    os.close(ready)
+    reactor.close()
+
+
+def test_delays_that_are_no_time() -> None:
+    reactor = Reactor()
+    with pytest.raises(ValueError, match="nan"):
+        reactor.call_later(float("nan"), lambda: None)
+    assert not reactor.busy
+    done: list[int] = []
+    reactor.call_later(-5, lambda: done.append(1))
+    reactor.run_timers()
+    assert done == [1], "a negative delay is none"
+    reactor.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit()])
+def test_no_exception_of_a_callback_gets_out(error: BaseException) -> None:
+    errors: list[type[BaseException] | None] = []
+    reactor = Reactor(lambda: errors.append(sys.exc_info()[0]))
+
+    def fail() -> None:
+        raise error
+
+    reactor.call_later(0, fail)
+    ready = os.eventfd(1)
+    stop = reactor.watch(ready, fail)
+    reactor.wait_for(-1)
+    stop()
+    assert errors == [type(error)] * 2
+    os.close(ready)
+    reactor.close()

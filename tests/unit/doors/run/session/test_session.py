@@ -262,8 +262,8 @@ def test_memory_that_cannot_be_read_is_reported_once_for_a_process(
     process = FakeProcess()
     monkeypatch.setattr(session.processes, "get", lambda tid: process)
     failure = Unreadable("the memory of 7 cannot be read", "run as root")
-    session.report_unreadable(7, failure)
-    session.report_unreadable(7, failure)
+    session.report_refusal(7, failure)
+    session.report_refusal(7, failure)
     assert capsys.readouterr().err == ("uvfio: the memory of 7 cannot be read\nhint: run as root\n")
 
 
