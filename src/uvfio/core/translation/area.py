@@ -4,6 +4,8 @@ An ``Area`` is a mapping that has a ``Backing``: the memory that a program named
 address spaces share the backing, so a page is charged once, however often it is mapped. An area is *held* while a page
 table translates it: its pages are checked and charged then, and only then.
 
+Holding and releasing an area costs the same however many areas of the backing are held (``coverage.py``).
+
 A backing does not know which address space its areas are in. The caller holds the lock of the domain.
 Behaviour: drivers/iommu/iommufd/pages.c.
 """
@@ -12,7 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.core.translation.address import PAGE_SIZE, join
+from uvfio.core.translation.address import PAGE_SIZE
+from uvfio.core.translation.coverage import Coverage
 from uvfio.core.translation.iova import Mapping
 from uvfio.errors import BadAddress, InvalidArgument
 
@@ -28,10 +31,10 @@ class Backing:
     """Memory that a program named in one call (struct iopt_pages).
 
     ``mm`` is where it is; ``payer`` is charged for it within ``limit`` bytes (None: none). ``from_file``: addresses are
-    offsets in a file and not in an address space. ``locked`` counts the pages that are held.
+    offsets in a file and not in an address space.
     """
 
-    __slots__ = ("_held", "from_file", "limit", "locked", "mm", "payer", "writable")
+    __slots__ = ("_held", "_pages", "from_file", "limit", "mm", "payer", "writable")
 
     def __init__(
         self,
@@ -47,8 +50,13 @@ class Backing:
         self.payer = payer
         self.limit = limit
         self.from_file = from_file
-        self.locked = 0
-        self._held: list[Area] = []
+        self._held: dict[Area, None] = {}  # a set, in order
+        self._pages = Coverage()
+
+    @property
+    def locked(self) -> int:
+        """How many pages are held."""
+        return self._pages.total
 
     def hold(self, area: Area) -> None:
         """Check and charge the pages of ``area`` that are not held yet.
@@ -58,30 +66,38 @@ class Backing:
         """
         if not (area.readable or area.writable):
             raise InvalidArgument(f"{area!r} can be neither read nor written")
-        pages = _pages([*self._held, area])
-        if pages > self.locked:
-            taken = self.mm.memory.pin(area.vaddr, area.size, self.writable)
-            if taken < area.size:
-                raise BadAddress(
-                    f"{area.vaddr:#x}+{area.size:#x} has {area.size - taken:#x} bytes of a device's memory",
-                    "containers of /dev/vfio/vfio take it, /dev/iommu does not",
-                )
-            self.payer.charge(pages - self.locked, self.limit)
-        self.locked = pages
-        self._held.append(area)
+        span = _pages(area)
+        more = self._pages.add(*span)
+        if more:
+            try:
+                self._check(area)
+                self.payer.charge(more, self.limit)
+            except BaseException:
+                self._pages.remove(*span)
+                raise
+        self._held[area] = None
+
+    def _check(self, area: Area) -> None:
+        taken = self.mm.memory.pin(area.vaddr, area.size, self.writable)
+        if taken < area.size:
+            raise BadAddress(
+                f"{area.vaddr:#x}+{area.size:#x} has {area.size - taken:#x} bytes of a device's memory",
+                "containers of /dev/vfio/vfio take it, /dev/iommu does not",
+            )
 
     def release(self, area: Area) -> None:
         """Stop holding the area; pages that no other area holds are uncharged."""
-        self._held.remove(area)
-        pages = _pages(self._held)
-        self.payer.uncharge(self.locked - pages)
-        self.locked = pages
+        del self._held[area]
+        self.payer.uncharge(self._pages.remove(*_pages(area)))
 
     def divide(self, area: Area, parts: Sequence[Area]) -> None:
         """Replace ``area`` by ``parts``, which together are the same range; what is held stays held."""
         if area in self._held:
-            self._held.remove(area)
-            self._held.extend(parts)
+            for part in parts:
+                self._pages.add(*_pages(part))
+                self._held[part] = None
+            del self._held[area]
+            self._pages.remove(*_pages(area))
 
 
 class Area(Mapping):
@@ -101,9 +117,6 @@ class Area(Mapping):
         return Area(first, last, vaddr, self.backing, self.readable, self.writable)
 
 
-def _pages(areas: Sequence[Area]) -> int:
-    """How many pages of one backing the areas touch together."""
-    if not areas:
-        return 0
-    spans = [(area.vaddr // PAGE_SIZE, (area.vaddr + area.size - 1) // PAGE_SIZE) for area in areas]
-    return sum(last - first + 1 for first, last in join(spans))
+def _pages(area: Area) -> tuple[int, int]:
+    """The first and the last page of the backing that the area touches."""
+    return area.vaddr // PAGE_SIZE, (area.vaddr + area.size - 1) // PAGE_SIZE
