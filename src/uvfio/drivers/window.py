@@ -17,6 +17,7 @@ bus driver gives.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from uvfio.errors import InvalidArgument
@@ -85,7 +86,7 @@ class RegisterWindow(Window):
         load: Callable[[int, int, int], int],
         store: Callable[[int, int, int, int], None],
     ) -> None:
-        super().__init__(name, region)
+        super().__init__(name, replace(region, registers=True))
         self._load = load
         self._store = store
         self._index = region.index

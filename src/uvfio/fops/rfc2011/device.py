@@ -13,7 +13,7 @@ from uvfio.errors import Gone, InvalidArgument, UnknownCommand
 from uvfio.fops.file import report_signals
 from uvfio.fops.request import Request
 from uvfio.fops.rfc2011.file import RfcFile
-from uvfio.fops.wire import OFFSET_MASK, read_int, read_u32
+from uvfio.fops.wire import OFFSET_MASK, REGISTERS_STRIDE, read_int, read_u32
 from uvfio.fops.wire import REGION_SHIFT as SHIFT
 from uvfio.uapi import rfc
 
@@ -68,6 +68,15 @@ class DeviceFile(RfcFile):
             if data is None:
                 raise self._gone()
             return data.write(offset >> SHIFT, offset & OFFSET_MASK, payload)
+
+    def stride(self, offset: int) -> int:
+        """Few bytes of registers: the device acts on each access."""
+        data = self.opened.data
+        if data is None or not 0 <= offset >> SHIFT < data.num_regions:
+            return super().stride(offset)
+        return (
+            REGISTERS_STRIDE if data.region(offset >> SHIFT).registers else super().stride(offset)
+        )
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
         """The memory of region ``offset >> 40``. EINVAL unless it is mapped MAP_SHARED, and as
