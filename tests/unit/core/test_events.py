@@ -47,6 +47,9 @@ class Eventfd:
     def watch(self, callback: Any) -> Any:
         return callback
 
+    def abandoned(self) -> bool:
+        return self.count == -1
+
     def close(self) -> None:
         self.count = -1
 

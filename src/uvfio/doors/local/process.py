@@ -51,10 +51,15 @@ class _Open:
         self.count = 0
         self.mapped = 0
         self.position = 0
+        if isinstance(file, LocalEvent):
+            file.opens += 1
 
     def drop(self) -> None:
-        if self.count == self.mapped == 0 and isinstance(self.file, File):
-            self.file.release()
+        if self.count == self.mapped == 0:
+            if isinstance(self.file, File):
+                self.file.release()
+            elif isinstance(self.file, LocalEvent):
+                self.file.opens -= 1
 
 
 class Process:
