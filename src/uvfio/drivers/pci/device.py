@@ -94,7 +94,10 @@ class VfioPciDevice(MainlinePci):
         self._slept: SavedState | None = None
         self._config = ConfigWindow(function.name, Region(CONFIG_INDEX, function.config_size))
         self._windows: tuple[Window, ...] = (
-            *(bar_window(function, n, function.bars.get(n)) for n in range(ROM_INDEX)),
+            *(
+                bar_window(function, n, function.bars.get(n), self._rules.msix_ranges(n))
+                for n in range(ROM_INDEX)
+            ),
             rom_window(function, ROM_INDEX),
             self._config,
         )

@@ -20,6 +20,7 @@ Behaviour: drivers/vfio/pci/vfio_pci_rdwr.c (vfio_pci_bar_rw, vfio_pci_ioeventfd
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 from uvfio.drivers.life import VfioDevice
@@ -113,12 +114,13 @@ class MainlinePci(VfioDevice):
                 return _WORD.pack(self._bar_read(index, offset, 4))
             count = self._admit(index, offset, count)
             window = self._window(index)
-            if not isinstance(window, RegisterWindow):
-                return window.read(offset, count)
+            read = window.read
+            if isinstance(window, RegisterWindow):
+                read = partial(window.read, widest=_WIDEST)
             if index != self._rules.table[0]:
-                return window.read(offset, count, _WIDEST)
+                return read(offset, count)
             return b"".join(
-                b"\xff" * size if hidden else window.read(at, size, _WIDEST)
+                b"\xff" * size if hidden else read(at, size)
                 for at, size, hidden in self._rules.pieces(index, offset, count)
             )
 
@@ -141,12 +143,13 @@ class MainlinePci(VfioDevice):
                 taken = window.write(offset, data)
                 self._settle_mappings()
                 return taken
-            if not isinstance(window, RegisterWindow):
-                return window.write(offset, data[:count])
+            write = window.write
+            if isinstance(window, RegisterWindow):
+                write = partial(window.write, widest=_WIDEST)
             for at, size, hidden in self._rules.pieces(index, offset, count):
                 if not hidden:
                     start = at - offset
-                    window.write(at, data[start : start + size], _WIDEST)
+                    write(at, data[start : start + size])
             return count
 
     def _check_word(self, index: int) -> None:

@@ -586,3 +586,25 @@ def test_a_last_store_that_raises_does_not_keep_the_device_going() -> None:
         device.put()
     assert not function.word(COMMAND) & pci.PCI_COMMAND_MASTER
     assert function.sink is None
+
+
+# An MSI-X table in a BAR that programs map
+
+
+def test_a_table_in_memory_is_hidden_from_mainline_and_shown_in_mappings() -> None:
+    function = FakeFunction(
+        bars={0: Bar(0x2000, mappable=True)}, caps=(PM, msi(), msix(offset=0x808), express())
+    )
+    device = VfioPciDevice(function)
+    device.get()
+    configure(device, COMMAND, 2)
+    assert device.region(0) == Region(0, 0x2000, mappable=True, msix_table=True)
+    function.memory[0][0x800:0x910] = bytes([1]) * 0x110
+    assert device.load(0, 0x804, 12) == b"\1" * 4 + b"\xff" * 8
+    assert device.load(0, 0x904, 8) == b"\xff" * 4 + b"\1" * 4
+    assert device.store(0, 0x804, b"\2" * 12) == 12
+    assert bytes(function.memory[0][0x804:0x810]) == b"\2" * 4 + b"\1" * 8
+    function.log.clear()
+    assert device.write(0, 0x808, b"\3" * 4) == 4  # 2011 does not hide it
+    assert function.log == [("write", 0, 0x808, 0x03030303, 4)]
+    assert device.mmap(0, 0, 0x1000)[0x808] == 1
