@@ -37,6 +37,7 @@ __all__ = [
     "Interrupt",
     "Observed",
     "Observer",
+    "Unanswered",
 ]
 
 
@@ -158,6 +159,25 @@ class Interrupt(_Base):
     vector: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unanswered(_Base):
+    """A program's access to a region was complete, but ``count`` bytes of it from ``offset`` on had no answer: memory
+    decoding is off, so they read as ones or were lost, or the region ends before them.
+
+    Emitted by the device file of 2011, under the device's lock, before the call is answered. The mainline ABIs answer
+    with an error instead.
+    """
+
+    kind = "unanswered"
+
+    device: str
+    region: int
+    offset: int
+    count: int
+    write: bool
+    reason: str
+
+
 FrameworkEvent = (
     GroupAdded
     | GroupRemoved
@@ -166,6 +186,7 @@ FrameworkEvent = (
     | DeviceRevoked
     | Fault
     | Interrupt
+    | Unanswered
 )  # fmt: skip
 
 Observer = Callable[[FrameworkEvent], None]

@@ -53,6 +53,12 @@ class Window:
         """The memory behind ``size`` bytes at ``offset``."""
         raise self._refuse("cannot be mapped", "read and write it")
 
+    def inside(self, offset: int, count: int) -> int:
+        """How many bytes of an access would be moved. Raises InvalidArgument as the access does."""
+        if not self.region.size:
+            raise self._refuse("is not implemented")
+        return self._within(offset, count)
+
     def _refuse(self, why: str, hint: str = "") -> InvalidArgument:
         return InvalidArgument(f"{self.name}: region {self.region.index} {why}", hint)
 

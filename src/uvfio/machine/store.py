@@ -3,19 +3,37 @@
 Loads and stores in this memory cannot fault. A door that maps it checks ``hidden`` before each access. Stores in
 mapped registers take effect when ``look()`` is called; the calls of a local process do that.
 
+Large memory takes no pages before it is written to, so that a machine with a BAR of 1 TiB can be listed.
+
 The module does no I/O and starts no thread.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from uvfio.errors import Busy
+from uvfio.errors import Busy, NoMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["ByteStore"]
+
+
+LARGE: Final = 1 << 20
+MAP_NORESERVE: Final = 0x4000  # <asm-generic/mman-common.h>; in the module mmap from Python 3.13 on
+
+
+def _zeroed(device: str, size: int) -> memoryview:
+    if size < LARGE:
+        return memoryview(bytearray(size))
+    import mmap
+
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    try:
+        return memoryview(mmap.mmap(-1, size, flags=flags))
+    except (OSError, MemoryError) as error:
+        raise NoMemory(f"{device}: no {size:#x} bytes of memory: {error}") from error
 
 
 class ByteStore:
@@ -29,10 +47,10 @@ class ByteStore:
     def allocate(
         self, device: str, sizes: Mapping[int, int], late: Collection[int] = ()
     ) -> Mapping[int, memoryview]:
-        """Zeroed memory for each region. Busy when ``device`` has some already."""
+        """Zeroed memory for each region. Busy when ``device`` has some already, NoMemory."""
         if device in self._memory:
             raise Busy(f"{device} has memory already")
-        views = {index: memoryview(bytearray(size)) for index, size in sizes.items()}
+        views = {index: _zeroed(device, size) for index, size in sizes.items()}
         self._memory[device] = views
         return views
 

@@ -19,6 +19,7 @@ from uvfio.core.events import (
     GroupRemoved,
     Interrupt,
     Observer,
+    Unanswered,
 )
 from uvfio.core.irq import ReportedEvent
 from uvfio.errors import Busy, DmaFault
@@ -32,6 +33,7 @@ EXAMPLES: tuple[FrameworkEvent, ...] = (
     DeviceRevoked("a", "7"),
     Fault("a", 0x9000, 4, True, "not mapped"),
     Interrupt("a", "MSI", 3),
+    Unanswered("a", 0, 4, 4, False, "memory decoding is off"),
 )
 
 

@@ -44,7 +44,7 @@ from uvfio.drivers.pci.irqset import IrqSets
 from uvfio.drivers.pci.mainline import ConfigWindow, MainlinePci
 from uvfio.drivers.pci.sriov import Offspring, TokenRule
 from uvfio.drivers.pci.state import SavedState
-from uvfio.errors import Gone, Unsupported, VfioError
+from uvfio.errors import DecodingOff, Gone, Unsupported, VfioError
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class VfioPciDevice(MainlinePci):
         self._low_power = False
         self._shown = True
         self._decodes = False
+        self._silent = False
         self._wakeup = None
         self._saved: SavedState | None = None
         self._slept: SavedState | None = None
@@ -172,6 +173,7 @@ class VfioPciDevice(MainlinePci):
         finally:
             before.restore(before.command | (self._bars.decode if opened else 0))
             if opened:
+                self._note_decoding()
                 self._interrupts.reprogram()
                 self._decodes = False
                 if not self._shown:
@@ -240,12 +242,13 @@ class VfioPciDevice(MainlinePci):
                 saved.restore()
             raise
         self._token.opened()
+        self._note_decoding()
 
     def _last_close(self) -> None:
         self._token.closed()
         saved, self._saved, self._config.space = self._saved, None, None
         self._slept = None
-        self._decodes = False
+        self._decodes = self._silent = False
         assert saved is not None
         try:
             self.function.end_mappings()  # which takes the last stores
@@ -301,9 +304,11 @@ class VfioPciDevice(MainlinePci):
     def read(self, index: int, offset: int, count: int) -> bytes:
         """Up to ``count`` bytes at ``offset`` of region ``index``; ``access.py`` has the rules.
 
-        InvalidArgument for a region that does not exist or a range outside it.
+        InvalidArgument for a region that does not exist or a range outside it, DecodingOff.
         """
         with self._lock:
+            if self._silent:
+                self._check_silent(index, offset, count)
             if count == 4 and not offset & 3 and 0 <= offset < self._words.get(index, 0):
                 return _pack_word(self._bar_read(index, offset, 4))
             return self._window(index).read(offset, count)
@@ -311,9 +316,24 @@ class VfioPciDevice(MainlinePci):
     def write(self, index: int, offset: int, data: bytes) -> int:
         """How many bytes of ``data`` were written at ``offset`` of region ``index``. Errors as ``read``."""
         with self._lock:
+            if self._silent:
+                self._check_silent(index, offset, len(data))
             if len(data) == 4 and not offset & 3 and 0 <= offset < self._words.get(index, 0):
                 self._bar_write(index, offset, _unpack_word(data)[0], 4)
                 return 4
-            return self._window(index).write(offset, data)
+            taken = self._window(index).write(offset, data)
+            if index == CONFIG_INDEX:
+                self._note_decoding()
+            return taken
+
+    def _check_silent(self, index: int, offset: int, count: int) -> None:
+        """Raises DecodingOff, and InvalidArgument as the access would, for a region that does not answer now."""
+        if index <= ROM_INDEX:
+            inside = self._window(index).inside(offset, count)
+            try:
+                self._rules.check_decoding(index, self._command())
+            except DecodingOff as off:
+                off.inside = inside
+                raise
 
     # Interrupts

@@ -90,6 +90,7 @@ class MainlinePci(VfioDevice):
     _ioevents: Ioevents
     _low_power: bool
     _shown: bool
+    _silent: bool
     _decodes: bool
     _token: TokenRule
     _wakeup: Event | None
@@ -269,9 +270,16 @@ class MainlinePci(VfioDevice):
         NoMemory, NoSpace: they stay as they were, and the next change of the configuration space tries again.
         """
         self._decodes = False
+        self._note_decoding()
         if self._opens:
             on = self._rules.virtual or self._command() & pci.PCI_COMMAND_MEMORY
             self._show_mappings(bool(on) and not self._low_power and not self._rules.asleep())
+
+    def _note_decoding(self) -> None:
+        """Work out whether memory BARs do not answer. The program changes that by the configuration space alone."""
+        if self._config.space is not None:
+            on = self._rules.virtual or self._command() & pci.PCI_COMMAND_MEMORY
+            self._silent = not on or self._rules.asleep()
 
     def _show_mappings(self, visible: bool) -> None:
         if visible != self._shown:

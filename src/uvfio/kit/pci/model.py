@@ -39,7 +39,7 @@ from zlib import crc32
 
 from uvfio.core.bus import Activity
 from uvfio.drivers.pci.hardware import Bar, BarKind, bar_fault
-from uvfio.errors import ConfigError
+from uvfio.errors import ConfigError, NoMemory
 from uvfio.kit.migration import Migrating
 from uvfio.kit.option import Option, resolve
 from uvfio.kit.pci.bar import BarDeclaration, MemoryBar, RegisterBar, power_of_two
@@ -395,7 +395,13 @@ class PciModel(Migrating):
             window = self.register_maps[index] = self._map_of(declared)(self)
         elif isinstance(declared, MemoryBar):
             if index not in self.memories:
-                self.memories[index] = memoryview(bytearray(bar.size))
+                try:
+                    self.memories[index] = memoryview(bytearray(bar.size))
+                except MemoryError as error:
+                    raise NoMemory(
+                        f"{self.name}: no {bar.size:#x} bytes of memory for BAR {index}",
+                        "memory that programs can map takes pages as they are written to",
+                    ) from error
             window = stopped = MemoryWindow(self.memories, index)
         msix = self._placed(MsiX)
         if msix is None or msix[0].bar != index:

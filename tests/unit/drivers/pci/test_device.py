@@ -10,7 +10,7 @@ from support.pci_function import AF, PM, FakeEvent, FakeFunction, express, msi, 
 from uvfio.core.bus import DeviceKind, Region
 from uvfio.drivers.pci.device import CONFIG_INDEX, VfioPciDevice
 from uvfio.drivers.pci.hardware import Bar, BarKind
-from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
+from uvfio.errors import DecodingOff, Gone, InvalidArgument, Unsupported, VfioError
 from uvfio.uapi import pci
 
 COMMAND = pci.PCI_COMMAND
@@ -608,3 +608,45 @@ def test_a_table_in_memory_is_hidden_from_mainline_and_shown_in_mappings() -> No
     assert device.write(0, 0x808, b"\3" * 4) == 4  # 2011 does not hide it
     assert function.log == [("write", 0, 0x808, 0x03030303, 4)]
     assert device.mmap(0, 0, 0x1000)[0x808] == 1
+
+
+# Decoding, by the interface of 2011
+
+
+def test_a_region_that_is_not_decoded_does_not_answer(sleeper: Sleeper) -> None:
+    device = VfioPciDevice(sleeper)
+    device.get()
+    assert device.read(0, 0, 4) == bytes(4), "decoding is on when a device is opened"
+    configure(device, COMMAND, pci.PCI_COMMAND_MASTER)
+    sleeper.log.clear()
+    for region, size in ((0, 0x1000), (2, 1 << 33), (4, 0x2000)):
+        for offset, count, inside in ((0, 4, 4), (size - 4, 8, 4), (size, 4, 0), (8, 3, 3)):
+            with pytest.raises(DecodingOff) as reading:
+                device.read(region, offset, count)
+            with pytest.raises(DecodingOff) as writing:
+                device.write(region, offset, bytes(count))
+            assert (reading.value.inside, writing.value.inside) == (inside, inside)
+        with pytest.raises(InvalidArgument):
+            device.read(region, size + 1, 4)
+    with pytest.raises(InvalidArgument, match="not implemented"):
+        device.read(3, 0, 4)
+    assert sleeper.log == []
+    assert device.write(1, 0, b"1234") == 4, "ports answer always"
+    configure(device, COMMAND, pci.PCI_COMMAND_MEMORY)
+    assert device.read(0, 0, 4) == bytes(4)
+
+
+@pytest.mark.parametrize("way", ["D0", "reset", "reopen"])
+def test_a_sleeping_function_answers_again_when_it_is_awake(sleeper: Sleeper, way: str) -> None:
+    device, _ = _in_use(sleeper)
+    configure(device, _power(sleeper), 3)
+    with pytest.raises(DecodingOff, match="D3hot"):
+        device.read(0, 0, 4)
+    if way == "D0":
+        configure(device, _power(sleeper), 0)
+    elif way == "reset":
+        device.reset()
+    else:
+        device.put()
+        device.get()
+    assert device.read(0, 0, 4) == bytes(4)
