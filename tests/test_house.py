@@ -30,7 +30,7 @@ LARGEST_FOLDER = 16
 # What `uvfio run` may load before the program starts. Lines of code are counted: to split a module is free, and so are
 # docstrings and comments, which cost next to nothing in a .pyc.
 STARTUP_STANDARD_MODULES = 63
-STARTUP_LINES = 14_600
+STARTUP_LINES = 15_000
 STARTUP_FORBIDDEN = (
     "uvfio.core.events",  # data classes, which only an observer needs
     *("argparse", "asyncio", "concurrent", "difflib", "email", "hypothesis", "importlib.metadata"),

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.kit.pci.msix import own_table
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ class Interrupts:
                 config.on_write(self._msi_at + self._msi.mask_at, self.update)
         if self._msix:
             config.on_write(self._msix_at + pci.PCI_MSIX_FLAGS, self.update)
+            from uvfio.kit.pci.msix import own_table
+
             self.table = own_table(self._msix)
         self.reset()
 

@@ -56,7 +56,6 @@ from uvfio.kit.pci.config import ConfigSpace
 from uvfio.kit.pci.dma import PciDma
 from uvfio.kit.pci.header import define_bars, define_command, define_identity, padded_rom
 from uvfio.kit.pci.interrupt import Interrupts
-from uvfio.kit.pci.msix import MemoryTable, RegisterTable, with_table
 from uvfio.kit.pci.sriov import Sriov, follow_control
 from uvfio.kit.window import AbsentWindow, CallWindow, MemoryWindow, OverlayWindow, Window
 from uvfio.uapi import pci
@@ -363,6 +362,8 @@ class PciModel(Migrating):
         registers: type[RegisterMap] = declared.registers
         for cap in self._caps:
             if isinstance(cap, MsiX) and cap.bar == declared.index and declared.polled:
+                from uvfio.kit.pci.msix import with_table
+
                 return with_table(registers, cap)
         return registers
 
@@ -406,6 +407,8 @@ class PciModel(Migrating):
         msix = self._placed(MsiX)
         if msix is None or msix[0].bar != index:
             return window, stopped
+        from uvfio.kit.pci.msix import MemoryTable, RegisterTable
+
         cap: MsiX = msix[0]
         table = CallWindow(self.interrupts.read_table, self.interrupts.write_table)
         pending = CallWindow(self.interrupts.read_pending)
