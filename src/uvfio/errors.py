@@ -218,9 +218,11 @@ class UnsafeInterrupts(VfioError):
 
 
 class DecodingOff(VfioError):
-    """The program accessed a region whose decoding it has switched off itself."""
+    """The program accessed a region whose decoding it has switched off itself. ``inside``: bytes of the access that are
+    in the region."""
 
     default_errno = _errno.EIO
+    inside = 0
 
 
 class BrokenRing(VfioError):

@@ -268,6 +268,7 @@ class FakeEvent:
         self.count = 0
         self.pending = False
         self.closed = 0
+        self.left = False
         self.fail_watch: Exception | None = None
         self.on_signal: Callable[[], None] | None = None
         self._callbacks: list[Callable[[], None]] = []
@@ -291,6 +292,9 @@ class FakeEvent:
                 self._callbacks.remove(callback)
 
         return cancel
+
+    def abandoned(self) -> bool:
+        return self.left
 
     @property
     def watched(self) -> bool:

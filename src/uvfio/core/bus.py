@@ -23,7 +23,7 @@ This module has no state and no rule. The framework's own record of a device is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -85,7 +85,7 @@ class Region:
 
     ``mappable``: a program may map it (plain memory, or registers that are polled); every other region is reached by
     read and write only. ``areas``: (offset, size) of the parts that may be mapped, if not all of it. ``msix_table``:
-    the MSI-X table is in it, and may be mapped too.
+    the MSI-X table is in it, and may be mapped too. ``registers``: the device acts on each access.
     """
 
     index: int
@@ -95,6 +95,7 @@ class Region:
     mappable: bool = False
     areas: tuple[tuple[int, int], ...] = ()
     msix_table: bool = False
+    registers: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ __all__ = [
     "MemoryExchanged",
     "Observed",
     "Observer",
+    "Unanswered",
 ]
 
 
@@ -200,6 +201,25 @@ class InterruptLost(_Base):
     pending: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Unanswered(_Base):
+    """A program's access to a region was complete, but ``count`` bytes of it from ``offset`` on had no answer: memory
+    decoding is off, so they read as ones or were lost, or the region ends before them.
+
+    Emitted by the device file of 2011, under the device's lock, before the call is answered. The mainline ABIs answer
+    with an error instead.
+    """
+
+    kind = "unanswered"
+
+    device: str
+    region: int
+    offset: int
+    count: int
+    write: bool
+    reason: str
+
+
 FrameworkEvent = (
     GroupAdded
     | GroupRemoved
@@ -210,6 +230,7 @@ FrameworkEvent = (
     | MemoryExchanged
     | Interrupt
     | InterruptLost
+    | Unanswered
 )  # fmt: skip
 
 Observer = Callable[[FrameworkEvent], None]

@@ -217,6 +217,10 @@ class ReportedEvent:
         """As the eventfd's ``watch``; nothing is reported."""
         return self._event.watch(callback)
 
+    def abandoned(self) -> bool:
+        """As the eventfd."""
+        return self._event.abandoned()
+
     def close(self) -> None:
         """Close the reference to the eventfd."""
         self._event.close()

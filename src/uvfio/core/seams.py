@@ -103,6 +103,9 @@ class Event(Protocol):
         Returns the function that ends the watch (idempotent).
         """
 
+    def abandoned(self) -> bool:
+        """Whether every program has closed it, so that no other party can signal it again. May take a while."""
+
     def close(self) -> None:
         """Drop this reference (idempotent)."""
 

@@ -2,6 +2,7 @@
 
 A caller that serves others meanwhile (a supervisor) polls a ``Wait`` after every close, since a close may end it, and
 when ``delay`` has passed. A caller that may block uses ``ReleaseMixin.wait_for``. ``Then`` adds an action at the end.
+``Steps`` is work that waits for nothing and is too long to be done at once.
 
 This module has no clock and no thread, and does not know what is waited for.
 """
@@ -11,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
-__all__ = ["Then", "Wait"]
+__all__ = ["Steps", "Then", "Wait"]
 
 
 class Wait(Protocol):
@@ -70,3 +71,41 @@ class Then:
     def cancel(self) -> None:
         """Cancel the inner wait; the action is not done."""
         self._wait.cancel()
+
+
+class Steps:
+    """A ``Wait`` for work in pieces: each poll lets ``work`` go on to its next yield.
+
+    ``value`` is what ``work`` returned, once it is done; ``taken`` counts the polls.
+    """
+
+    __slots__ = ("_work", "taken", "value", "what")
+
+    def __init__(self, work: Generator[None, None, int], what: str) -> None:
+        self._work = work
+        self.what = what
+        self.value = 0
+        self.taken = 0
+
+    def poll(self) -> bool:
+        """Do the next piece. Raises what the work raises."""
+        self.taken += 1
+        try:
+            next(self._work)
+        except StopIteration as end:
+            self.value = int(end.value)
+            return True
+        return False
+
+    @property
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    def delay(self) -> float:
+        """No time."""
+        return 0.0
+
+    def cancel(self) -> None:
+        """Leave the rest undone."""
+        self._work.close()

@@ -17,6 +17,7 @@ bus driver gives.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from uvfio.errors import InvalidArgument
@@ -52,6 +53,12 @@ class Window:
         """The memory behind ``size`` bytes at ``offset``."""
         raise self._refuse("cannot be mapped", "read and write it")
 
+    def inside(self, offset: int, count: int) -> int:
+        """How many bytes of an access would be moved. Raises InvalidArgument as the access does."""
+        if not self.region.size:
+            raise self._refuse("is not implemented")
+        return self._within(offset, count)
+
     def _refuse(self, why: str, hint: str = "") -> InvalidArgument:
         return InvalidArgument(f"{self.name}: region {self.region.index} {why}", hint)
 
@@ -85,7 +92,7 @@ class RegisterWindow(Window):
         load: Callable[[int, int, int], int],
         store: Callable[[int, int, int, int], None],
     ) -> None:
-        super().__init__(name, region)
+        super().__init__(name, replace(region, registers=True))
         self._load = load
         self._store = store
         self._index = region.index

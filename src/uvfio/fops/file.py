@@ -35,7 +35,7 @@ MAINLINE: Final = "mainline"
 
 
 class Deferred(Exception):
-    """The call cannot be answered yet: when ``wait`` is done its result is ``value``.
+    """The call cannot be answered yet: when ``wait`` is done its result is ``value``, or that of ``Steps``.
 
     Each function of ``answered`` is called with the result, or with the error if the wait failed.
     """
@@ -93,6 +93,11 @@ class File:
     def pwrite(self, task: Task, data: bytes, offset: int) -> int:
         """``pwrite``: the number of bytes taken."""
         raise InvalidArgument(f"{self.name} cannot be written")
+
+    def stride(self, offset: int) -> int:
+        """How many bytes from ``offset`` on a door may have read or written in one piece, at least 8: it serves other
+        callers before the next piece."""
+        return 1 << 20
 
     def sequential(self) -> File:
         """The file whose ``pread`` and ``pwrite`` serve ``read`` and ``write`` at the file position."""

@@ -25,6 +25,8 @@ __all__ = [
     "PAGE_SIZE",
     "PIECE",
     "REGION_SHIFT",
+    "REGISTERS_STRIDE",
+    "TAIL_MAX",
     "Chain",
     "read_int",
     "read_sized",
@@ -36,6 +38,8 @@ __all__ = [
 PAGE_SIZE: Final = 4096
 PIECE: Final = 4096  # bytes of a long argument that are read in one call
 REGION_SHIFT: Final = rfc.VFIO_REGION_SHIFT  # of file offsets, in all ABIs; VFIO_PCI_OFFSET_SHIFT
+REGISTERS_STRIDE: Final = 1 << 13  # bytes of registers that one piece reads or writes
+TAIL_MAX: Final = 1 << 20  # bytes of a struct beyond what is known that are looked at
 OFFSET_MASK: Final = (1 << REGION_SHIFT) - 1
 CAP_HEADER: Final = struct.Struct("<HHI")  # id, version, offset of the next
 
@@ -75,15 +79,23 @@ def read_struct(memory: Memory, address: int, size: int) -> bytes:
 def read_sized(memory: Memory, address: int, size: int, full: int) -> bytes:
     """``full`` bytes of a struct of which the caller gives ``size`` bytes (copy_struct_from_user).
 
-    Missing bytes are 0. Raises InvalidArgument as E2BIG if bytes beyond ``full`` are not 0.
+    Missing bytes are 0. Raises InvalidArgument as E2BIG if bytes beyond ``full`` are not 0, and for more than
+    ``TAIL_MAX`` of them: the kernel reads all, on the caller's time.
     """
     raw = memory.read(address, min(size, full))
-    for at in range(full, size, PIECE):
-        if any(memory.read(address + at, min(PIECE, size - at))):
+    end = min(size, full + TAIL_MAX)
+    for at in range(full, end, PIECE):
+        if any(memory.read(address + at, min(PIECE, end - at))):
             raise InvalidArgument(
                 f"the size is {size}, and what is behind the first {full} bytes is not 0",
                 errno=errno.E2BIG,
             )
+    if end < size:
+        raise InvalidArgument(
+            f"the size is {size}, of which {full} bytes are known and {TAIL_MAX} more looked at",
+            "give the size of the struct",
+            errno=errno.E2BIG,
+        )
     return raw.ljust(full, b"\0")
 
 

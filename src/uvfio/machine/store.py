@@ -3,12 +3,14 @@
 Loads and stores in this memory cannot fault. A door that maps it checks ``hidden`` before each access. Stores in
 mapped registers take effect when ``look()`` is called; the calls of a local process do that.
 
+Large memory takes no pages before it is written to, so that a machine with a BAR of 1 TiB can be listed.
+
 The module does no I/O and starts no thread.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from uvfio.errors import Busy, NoMemory
 from uvfio.kit.window import zero
@@ -17,6 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["ByteStore"]
+
+
+LARGE: Final = 1 << 20
+MAP_NORESERVE: Final = 0x4000  # <asm-generic/mman-common.h>; in the module mmap from Python 3.13 on
+
+
+def _zeroed(device: str, size: int) -> memoryview:
+    if size < LARGE:
+        return memoryview(bytearray(size))
+    import mmap
+
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    try:
+        return memoryview(mmap.mmap(-1, size, flags=flags))
+    except (OSError, MemoryError) as error:
+        raise NoMemory(f"{device}: no {size:#x} bytes of memory: {error}") from error
 
 
 class ByteStore:
@@ -33,11 +51,7 @@ class ByteStore:
         """Zeroed memory for each region. Busy when ``device`` has some already, NoMemory."""
         if device in self._memory:
             raise Busy(f"{device} has memory already")
-        try:
-            views = {index: memoryview(bytearray(size)) for index, size in sizes.items()}
-        except MemoryError:
-            total = sum(sizes.values())
-            raise NoMemory(f"{device}: there are no {total:#x} bytes for its memory") from None
+        views = {index: _zeroed(device, size) for index, size in sizes.items()}
         self._memory[device] = views
         return views
 

@@ -21,6 +21,7 @@ from uvfio.core.events import (
     InterruptLost,
     MemoryExchanged,
     Observer,
+    Unanswered,
 )
 from uvfio.core.irq import ReportedEvent
 from uvfio.errors import Busy, DmaFault
@@ -36,6 +37,7 @@ EXAMPLES: tuple[FrameworkEvent, ...] = (
     MemoryExchanged(0x9000, 0x1000, 0x7000, "nothing is mapped there now"),
     Interrupt("a", "MSI", 3),
     InterruptLost("a", "MSI", 3, "bus mastering is off", False),
+    Unanswered("a", 0, 4, 4, False, "memory decoding is off"),
 )
 
 
@@ -50,6 +52,9 @@ class Eventfd:
 
     def watch(self, callback: Any) -> Any:
         return callback
+
+    def abandoned(self) -> bool:
+        return self.count == -1
 
     def close(self) -> None:
         self.count = -1

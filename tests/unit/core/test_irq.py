@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
 from support.pci_function import FakeEvent
-from uvfio.core.irq import EdgeVectors, LevelInterrupt
+from uvfio.core.irq import EdgeVectors, LevelInterrupt, ReportedEvent
 from uvfio.errors import Busy
 
 
@@ -219,3 +221,11 @@ def test_vectors_are_bound_once() -> None:
     assert vectors.unbind() == (a,)
     assert not vectors.fire(0)
     assert vectors.unbind() == ()
+
+
+def test_a_reported_event_is_abandoned_as_its_eventfd_is() -> None:
+    event = FakeEvent()
+    reported = ReportedEvent(event, cast("Any", None), cast("Any", None))
+    assert not reported.abandoned()
+    event.left = True
+    assert reported.abandoned()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
+from uvfio.core import waiting
 from uvfio.core.waiting import Then
 from uvfio.errors import Busy
 
@@ -53,3 +56,23 @@ def test_then_does_nothing_after_an_error_or_a_cancel() -> None:
         wait.poll()
     wait.cancel()
     assert (done, steps.cancelled) == ([], 1)
+
+
+def test_steps_go_on_to_the_next_yield_and_keep_the_result() -> None:
+    log: list[int] = []
+
+    def work() -> Generator[None, None, int]:
+        for n in range(2):
+            log.append(n)
+            yield
+        return 5
+
+    steps = waiting.Steps(work(), "adding")
+    assert (steps.what, steps.ready, steps.delay()) == ("adding", True, 0)
+    assert [steps.poll() for _ in range(3)] == [False, False, True]
+    assert (log, steps.value, steps.taken) == ([0, 1], 5, 3)
+    left = waiting.Steps(work(), "adding")
+    left.poll()
+    left.cancel()
+    left.cancel()
+    assert log == [0, 1, 0]

@@ -13,7 +13,15 @@ from uvfio.errors import (
     BadAddress,
     InvalidArgument,
 )
-from uvfio.fops.wire import Chain, read_int, read_sized, read_string, read_struct, read_u32
+from uvfio.fops.wire import (
+    TAIL_MAX,
+    Chain,
+    read_int,
+    read_sized,
+    read_string,
+    read_struct,
+    read_u32,
+)
 
 AT = 0x1000
 TASK = cast("Any", None)
@@ -70,6 +78,28 @@ def test_a_sized_struct_is_filled_up_or_its_rest_is_0() -> None:
         with pytest.raises(InvalidArgument, match="is not 0") as caught:
             read_sized(given, AT, 3 * PAGE, 4)
         assert caught.value.errno == errno.E2BIG
+
+
+class Counted(SparseMemory):
+    """Zeroes everywhere, and how much of them was read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[int] = []
+
+    def read(self, address: int, size: int) -> bytes:
+        self.reads.append(size)
+        return bytes(size)
+
+
+@pytest.mark.parametrize("size", [TAIL_MAX + 5, 0xFFFFFFFF])
+def test_a_tail_that_is_too_long_is_refused_after_a_limited_look(size: int) -> None:
+    given = Counted()
+    with pytest.raises(InvalidArgument, match="give the size of the struct|looked at") as caught:
+        read_sized(given, AT, size, 4)
+    assert caught.value.errno == errno.E2BIG
+    assert (sum(given.reads), max(given.reads)) == (TAIL_MAX + 4, PAGE)
+    assert read_sized(Counted(), AT, TAIL_MAX + 4, 4) == bytes(4)
 
 
 # -- capabilities --------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ An object that another one uses cannot be destroyed, and neither can a device: c
 tables of an address space translate the same, so they share its one ``Domain``; what a page table adds is the reach of
 its IOMMU and that memory is held.
 
+A program may make as many objects as it likes: what an operation costs does not depend on their number.
+
 ``claims`` are its groups (``core/structure/claim.py``). It lives while its file is open or it has one of
 them; at its end everything is unmapped. Changes happen under the framework's lock, mappings under that of their
 domain.
@@ -22,7 +24,7 @@ Behaviour: drivers/iommu/iommufd/main.c, hw_pagetable.c, ioas.c (iommufd_ioas_ch
 
 from __future__ import annotations
 
-from itertools import count
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, TypeVar
 
 from uvfio.core.translation.area import Area
@@ -66,6 +68,9 @@ class Iommufd:
     """
 
     __slots__ = (
+        "_assigned",
+        "_free",
+        "_numbers",
         "claims",
         "compat",
         "file_open",
@@ -79,6 +84,9 @@ class Iommufd:
         self.lock = lock
         self.new_domain = new_domain
         self.objects: dict[int, Object] = {}
+        self._numbers: dict[Object, int] = {}
+        self._assigned: dict[Device, Assigned] = {}
+        self._free: list[int] = []  # a heap: numbers below the highest that were given back
         self.claims: list[Claim] = []
         self.compat: Ioas | None = None
         self.file_open = True
@@ -96,13 +104,16 @@ class Iommufd:
 
     def number_of(self, thing: Object) -> int:
         """The number of an object that is there."""
-        return next(number for number, known in self.objects.items() if known is thing)
+        return self._numbers[thing]
 
     def add(self, thing: Object) -> int:
         """Give an object a number."""
         with self.lock:
-            number = next(number for number in count(1) if number not in self.objects)
+            number = heappop(self._free) if self._free else len(self.objects) + 1
             self.objects[number] = thing
+            self._numbers[thing] = number
+            if isinstance(thing, Assigned):
+                self._assigned[thing.device] = thing
             return number
 
     def destroy(self, number: int) -> None:
@@ -117,8 +128,15 @@ class Iommufd:
 
     def remove(self, thing: Object) -> None:
         """Forget an object that nothing uses."""
-        del self.objects[self.number_of(thing)]
-        if isinstance(thing, Hwpt):
+        number = self._numbers.pop(thing)
+        del self.objects[number]
+        if self.objects:
+            heappush(self._free, number)
+        else:
+            self._free.clear()
+        if isinstance(thing, Assigned):
+            del self._assigned[thing.device]
+        elif isinstance(thing, Hwpt):
             thing.ioas.remove_hwpt(thing)
         elif isinstance(thing, Ioas):
             if self.compat is thing:
@@ -213,9 +231,9 @@ class Iommufd:
 
     def assigned(self, device: Device) -> Assigned:
         """The object of a bound device. InvalidArgument if it is not bound to this iommufd."""
-        for thing in self.objects.values():
-            if isinstance(thing, Assigned) and thing.device is device:
-                return thing
+        found = self._assigned.get(device)
+        if found is not None:
+            return found
         raise InvalidArgument(f"{device.name} is not bound to this iommufd")
 
     # -- life ------------------------------------------------------------------------------------

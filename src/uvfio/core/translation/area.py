@@ -4,6 +4,8 @@ An ``Area`` is a mapping that has a ``Backing``: the memory that a program named
 address spaces share the backing, so a page is charged once, however often it is mapped. An area is *held* while a page
 table translates it: its pages are checked and charged then, and only then.
 
+Holding and releasing an area costs the same however many areas of the backing are held (``coverage.py``).
+
 A backing does not know which address space its areas are in. The caller holds the lock of the domain.
 Behaviour: drivers/iommu/iommufd/pages.c.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.core.translation.address import PAGE_SIZE
-from uvfio.core.translation.address import join as join_spans
+from uvfio.core.translation.coverage import Coverage
 from uvfio.core.translation.iova import UNPINNED, Mapping
 from uvfio.core.translation.patches import Patch, join
 from uvfio.errors import BadAddress, InvalidArgument
@@ -30,10 +32,10 @@ class Backing:
     """Memory that a program named in one call (struct iopt_pages).
 
     ``mm`` is where it is; ``payer`` is charged for it within ``limit`` bytes (None: none). ``from_file``: addresses are
-    offsets in a file and not in an address space. ``locked`` counts the pages that are held.
+    offsets in a file and not in an address space.
     """
 
-    __slots__ = ("_held", "_patches", "from_file", "limit", "locked", "mm", "payer", "writable")
+    __slots__ = ("_held", "_pages", "_patches", "from_file", "limit", "mm", "payer", "writable")
 
     def __init__(
         self,
@@ -49,9 +51,14 @@ class Backing:
         self.payer = payer
         self.limit = limit
         self.from_file = from_file
-        self.locked = 0
-        self._held: list[Area] = []
+        self._held: dict[Area, None] = {}  # a set, in order
+        self._pages = Coverage()
         self._patches: list[Patch] = []
+
+    @property
+    def locked(self) -> int:
+        """How many pages are held."""
+        return self._pages.total
 
     def hold(self, area: Area) -> None:
         """Check and charge the pages of ``area`` that are not held yet.
@@ -61,18 +68,17 @@ class Backing:
         """
         if not (area.readable or area.writable):
             raise InvalidArgument(f"{area!r} can be neither read nor written")
-        pages = _pages([*self._held, area])
-        if pages > self.locked:
-            pages_of, taken = self.mm.memory.pin(area.vaddr, area.size, self.writable)
-            if taken < area.size:
-                raise BadAddress(
-                    f"{area.vaddr:#x}+{area.size:#x} has {area.size - taken:#x} bytes of a device's memory",
-                    "containers of /dev/vfio/vfio take it, /dev/iommu does not",
-                )
-            self.payer.charge(pages - self.locked, self.limit)
-            self._patches += self._missing(area, pages_of)
-        self.locked = pages
-        self._held.append(area)
+        span = _pages(area)
+        more = self._pages.add(*span)
+        if more:
+            try:
+                pages = self._pin(area)
+                self.payer.charge(more, self.limit)
+            except BaseException:
+                self._pages.remove(*span)
+                raise
+            self._patches += self._missing(area, pages)
+        self._held[area] = None
         first, last = _span(area)
         area.pages = join(
             (max(low, first), min(high, last), part)
@@ -80,21 +86,37 @@ class Backing:
             if low < last and first < high
         )
 
+    def _pin(self, area: Area) -> Pages:
+        pages, taken = self.mm.memory.pin(area.vaddr, area.size, self.writable)
+        if taken < area.size:
+            raise BadAddress(
+                f"{area.vaddr:#x}+{area.size:#x} has {area.size - taken:#x} bytes of a device's memory",
+                "containers of /dev/vfio/vfio take it, /dev/iommu does not",
+            )
+        return pages
+
     def release(self, area: Area) -> None:
         """Stop holding the area; pages that no other area holds are uncharged."""
-        self._held.remove(area)
+        del self._held[area]
         area.pages = UNPINNED
-        pages = _pages(self._held)
-        self.payer.uncharge(self.locked - pages)
-        if pages < self.locked:
-            spans = join_spans((first, last - 1) for first, last in map(_span, self._held))
-            self._patches = [
-                (max(low, first), min(high, last + 1), part)
-                for low, high, part in self._patches
-                for first, last in spans
-                if low <= last and first < high
-            ]
-        self.locked = pages
+        first, last = _pages(area)
+        fewer = self._pages.remove(first, last)
+        self.payer.uncharge(fewer)
+        if not self._held:
+            self._patches = []
+        elif fewer:
+            for low, high in self._pages.gaps(first, last):
+                self._drop(low * PAGE_SIZE, (high + 1) * PAGE_SIZE)
+
+    def _drop(self, start: int, end: int) -> None:
+        """No page from ``start`` to before ``end`` is held any more."""
+        left: list[Patch] = []
+        for low, high, part in self._patches:
+            if low < min(high, start):
+                left.append((low, min(high, start), part))
+            if max(low, end) < high:
+                left.append((max(low, end), high, part))
+        self._patches = left
 
     def _missing(self, area: Area, pages: Pages) -> list[Patch]:
         """What of the pages of ``area`` is not held yet: a page that is held stays the page that it was."""
@@ -112,8 +134,11 @@ class Backing:
     def divide(self, area: Area, parts: Sequence[Area]) -> None:
         """Replace ``area`` by ``parts``, which together are the same range; what is held stays held."""
         if area in self._held:
-            self._held.remove(area)
-            self._held.extend(parts)
+            for part in parts:
+                self._pages.add(*_pages(part))
+                self._held[part] = None
+            del self._held[area]
+            self._pages.remove(*_pages(area))
 
 
 class Area(Mapping):
@@ -141,9 +166,6 @@ def _span(area: Area) -> tuple[int, int]:
     return area.vaddr & -PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE
 
 
-def _pages(areas: Sequence[Area]) -> int:
-    """How many pages of one backing the areas touch together."""
-    if not areas:
-        return 0
-    spans = [(area.vaddr // PAGE_SIZE, (area.vaddr + area.size - 1) // PAGE_SIZE) for area in areas]
-    return sum(last - first + 1 for first, last in join_spans(spans))
+def _pages(area: Area) -> tuple[int, int]:
+    """The first and the last page of the backing that the area touches."""
+    return area.vaddr // PAGE_SIZE, (area.vaddr + area.size - 1) // PAGE_SIZE

@@ -14,6 +14,9 @@ whole.
     reserved    what the IOMMUs cannot address, and what the attached devices must not; nothing is mapped there
     allowed     where ``place`` may choose addresses; empty: anywhere. Fixed addresses may be outside
 
+What a call costs depends on the areas that it names, and not on how many page tables, copies or users there are. One
+call copies ``COPY_MAX`` areas and takes ``ALLOWED_MAX`` ranges at most: what copies are made of can double with each.
+
 A refused call changes nothing: that holds also for an unmap of a range that ends inside an area, of which Linux
 unmaps what comes before. Callers hold no lock; the domain's is taken here.
 Behaviour: drivers/iommu/iommufd/io_pagetable.c (iopt_map_pages, iopt_unmap_iova).
@@ -41,6 +44,7 @@ from uvfio.core.translation.area import Area, Backing
 from uvfio.errors import (
     InvalidArgument,
     IovaInUse,
+    LimitExceeded,
     NoSpace,
     NoSuchObject,
     NotMapped,
@@ -54,10 +58,12 @@ if TYPE_CHECKING:
     from uvfio.core.translation.domain import Change, Domain
     from uvfio.core.translation.unit import IommuUnit
 
-__all__ = ["Hwpt", "Ioas"]
+__all__ = ["ALLOWED_MAX", "COPY_MAX", "Hwpt", "Ioas"]
 
 Piece = tuple[Backing, int, int]  # address in the backing's memory, bytes
 HUGE_PAGE = 2 << 20
+COPY_MAX = 1 << 16
+ALLOWED_MAX = 1 << 16
 
 
 class Hwpt:
@@ -81,31 +87,48 @@ class Hwpt:
 
 
 class Ioas:
-    """See the module's head. ``users`` counts what would be left without it, ``hwpts`` are its page tables."""
+    """See the module's head."""
 
-    __slots__ = ("_hints", "_holders", "allowed", "domain", "hwpts", "large_pages", "reserved")
+    __slots__ = (
+        "_granules",
+        "_hints",
+        "_holders",
+        "_hwpts",
+        "_needs",
+        "allowed",
+        "domain",
+        "large_pages",
+        "reserved",
+    )
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
-        self.hwpts: list[Hwpt] = []
         self.large_pages = True
         self.allowed: tuple[Span, ...] = ()
         self.reserved: tuple[Span, ...] = ()
+        self._hwpts: dict[Hwpt, None] = {}  # a set, in order
+        self._granules: dict[int, int] = {}  # smallest page of a page table: how many have it
         self._holders: dict[object, tuple[Span, ...]] = {}
+        self._needs: dict[tuple[Span, ...], int] = {}  # how many holders need these addresses
         self._hints: dict[tuple[int, int, int], int] = {}
 
     # -- questions -------------------------------------------------------------------------------
 
     @property
+    def hwpts(self) -> list[Hwpt]:
+        """Its page tables, the oldest first."""
+        return list(self._hwpts)
+
+    @property
     def users(self) -> int:
         """Whether it can be destroyed: only without page tables."""
-        return len(self.hwpts)
+        return len(self._hwpts)
 
     @property
     def granule(self) -> int:
         """What addresses and sizes must be multiples of."""
         least = 1 if self.large_pages else PAGE_SIZE
-        return max([least, *(hwpt.unit.page_sizes[0] for hwpt in self.hwpts)])
+        return max((least, *self._granules))
 
     def windows(self) -> list[Span]:
         """The inclusive ranges that can be mapped, in order."""
@@ -156,7 +179,7 @@ class Ioas:
                     raise InvalidArgument(f"address {address:#x} is not a multiple of {granule:#x}")
                 areas.append(Area(at, at + length - 1, address, backing, readable, writable))
                 at += length
-            if self.hwpts:
+            if self._hwpts:
                 self._hold(change, areas)
             for area in areas:
                 self.domain.mappings.insert(area)
@@ -165,15 +188,21 @@ class Ioas:
     def copy_from(self, source: Ioas, iova: int, size: int) -> list[Piece]:
         """What ``size`` bytes at ``iova`` of ``source`` lead to, for ``place``.
 
-        InvalidArgument (no size), WrapsAround, NotMapped if any of it is not mapped.
+        InvalidArgument (no size), WrapsAround, NotMapped if any of it is not mapped, LimitExceeded if that is more
+        than ``COPY_MAX`` areas.
         """
         last = last_of(iova, size)
         with source.domain.lock:
-            found, at = [], iova
+            found: list[Piece] = []
+            at = iova
             while at <= last:
                 area = source.domain.mappings.find(at)
                 if not isinstance(area, Area):
                     raise NotMapped(f"iova {at:#x} is not mapped")
+                if len(found) == COPY_MAX:
+                    raise LimitExceeded(
+                        f"{iova:#x}+{size:#x} has more than {COPY_MAX} areas", "copy it in parts"
+                    )
                 length = min(area.last, last) - at + 1
                 found.append((area.backing, area.vaddr + at - area.first, length))
                 at += length
@@ -275,7 +304,7 @@ class Ioas:
 
     def _drop(self, areas: list[Area]) -> int:
         self._hints.clear()
-        if self.hwpts:
+        if self._hwpts:
             self.domain.look(areas)
             for area in areas:
                 area.backing.release(area)
@@ -287,10 +316,13 @@ class Ioas:
         """Choose addresses in these ranges only; none: anywhere.
 
         InvalidArgument for a range that is empty, has one address, or overlaps another one: each is checked before
-        the next is asked for. IovaInUse for one that touches what is reserved.
+        the next is asked for. LimitExceeded for more than ``ALLOWED_MAX``. IovaInUse for one that touches what is
+        reserved.
         """
         ordered: list[Span] = []
         for first, last in spans:
+            if len(ordered) == ALLOWED_MAX:
+                raise LimitExceeded(f"more than {ALLOWED_MAX} ranges are given")
             if first >= last:
                 raise InvalidArgument(f"{first:#x}-{last:#x} is no range")
             at = bisect_left(ordered, (first, last))
@@ -317,7 +349,7 @@ class Ioas:
             if on or not self.large_pages:
                 self.large_pages = self.large_pages or on
                 return
-            if self.hwpts and len(self.domain.mappings):
+            if self._hwpts and len(self.domain.mappings):
                 raise InvalidArgument("something is mapped with large pages", "unmap it first")
             self.check_granule(PAGE_SIZE)
             self.large_pages = False
@@ -335,17 +367,31 @@ class Ioas:
                     raise IovaInUse(
                         f"{_text(span)} must not be mapped, {_text(allowed)} is allowed"
                     )
-            self._holders[holder] = tuple(spans)
-            self._settle_reserved()
+            changed = self._forget(holder)
+            needed = self._holders[holder] = tuple(spans)
+            self._needs[needed] = self._needs.get(needed, 0) + 1
+            if changed or self._needs[needed] == 1:
+                self._settle_reserved()
 
     def unreserve(self, holder: object) -> None:
         """``holder`` does not need its addresses any more; nothing if it had none."""
         with self.domain.lock:
-            if self._holders.pop(holder, None) is not None:
+            if self._forget(holder):
                 self._settle_reserved()
 
+    def _forget(self, holder: object) -> bool:
+        """Whether nobody needs any more what ``holder`` needed."""
+        needed = self._holders.pop(holder, None)
+        if needed is None:
+            return False
+        self._needs[needed] -= 1
+        if self._needs[needed]:
+            return False
+        del self._needs[needed]
+        return True
+
     def _settle_reserved(self) -> None:
-        self.reserved = tuple(join(span for spans in self._holders.values() for span in spans))
+        self.reserved = tuple(join(span for spans in self._needs for span in spans))
         self._hints.clear()
 
     def check_granule(self, granule: int) -> None:
@@ -372,16 +418,22 @@ class Ioas:
                 self.check_granule(unit.page_sizes[0])
             self.reserve(hwpt, _beyond(unit))
             change.done(self.unreserve, hwpt)
-            if not self.hwpts:
+            if not self._hwpts:
                 self._hold(change, self._areas(0, ADDRESS_MAX))
-            self.hwpts.append(hwpt)
+            self._hwpts[hwpt] = None
+            smallest = unit.page_sizes[0]
+            self._granules[smallest] = self._granules.get(smallest, 0) + 1
 
     def remove_hwpt(self, hwpt: Hwpt) -> None:
         """The page table is gone; with the last one the memory is held no longer."""
         with self.domain.lock:
-            self.hwpts.remove(hwpt)
+            del self._hwpts[hwpt]
+            smallest = hwpt.unit.page_sizes[0]
+            self._granules[smallest] -= 1
+            if not self._granules[smallest]:
+                del self._granules[smallest]
             self.unreserve(hwpt)
-            if not self.hwpts:
+            if not self._hwpts:
                 for area in self._areas(0, ADDRESS_MAX):
                     area.backing.release(area)
 

@@ -119,10 +119,11 @@ class LocalMemory:
 
 
 class LocalEvent:
-    """An eventfd of a local process: a counter that callbacks can watch."""
+    """An eventfd of a local process: a counter that callbacks can watch. ``opens``: how often it is open."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.opens = 0
         self._watchers: list[Callable[[], None]] = []
 
     def signal(self) -> None:
@@ -142,6 +143,10 @@ class LocalEvent:
                 self._watchers.remove(callback)
 
         return stop
+
+    def abandoned(self) -> bool:
+        """Whether no process has it open any more."""
+        return not self.opens
 
     def close(self) -> None:
         """References to a local event need no counting."""

@@ -26,9 +26,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from uvfio.core.seams import Mm
+from uvfio.core.waiting import Steps
 from uvfio.doors.local.memory import LocalEvent, LocalMemory, MemoryFile, NoMemoryFile
 from uvfio.errors import BadDescriptor, InvalidArgument, TooManyFiles
-from uvfio.fops.file import File, install
+from uvfio.fops.file import Deferred, File, install
 
 if TYPE_CHECKING:
     from uvfio.machine.machine import Machine
@@ -50,10 +51,15 @@ class _Open:
         self.count = 0
         self.mapped = 0
         self.position = 0
+        if isinstance(file, LocalEvent):
+            file.opens += 1
 
     def drop(self) -> None:
-        if self.count == self.mapped == 0 and isinstance(self.file, File):
-            self.file.release()
+        if self.count == self.mapped == 0:
+            if isinstance(self.file, File):
+                self.file.release()
+            elif isinstance(self.file, LocalEvent):
+                self.file.opens -= 1
 
 
 class Process:
@@ -142,12 +148,12 @@ class Process:
         """``ioctl(2)``; see the module's head for what ``arg`` may be."""
         self.machine.look()
         if isinstance(arg, int):
-            return self._file(fd).ioctl(self, request, arg)
+            return self._ask(fd, request, arg)
         raw = arg.encode() + b"\0" if isinstance(arg, str) else bytes(arg)
         address = self.memory.allocate(len(raw))
         try:
             self.memory.write(address, raw)
-            result = self._file(fd).ioctl(self, request, address)
+            result = self._ask(fd, request, address)
             back = self.memory.read(address, len(raw))
         finally:
             self.memory.free(address)
@@ -156,6 +162,16 @@ class Process:
         elif isinstance(arg, ctypes.Structure):
             ctypes.memmove(ctypes.addressof(arg), back, len(back))
         return result
+
+    def _ask(self, fd: int, request: int, arg: int) -> int:
+        try:
+            return self._file(fd).ioctl(self, request, arg)
+        except Deferred as later:
+            if not isinstance(later.wait, Steps):
+                raise
+            while not later.wait.poll():
+                pass
+            return later.wait.value
 
     def pread(self, fd: int, count: int, offset: int) -> bytes:
         """``pread(2)``."""

@@ -222,6 +222,7 @@ class Supervisor:
     def close(self) -> None:
         """End what waits, the control socket and the session."""
         self.session.waits.close()
+        self.session.pieces.close()
         if self.control:
             self.control.close()
         self.session.close()

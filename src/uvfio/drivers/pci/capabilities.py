@@ -101,11 +101,13 @@ HEADER_FIELDS = (
 )
 
 _POWER = (
+    # The driver changes the state itself when a program writes it (config.py); power events are the host's.
     # Writing the saved value back must not acknowledge a power event: that bit is cleared by a 1.
     Field(
         pci.PCI_PM_CTRL,
         2,
-        writable=ALL,
+        writable=0xFFFF
+        & ~(pci.PCI_PM_CTRL_STATE_MASK | pci.PCI_PM_CTRL_PME_ENABLE | pci.PCI_PM_CTRL_PME_STATUS),
         saved=0xFFFF & ~pci.PCI_PM_CTRL_PME_STATUS,
     ),
 )
@@ -116,9 +118,11 @@ _VITAL_PRODUCT_DATA = (
 _PCIX = (Field(pci.PCI_X_CMD, 2, writable=ALL, saved=ALL),)
 _PCIX_ECC = (*_PCIX, Field(pci.PCI_X_ECC_CSR, 4, writable=ALL))
 _EXPRESS = (
+    # The reset bit is a request to the driver (config.py), the payload size a matter of the whole bus.
     Field(
         pci.PCI_EXP_DEVCTL,
         2,
+        virtual=pci.PCI_EXP_DEVCTL_BCR_FLR | pci.PCI_EXP_DEVCTL_PAYLOAD,
         writable=0xFFFF & ~pci.PCI_EXP_DEVCTL_PHANTOM,
         saved=0xFFFF & ~pci.PCI_EXP_DEVCTL_BCR_FLR,
     ),
@@ -133,7 +137,7 @@ _EXPRESS_2 = (
     ),
 )
 _EXPRESS_2_SIZEOF = 60  # from version 2 on every function has all registers, unused ones read 0
-_ADVANCED = (Field(pci.PCI_AF_CTRL, 1, writable=pci.PCI_AF_CTRL_FLR),)
+_ADVANCED = (Field(pci.PCI_AF_CTRL, 1, virtual=pci.PCI_AF_CTRL_FLR, writable=pci.PCI_AF_CTRL_FLR),)
 
 _UNCORRECTABLE = (
     pci.PCI_ERR_UNC_DLP

@@ -11,9 +11,16 @@ Some bits of the copy mean something:
     command, MEMORY and IO    switching decoding on while the hardware has it off reveals a reset
                               without notice; ``recover`` brings the hardware back before the write
     command, INTX_DISABLE     the program's own mask of the level interrupt
+    DEVCTL and AF, FLR        a function reset by the driver, which saves and restores what the hardware loses; the bit
+                              reads 0, and does nothing if the capability does not have the reset
+    PM control, state         a change of the power state by the driver, which saves on the way to D3hot and restores
+                              on the way to D0; the bits read the hardware
     BARs, ROM                 normalised by ``bars.py`` after each write
     MSI flags                 the enable bit reads 0 while no vectors are set; the number of vectors that the
                               device is capable of reads as what was set; the number enabled is limited to that
+
+What a function refuses of the last two is not told to the program: the write is complete (vfio_exp_config_write,
+vfio_af_config_write, vfio_pm_config_write in drivers/vfio/pci/vfio_pci_config.c).
 
 A virtual function's hardware has no ids and no memory enable bit: the copy starts with those that it goes by.
 
@@ -33,13 +40,11 @@ from uvfio.errors import InvalidArgument
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from uvfio.drivers.pci.bars import BarRegisters
     from uvfio.drivers.pci.capabilities import CapabilityMap
     from uvfio.drivers.pci.hardware import PciFunction
 
-__all__ = ["ConfigSpace", "GuestInterrupts", "log2_ceil"]
+__all__ = ["ConfigSpace", "FunctionControl", "GuestInterrupts", "log2_ceil"]
 
 _LANES = (0, 0xFF, 0xFFFF, 0, 0xFFFFFFFF)  # by width
 _COMMAND_WORD = pci.PCI_COMMAND >> 2
@@ -59,26 +64,37 @@ class GuestInterrupts(Protocol):
         """The program set or cleared INTX_DISABLE."""
 
 
+class FunctionControl(Protocol):
+    """What a write to configuration space makes the driver do with the whole function."""
+
+    def recover(self) -> None:
+        """The hardware turns out to have been reset: give it back what the host put there."""
+
+    def reset_by_config(self) -> None:
+        """The program asks for a function reset. What the function refuses is dropped."""
+
+    def set_power_state(self, state: int) -> None:
+        """The program asks for power state D0 to D3hot (0 to 3). What cannot be is dropped."""
+
+
 def log2_ceil(count: int) -> int:
     """The exponent of the smallest power of two that is at least ``count`` (1 or more)."""
     return (count - 1).bit_length()
 
 
 class ConfigSpace:
-    """The virtual configuration space of one open device.
-
-    ``recover`` is called when the hardware turns out to have been reset; it restores what the host put
-    there.
-    """
+    """The virtual configuration space of one open device. ``control`` is the driver's hand on the function."""
 
     __slots__ = (
         "_bars",
+        "_control",
         "_copy",
+        "_flr",
         "_function",
         "_interrupts",
         "_known",
         "_msi_word",
-        "_recover",
+        "_power",
         "_size",
         "_virtual",
         "_writable",
@@ -90,7 +106,7 @@ class ConfigSpace:
         layout: CapabilityMap,
         bars: BarRegisters,
         interrupts: GuestInterrupts,
-        recover: Callable[[], None],
+        control: FunctionControl,
     ) -> None:
         self._function = function
         self._known = layout.known
@@ -98,10 +114,13 @@ class ConfigSpace:
         self._writable = layout.writable
         self._bars = bars
         self._interrupts = interrupts
-        self._recover = recover
+        self._control = control
         self._size = function.config_size
         msi = layout.find(pci.PCI_CAP_ID_MSI)
         self._msi_word = msi >> 2 if msi else -1
+        power = layout.find(pci.PCI_CAP_ID_PM)
+        self._power = power + pci.PCI_PM_CTRL if power else -1
+        self._flr = _reset_bits(function, layout)
         self._copy = [
             function.config_read(4 * word, 4) & virtual if virtual else 0
             for word, virtual in enumerate(layout.virtual)
@@ -201,7 +220,7 @@ class ConfigSpace:
     def _store(self, pos: int, width: int, value: int) -> None:
         word, shift, lanes = pos >> 2, (pos & 3) << 3, _LANES[width]
         writable = self._writable[word] >> shift & lanes
-        if not writable:
+        if not writable and pos != self._power:
             return
         virtual = self._virtual[word] >> shift & lanes
         if word == _COMMAND_WORD:
@@ -209,6 +228,8 @@ class ConfigSpace:
         hard = writable & ~virtual
         if hard:
             self._store_hard(pos, width, value, hard)
+        if pos == self._power:
+            self._control.set_power_state(value & pci.PCI_PM_CTRL_STATE_MASK)
         soft = writable & virtual
         if not soft:
             return
@@ -217,6 +238,12 @@ class ConfigSpace:
         self._copy[word] = copy if register is None else self._bars.virtual(register, copy)
         if word == _COMMAND_WORD:
             self._interrupts.guest_mask(bool(copy & pci.PCI_COMMAND_INTX_DISABLE))
+        elif word in self._flr:
+            bit, able = self._flr[word]
+            if copy & bit:
+                self._copy[word] = copy & ~bit
+                if able:
+                    self._control.reset_by_config()
 
     def _store_hard(self, pos: int, width: int, value: int, hard: int) -> None:
         """Write the bits ``hard`` to the hardware, without touching a byte that has none of them."""
@@ -238,7 +265,21 @@ class ConfigSpace:
     def _before_command(self, written: int) -> None:
         wanted = written & self._bars.decode
         if wanted and wanted & ~self._function.config_read(pci.PCI_COMMAND, 2):
-            self._recover()
+            self._control.recover()
+
+
+def _reset_bits(function: PciFunction, layout: CapabilityMap) -> dict[int, tuple[int, bool]]:
+    """By word: the bit that asks for a function reset, and whether the capability says that there is one."""
+    found = {}
+    express, advanced = layout.find(pci.PCI_CAP_ID_EXP), layout.find(pci.PCI_CAP_ID_AF)
+    if express:
+        able = function.config_read(express + pci.PCI_EXP_DEVCAP, 4) & pci.PCI_EXP_DEVCAP_FLR
+        found[express + pci.PCI_EXP_DEVCTL >> 2] = pci.PCI_EXP_DEVCTL_BCR_FLR, bool(able)
+    if advanced:
+        both = pci.PCI_AF_CAP_TP | pci.PCI_AF_CAP_FLR
+        able = function.config_read(advanced + pci.PCI_AF_CAP, 1) & both
+        found[advanced + pci.PCI_AF_CTRL >> 2] = pci.PCI_AF_CTRL_FLR, able == both
+    return found
 
 
 def _every_byte(mask: int) -> bool:

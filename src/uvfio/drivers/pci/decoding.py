@@ -34,7 +34,7 @@ def place_of(name: str) -> tuple[int, int, int]:
 class AccessRules:
     """Facts about one function that decide what an access may do."""
 
-    __slots__ = ("_function", "_memory", "power", "table", "virtual")
+    __slots__ = ("_function", "_memory", "_pending", "power", "table", "virtual")
 
     def __init__(self, function: PciFunction, layout: CapabilityMap) -> None:
         self._function = function
@@ -43,7 +43,25 @@ class AccessRules:
         }
         self.power = layout.find(pci.PCI_CAP_ID_PM)
         self.virtual = function.physfn is not None
-        self.table = self._table(function, layout.find(pci.PCI_CAP_ID_MSIX))
+        msix = layout.find(pci.PCI_CAP_ID_MSIX)
+        self.table = self._table(function, msix)
+        self._pending = self._bits(function, msix)
+
+    @staticmethod
+    def _bits(function: PciFunction, msix: int) -> tuple[int, int, int]:
+        """(BAR, start, end) of the pending bits; BAR -1 without MSI-X."""
+        if not msix:
+            return -1, 0, 0
+        pba = function.config_read(msix + pci.PCI_MSIX_PBA, 4)
+        size = (function.config_read(msix + pci.PCI_MSIX_FLAGS, 2) & pci.PCI_MSIX_FLAGS_QSIZE) + 1
+        start = pba & pci.PCI_MSIX_PBA_OFFSET
+        return pba & pci.PCI_MSIX_PBA_BIR, start, start + (size + 63) // 64 * 8
+
+    def msix_ranges(self, index: int) -> list[tuple[int, int]]:
+        """Where the MSI-X table and the pending bits are in BAR ``index``: (first, end), in order."""
+        return sorted(
+            (start, end) for bar, start, end in (self.table, self._pending) if bar == index
+        )
 
     @staticmethod
     def _table(function: PciFunction, msix: int) -> tuple[int, int, int]:

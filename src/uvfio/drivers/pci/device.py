@@ -5,8 +5,10 @@ exist: the virtual configuration space, the events, the saved state to return to
 
     first get    save the state; try a function reset; test INTX_DISABLE; switch decoding on; copy the
                  configuration space
-    reset        function reset; hardware state back as it was just before; the copy and the events stay; a migration
-                 ends
+    reset        the function is woken; function reset; hardware state back as it was just before; the copy and the
+                 events stay; a migration ends. The same by the reset bit of a capability, and for a bus reset
+    D3hot        hardware state saved on the way there and back on the way to D0, if the way resets the function. A
+                 physical function stays in D0 while it has virtual ones
     last put     mappings over; bus master off; interrupts off, events dropped; copy dropped; reset; saved state back
 
 Invariants: a ``get`` that fails leaves the function as it was and the device closed; a ``put`` finishes
@@ -18,11 +20,14 @@ goes through the region's window.
 
 Does not: translate file offsets (callers give region and offset), gate DMA (the function does), or
 decide who may open the device.
+
+Behaviour: drivers/vfio/pci/vfio_pci_core.c (vfio_pci_set_power_state, vfio_pci_ioctl_reset, vfio_pci_core_enable),
+drivers/pci/pci.c (pci_set_power_state, pci_reset_function).
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -39,7 +44,7 @@ from uvfio.drivers.pci.irqset import IrqSets
 from uvfio.drivers.pci.mainline import ConfigWindow, MainlinePci
 from uvfio.drivers.pci.sriov import Offspring, TokenRule
 from uvfio.drivers.pci.state import SavedState
-from uvfio.errors import Gone, Unsupported
+from uvfio.errors import DecodingOff, Gone, Unsupported, VfioError
 from uvfio.uapi import pci
 
 if TYPE_CHECKING:
@@ -53,6 +58,9 @@ __all__ = ["CONFIG_INDEX", "NUM_REGIONS", "VfioPciDevice"]
 
 CONFIG_INDEX = 7
 NUM_REGIONS = 8
+
+_D0, _D3HOT = 0, 3
+_LIGHT_SLEEPS = {1: pci.PCI_PM_CAP_D1, 2: pci.PCI_PM_CAP_D2}
 
 _WORD = Struct("<I")
 _pack_word = _WORD.pack
@@ -81,11 +89,16 @@ class VfioPciDevice(MainlinePci):
         self._low_power = False
         self._shown = True
         self._decodes = False
+        self._silent = False
         self._wakeup = None
         self._saved: SavedState | None = None
+        self._slept: SavedState | None = None
         self._config = ConfigWindow(function.name, Region(CONFIG_INDEX, function.config_size))
         self._windows: tuple[Window, ...] = (
-            *(bar_window(function, n, function.bars.get(n)) for n in range(ROM_INDEX)),
+            *(
+                bar_window(function, n, function.bars.get(n), self._rules.msix_ranges(n))
+                for n in range(ROM_INDEX)
+            ),
             rom_window(function, ROM_INDEX),
             self._config,
         )
@@ -141,7 +154,16 @@ class VfioPciDevice(MainlinePci):
                 raise Gone(f"{self.name} is not open")
             self._reset_and_restore()
 
+    def reset_by_config(self) -> None:
+        """``FunctionControl.reset_by_config``: as ``reset``, by the best way that the function has."""
+        with (
+            self._lock,
+            suppress(VfioError),
+        ):  # pci_try_reset_function: what it answers is not looked at
+            self.reset()
+
     def _reset_and_restore(self) -> None:
+        self.set_power_state(_D0)
         opened = self._saved is not None
         if not opened:
             self._bars.save()
@@ -151,12 +173,43 @@ class VfioPciDevice(MainlinePci):
         finally:
             before.restore(before.command | (self._bars.decode if opened else 0))
             if opened:
+                self._note_decoding()
                 self._interrupts.reprogram()
                 self._decodes = False
                 if not self._shown:
                     self._settle_mappings()
             if self.migration is not None:
                 self.migration.reset()
+
+    def set_power_state(self, state: int) -> None:
+        """``FunctionControl.set_power_state``: D0 to D3hot are 0 to 3; nothing for a state that cannot be entered."""
+        at = self._rules.power
+        if not at or (state and self.offspring.number):
+            return
+        with self._lock:
+            control = self.function.config_read(at + pci.PCI_PM_CTRL, 2)
+            now = control & pci.PCI_PM_CTRL_STATE_MASK
+            if state == now or 0 < state < now or not self._supports(state):
+                return
+            loses = not control & pci.PCI_PM_CTRL_NO_SOFT_RESET
+            if state == _D3HOT and loses and self._saved is not None:
+                self._slept = SavedState(self.function, self._layout, self._bars)
+            kept = pci.PCI_PM_CTRL_STATE_MASK | pci.PCI_PM_CTRL_PME_STATUS
+            self.function.config_write(at + pci.PCI_PM_CTRL, control & ~kept | state, 2)
+            if state == _D0:
+                self._awaken()
+
+    def _supports(self, state: int) -> bool:
+        capable = self.function.config_read(self._rules.power + pci.PCI_PM_PMC, 2)
+        return state in (_D0, _D3HOT) or bool(capable & _LIGHT_SLEEPS[state])
+
+    def _awaken(self) -> None:
+        """The function is in D0 again: give it back what it lost on the way."""
+        slept, self._slept = self._slept, None
+        if slept is not None:
+            slept.restore()
+            self.offspring.restore()
+            self._interrupts.reprogram()
 
     def request(self, count: int) -> None:
         """Record that the device is wanted back for the ``count``-th time, and signal the program's event for that."""
@@ -173,27 +226,29 @@ class VfioPciDevice(MainlinePci):
             command = self.function.config_read(pci.PCI_COMMAND, 2)
             self.function.config_write(pci.PCI_COMMAND, command | self._bars.decode, 2)
             self._config.space = ConfigSpace(
-                self.function, self._layout, self._bars, self._interrupts, self._recover
+                self.function, self._layout, self._bars, self._interrupts, self
             )
             if getattr(self.function, "migratable", False):
                 from uvfio.drivers.pci.migration import begin
 
                 self.migration, self.dma_logger = begin(
-                    self.function, self._config.space, self._recover, self._settle_mappings
+                    self.function, self._config.space, self.recover, self._settle_mappings
                 )
         except BaseException:
-            self._saved = self._config.space = None
+            self._saved = self._slept = self._config.space = None
             try:
                 self._interrupts.stop()
             finally:
                 saved.restore()
             raise
         self._token.opened()
+        self._note_decoding()
 
     def _last_close(self) -> None:
         self._token.closed()
         saved, self._saved, self._config.space = self._saved, None, None
-        self._decodes = False
+        self._slept = None
+        self._decodes = self._silent = False
         assert saved is not None
         try:
             self.function.end_mappings()  # which takes the last stores
@@ -221,8 +276,8 @@ class VfioPciDevice(MainlinePci):
         finally:
             self.offspring.restore()
 
-    def _recover(self) -> None:
-        """The hardware was reset behind the driver's back: give it its addresses and interrupts again."""
+    def recover(self) -> None:
+        """``FunctionControl.recover``: give the function its addresses and interrupts again."""
         self._bars.restore()
         command = self.function.config_read(pci.PCI_COMMAND, 2)
         self.function.config_write(pci.PCI_COMMAND, command | self._bars.decode, 2)
@@ -249,9 +304,11 @@ class VfioPciDevice(MainlinePci):
     def read(self, index: int, offset: int, count: int) -> bytes:
         """Up to ``count`` bytes at ``offset`` of region ``index``; ``access.py`` has the rules.
 
-        InvalidArgument for a region that does not exist or a range outside it.
+        InvalidArgument for a region that does not exist or a range outside it, DecodingOff.
         """
         with self._lock:
+            if self._silent:
+                self._check_silent(index, offset, count)
             if count == 4 and not offset & 3 and 0 <= offset < self._words.get(index, 0):
                 return _pack_word(self._bar_read(index, offset, 4))
             return self._window(index).read(offset, count)
@@ -259,9 +316,24 @@ class VfioPciDevice(MainlinePci):
     def write(self, index: int, offset: int, data: bytes) -> int:
         """How many bytes of ``data`` were written at ``offset`` of region ``index``. Errors as ``read``."""
         with self._lock:
+            if self._silent:
+                self._check_silent(index, offset, len(data))
             if len(data) == 4 and not offset & 3 and 0 <= offset < self._words.get(index, 0):
                 self._bar_write(index, offset, _unpack_word(data)[0], 4)
                 return 4
-            return self._window(index).write(offset, data)
+            taken = self._window(index).write(offset, data)
+            if index == CONFIG_INDEX:
+                self._note_decoding()
+            return taken
+
+    def _check_silent(self, index: int, offset: int, count: int) -> None:
+        """Raises DecodingOff, and InvalidArgument as the access would, for a region that does not answer now."""
+        if index <= ROM_INDEX:
+            inside = self._window(index).inside(offset, count)
+            try:
+                self._rules.check_decoding(index, self._command())
+            except DecodingOff as off:
+                off.inside = inside
+                raise
 
     # Interrupts

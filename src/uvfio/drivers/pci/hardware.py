@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Bar", "BarKind", "InterruptSink", "MigratableFunction", "PciFunction", "bar_fault"]
 
 
+REGION_MAX = 1 << 40
+"""Bytes of the largest region: that of index n begins at n << 40 of the device file, in all ABIs."""
+
+
 class BarKind(Enum):
     """The three encodings of a base address register (PCI Local Bus 3.0, 6.2.5.1)."""
 
@@ -58,6 +62,8 @@ def bar_fault(index: int, bar: Bar, others: Container[int] = (), least: int = 0)
     most = 256 if io else 1 << 63
     if bar.size & bar.size - 1 or not least <= bar.size <= most:
         return f": size {bar.size:#x} is not a power of two from {least:#x} to {most:#x}"
+    if bar.size > REGION_MAX:
+        return f": size {bar.size:#x} exceeds {REGION_MAX:#x}, and regions of a device file are so far apart"
     if bar.size > 1 << 31 and not wide:
         return f": size {bar.size:#x} needs a 64-bit BAR"
     if not 0 <= index < pci.PCI_STD_NUM_BARS:

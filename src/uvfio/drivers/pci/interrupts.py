@@ -20,6 +20,10 @@ The level interrupt is masked before it is signalled: by INTX_DISABLE where the 
 (PCI 2.3), else in this object alone, which is what disabling the interrupt line at the host's controller
 amounts to.
 
+An *unmask event* of a program unmasks INTx at each signal, until the program ends that or closes its eventfd: one that
+nobody can signal any more does not count (virqfd_wakeup, EPOLLHUP, in drivers/vfio/virqfd.c). By 2011 it is
+independent of the events of INTx; by mainline it goes with INTx (``irqset.py``).
+
 Invariants: a failed set leaves nothing bound, programmed or busy; each event that was taken over is closed
 exactly once, when it is dropped. All methods take the device's lock, hardware may call from any thread.
 
@@ -217,6 +221,8 @@ class Interrupts:
         """
         self._check_level(index)
         with self._lock:
+            if self._unmask_event is not None and self._unmask_event[0].abandoned():
+                self._drop_unmask_event()
             if event is None:
                 if self._unmask_event is None:
                     raise NoSuchDevice(f"{self._function.name}: INTx has no unmask event")

@@ -10,6 +10,8 @@ function at all, single events of the host: 3 ERR (a bus error) and 4 REQ (the d
                                         vectors; later ones replace
     ERR, REQ   UnknownCommand           replaces it; -1 drops it       signals; count 0 with none drops it
 
+The unmask event goes with INTx (vfio_intx_disable).
+
 One kind of INTx, MSI and MSI-X is in use at a time. MSI cannot grow while it is in use, MSI-X can.
 
 A failed call leaves everything as it was. Behaviour: drivers/vfio/pci/vfio_pci_intrs.c,
@@ -97,7 +99,10 @@ class IrqSets(Interrupts):
     def _trigger_level(self, start: int, count: int, data: IrqData) -> None:
         active = self._mode is Mode.INTX
         if active and not count and data is None:
-            self._drop()
+            try:
+                self._drop_unmask_event()
+            finally:
+                self._drop()
             return
         if not active and self._mode is not Mode.NONE:
             raise self._in_use(INTX)

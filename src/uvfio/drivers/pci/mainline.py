@@ -20,6 +20,7 @@ Behaviour: drivers/vfio/pci/vfio_pci_rdwr.c (vfio_pci_bar_rw, vfio_pci_ioeventfd
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 from uvfio.drivers.life import VfioDevice
@@ -89,6 +90,7 @@ class MainlinePci(VfioDevice):
     _ioevents: Ioevents
     _low_power: bool
     _shown: bool
+    _silent: bool
     _decodes: bool
     _token: TokenRule
     _wakeup: Event | None
@@ -113,12 +115,13 @@ class MainlinePci(VfioDevice):
                 return _WORD.pack(self._bar_read(index, offset, 4))
             count = self._admit(index, offset, count)
             window = self._window(index)
-            if not isinstance(window, RegisterWindow):
-                return window.read(offset, count)
+            read = window.read
+            if isinstance(window, RegisterWindow):
+                read = partial(window.read, widest=_WIDEST)
             if index != self._rules.table[0]:
-                return window.read(offset, count, _WIDEST)
+                return read(offset, count)
             return b"".join(
-                b"\xff" * size if hidden else window.read(at, size, _WIDEST)
+                b"\xff" * size if hidden else read(at, size)
                 for at, size, hidden in self._rules.pieces(index, offset, count)
             )
 
@@ -141,12 +144,13 @@ class MainlinePci(VfioDevice):
                 taken = window.write(offset, data)
                 self._settle_mappings()
                 return taken
-            if not isinstance(window, RegisterWindow):
-                return window.write(offset, data[:count])
+            write = window.write
+            if isinstance(window, RegisterWindow):
+                write = partial(window.write, widest=_WIDEST)
             for at, size, hidden in self._rules.pieces(index, offset, count):
                 if not hidden:
                     start = at - offset
-                    window.write(at, data[start : start + size], _WIDEST)
+                    write(at, data[start : start + size])
             return count
 
     def _check_word(self, index: int) -> None:
@@ -266,9 +270,16 @@ class MainlinePci(VfioDevice):
         NoMemory, NoSpace: they stay as they were, and the next change of the configuration space tries again.
         """
         self._decodes = False
+        self._note_decoding()
         if self._opens:
             on = self._rules.virtual or self._command() & pci.PCI_COMMAND_MEMORY
             self._show_mappings(bool(on) and not self._low_power and not self._rules.asleep())
+
+    def _note_decoding(self) -> None:
+        """Work out whether memory BARs do not answer. The program changes that by the configuration space alone."""
+        if self._config.space is not None:
+            on = self._rules.virtual or self._command() & pci.PCI_COMMAND_MEMORY
+            self._silent = not on or self._rules.asleep()
 
     def _show_mappings(self, visible: bool) -> None:
         if visible != self._shown:

@@ -6,8 +6,8 @@ reset wipes. The BAR addresses come back along with it, from what ``bars.py`` ha
 was opened. Status bits, actions (a reset bit, a product data transfer) and the message interrupt enables are
 not state: the former have no value to restore, the latter belong to ``interrupts.py``.
 
-Order matters on restoring. The function must be awake (power state D0) before anything else is believed,
-and must have its addresses before it may answer to them: power and capabilities first, BARs next, the
+Order matters on restoring. The function must be awake (power state D0, whatever it was) before anything else is
+believed, and must have its addresses before it may answer to them: power and capabilities first, BARs next, the
 command register last.
 """
 
@@ -37,6 +37,8 @@ class SavedState:
         awake = power + pci.PCI_PM_CTRL if power else -1
         self._fields = sorted(layout.saved, key=lambda field: field[0] != awake)
         self._values = self._read_fields()
+        if power:
+            self._values[0] &= ~pci.PCI_PM_CTRL_STATE_MASK
         self.command = function.config_read(pci.PCI_COMMAND, 2)
 
     def restore(self, command: int | None = None) -> None:

@@ -8,6 +8,8 @@ call that is accepted drops the event that is set, whatever follows. Indexes do 
 level interrupt is masked in this object alone, which is what disabling a line at the host's interrupt
 controller amounts to: the device itself has no switch.
 
+A mask or unmask event whose eventfd the program has closed does not count (virqfd_wakeup in drivers/vfio/virqfd.c).
+
 Invariants: a failed set leaves nothing bound; each event that was taken over is closed exactly once, when it
 is dropped. All methods take the device's lock, hardware may call from any thread.
 
@@ -138,6 +140,7 @@ class Interrupts:
         line = self._level(index)
         with self._lock:
             if event is None:
+                self._forget_abandoned(self._unmask_events, index)
                 if index not in self._unmask_events:
                     raise NoSuchDevice(
                         f"{self._hardware.name}: interrupt {index} has no unmask event"
@@ -169,6 +172,7 @@ class Interrupts:
         self, known: Watches, what: str, index: int, event: Event, action: Callable[[], None]
     ) -> None:
         """Let each signal of ``event`` do ``action``. Busy if interrupt ``index`` has such an event."""
+        self._forget_abandoned(known, index)
         if index in known:
             raise Busy(
                 f"{self._hardware.name}: interrupt {index} has {what} event already",
@@ -180,6 +184,10 @@ class Interrupts:
                 action()
 
         known[index] = event, event.watch(act)
+
+    def _forget_abandoned(self, known: Watches, index: int) -> None:
+        if index in known and known[index][0].abandoned():
+            self._unwatch(known, index)
 
     @staticmethod
     def _unwatch(known: Watches, index: int) -> None:

@@ -52,6 +52,7 @@ ALONE: Final = frozenset(
 )  # answered by a container without an IOMMU
 NO_SPAPR: Final = Refused("ENOTTY", "of sPAPR; type1 refuses it in Linux, too")
 
+ONES: Final = 1 << 16  # bytes of a bitmap that are written at a time
 BITMAP_MAX: Final = (1 << 31) // 8  # bytes: one bit for each of 2**31 - 1 pages, in 64-bit words
 
 MAP_FLAGS: Final = (
@@ -96,10 +97,16 @@ class Bitmap:
         """Set the bits of all pages of ``mapping``; bit 0 is the page at ``base``. Raises BadAddress."""
         first, count = (mapping.first - base) // self.page, mapping.size // self.page
         word, shift = divmod(first, 64)
-        value, at = (1 << count) - 1 << shift, self.address + 8 * word
+        at, left = self.address + 8 * word, shift + count
+        end = at + -(-left // 64) * 8
+        value = (1 << min(left, 64)) - (1 << shift)
         if shift:
             value |= int.from_bytes(memory.read(at, 8), "little")
-        memory.write(at, value.to_bytes(-(-(shift + count) // 64) * 8, "little"))
+        memory.write(at, value.to_bytes(8, "little"))
+        for piece in range(at + 8, end - 8, ONES):
+            memory.write(piece, b"\xff" * min(ONES, end - 8 - piece))
+        if end - 8 > at:
+            memory.write(end - 8, ((1 << (left - 1) % 64 + 1) - 1).to_bytes(8, "little"))
 
 
 class ContainerFile(MainlineFile):

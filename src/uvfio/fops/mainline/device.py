@@ -25,7 +25,7 @@ from uvfio.fops.file import MAINLINE, find_file, report_signals
 from uvfio.fops.mainline.feature import GET, PROBE, SET, FeatureCall
 from uvfio.fops.mainline.file import MainlineFile
 from uvfio.fops.request import Handler, Partial, Refused, Request, handlers
-from uvfio.fops.wire import OFFSET_MASK, Chain, read_struct
+from uvfio.fops.wire import OFFSET_MASK, REGISTERS_STRIDE, Chain, read_struct
 from uvfio.fops.wire import REGION_SHIFT as SHIFT
 from uvfio.uapi import vfio
 from uvfio.uapi import vfio_feature as features
@@ -132,6 +132,15 @@ class DeviceFile(MainlineFile):
             if opened is None or opened.data is None or mainline is None:
                 return self._bound().write(offset >> SHIFT, offset & OFFSET_MASK, payload)
             return mainline.store(offset >> SHIFT, offset & OFFSET_MASK, payload)
+
+    def stride(self, offset: int) -> int:
+        """Few bytes of registers: the device acts on each access."""
+        data = self.opened.data if self.opened is not None else None
+        if data is None or not 0 <= offset >> SHIFT < data.num_regions:
+            return super().stride(offset)
+        return (
+            REGISTERS_STRIDE if data.region(offset >> SHIFT).registers else super().stride(offset)
+        )
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
         """The memory of region ``offset >> 40``. InvalidArgument unless it is mapped MAP_SHARED, and as

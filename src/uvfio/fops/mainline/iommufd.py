@@ -28,6 +28,7 @@ from uvfio.core.structure.iommufd import Assigned, Iommufd
 from uvfio.core.translation.area import Backing
 from uvfio.core.translation.ioas import Hwpt, Ioas
 from uvfio.core.translation.vtd import capabilities, extended_capabilities
+from uvfio.core.waiting import Steps
 from uvfio.errors import (
     BadAddress,
     InvalidArgument,
@@ -38,6 +39,7 @@ from uvfio.errors import (
     VfioError,
     WrapsAround,
 )
+from uvfio.fops.file import Deferred
 from uvfio.fops.mainline.file import ERRNO, MainlineFile
 from uvfio.fops.mainline.iommufd_container import PARTLY_UNMAPPED, ContainerRequests
 from uvfio.fops.request import Partial, Refused, Request
@@ -46,7 +48,7 @@ from uvfio.uapi import iommufd as uapi
 from uvfio.uapi.ioctl import _IOC_NR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from uvfio.core.seams import Memory, Task
     from uvfio.core.structure.framework import Framework
@@ -58,6 +60,7 @@ IOMMU_NODE: Final = "/dev/iommu"
 
 FIRST: Final = uapi.IOMMUFD_CMD_BASE
 LAST: Final = _IOC_NR(uapi.IOMMU_HW_QUEUE_ALLOC)
+CLEARED: Final = 1 << 20  # bytes of an answer that are zeroed in one piece
 U64_MAX: Final = (1 << 64) - 1
 
 PROT: Final = uapi.IOMMU_IOAS_MAP_READABLE | uapi.IOMMU_IOAS_MAP_WRITEABLE
@@ -312,7 +315,8 @@ class IommufdFile(MainlineFile):
     def get_hw_info(self, task: Task, call: Call, args: uapi.iommu_hw_info) -> int:
         """IOMMU_GET_HW_INFO: the registers of an Intel IOMMU, as far as the buffer goes; the rest of it is zeroed.
 
-        EOPNOTSUPP for flags, reserved bytes or another type; ENOENT; EFAULT (device.c, iommufd_get_hw_info).
+        EOPNOTSUPP for flags, reserved bytes or another type; ENOENT; EFAULT (device.c, iommufd_get_hw_info). Deferred
+        for a buffer of more than ``CLEARED`` bytes.
         """
         memory = call.memory
         if args.flags & ~uapi.IOMMU_HW_INFO_FLAG_INPUT_TYPE or args.reserved or args.reserved_rest:
@@ -322,15 +326,25 @@ class IommufdFile(MainlineFile):
             raise Unsupported(f"{unit.name} has no information of type {args.out_data_type}")
         about = uapi.iommu_hw_info_vtd(0, 0, capabilities(unit), extended_capabilities(unit))
         raw = bytes(about)
-        if args.data_len:
-            memory.write(args.data_uptr, raw[: args.data_len])
-        for at in range(len(raw), args.data_len, PIECE):
-            memory.write(args.data_uptr + at, bytes(min(PIECE, args.data_len - at)))
+        room = args.data_len
+        if room:
+            memory.write(args.data_uptr, raw[:room])
+        end = min(room, CLEARED)
+        _clear(memory, args.data_uptr, len(raw), end)
         args.data_len = len(raw)
         args.out_data_type = uapi.IOMMU_HW_INFO_TYPE_INTEL_VTD
         args.out_max_pasid_log2 = 0
         args.out_capabilities = uapi.IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED
-        return call.respond(args)
+        if end == room:
+            return call.respond(args)
+
+        def work() -> Generator[None, None, int]:
+            for at in range(end, room, CLEARED):
+                _clear(memory, args.data_uptr, at, min(at + CLEARED, room))
+                yield
+            return call.respond(args)
+
+        raise Deferred(Steps(work(), f"clearing {room:#x} bytes"), 0)
 
     def hwpt_alloc(self, task: Task, call: Call, args: uapi.iommu_hwpt_alloc) -> int:
         """IOMMU_HWPT_ALLOC: make a page table of an address space (hw_pagetable.c, iommufd_hwpt_alloc).
@@ -468,6 +482,12 @@ class Call:
         """Write the struct back, at most ``size`` bytes. Returns 0. Raises BadAddress."""
         self.memory.write(self.address, bytes(args)[: self.size])
         return 0
+
+
+def _clear(memory: Memory, address: int, start: int, end: int) -> None:
+    """Zero the bytes from ``start`` to ``end`` behind ``address``. Raises BadAddress."""
+    for at in range(start, end, PIECE):
+        memory.write(address + at, bytes(min(PIECE, end - at)))
 
 
 def _ranges(memory: Memory, address: int, count: int) -> Iterator[tuple[int, int]]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from uvfio.core.bus import DeviceKind, DeviceTree
-from uvfio.errors import Gone, InvalidArgument, UnknownCommand
+from uvfio.errors import DecodingOff, Gone, InvalidArgument, UnknownCommand
 from uvfio.fops.file import report_signals
 from uvfio.fops.request import Request
 from uvfio.fops.rfc2011.file import RfcFile
-from uvfio.fops.wire import OFFSET_MASK, read_int, read_u32
+from uvfio.fops.wire import OFFSET_MASK, REGISTERS_STRIDE, read_int, read_u32
 from uvfio.fops.wire import REGION_SHIFT as SHIFT
 from uvfio.uapi import rfc
 
@@ -54,20 +54,65 @@ class DeviceFile(RfcFile):
             return super().ioctl(task, cmd, arg)
 
     def pread(self, task: Task, count: int, offset: int) -> bytes:
-        """Read region ``offset >> 40``, as ``BoundDevice.read``. ENODEV after a revocation."""
+        """Read region ``offset >> 40``, as ``BoundDevice.read``. ENODEV after a revocation.
+
+        Ones while the region's decoding is off.
+        """
         with self.opened.device.lock:
             data = self.opened.data
             if data is None:
                 raise self._gone()
-            return data.read(offset >> SHIFT, offset & OFFSET_MASK, count)
+            try:
+                found = data.read(offset >> SHIFT, offset & OFFSET_MASK, count)
+            except DecodingOff as off:
+                self._report(offset, off.inside, str(off.strerror), write=False)
+                return b"\xff" * off.inside
+            if len(found) < count and self.framework.observer:
+                self._report_end(data, offset, count, len(found), write=False)
+            return found
 
     def pwrite(self, task: Task, payload: bytes, offset: int) -> int:
-        """Write region ``offset >> 40``, as ``BoundDevice.write``. ENODEV after a revocation."""
+        """Write region ``offset >> 40``, as ``BoundDevice.write``. ENODEV after a revocation.
+
+        What is written while the region's decoding is off is lost.
+        """
         with self.opened.device.lock:
             data = self.opened.data
             if data is None:
                 raise self._gone()
-            return data.write(offset >> SHIFT, offset & OFFSET_MASK, payload)
+            try:
+                taken = data.write(offset >> SHIFT, offset & OFFSET_MASK, payload)
+            except DecodingOff as off:
+                self._report(offset, off.inside, str(off.strerror), write=True)
+                return off.inside
+            if taken < len(payload) and self.framework.observer:
+                self._report_end(data, offset, len(payload), taken, write=True)
+            return taken
+
+    def _report_end(
+        self, data: BoundDevice, offset: int, count: int, done: int, *, write: bool
+    ) -> None:
+        region = data.region(offset >> SHIFT)
+        reason = f"region {region.index} ends at {region.size:#x}"
+        self._report(offset + done, count - done, reason, write=write)
+
+    def _report(self, offset: int, count: int, reason: str, *, write: bool) -> None:
+        """Tell the observer of bytes that had no answer."""
+        observer = self.framework.observer
+        if observer is not None and count:
+            from uvfio.core.events import Unanswered
+
+            place = offset >> SHIFT, offset & OFFSET_MASK
+            observer(Unanswered(self.opened.device.name, *place, count, write, reason))
+
+    def stride(self, offset: int) -> int:
+        """Few bytes of registers: the device acts on each access."""
+        data = self.opened.data
+        if data is None or not 0 <= offset >> SHIFT < data.num_regions:
+            return super().stride(offset)
+        return (
+            REGISTERS_STRIDE if data.region(offset >> SHIFT).registers else super().stride(offset)
+        )
 
     def mmap(self, task: Task, size: int, offset: int, shared: bool) -> memoryview:
         """The memory of region ``offset >> 40``. EINVAL unless it is mapped MAP_SHARED, and as

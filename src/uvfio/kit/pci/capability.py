@@ -126,7 +126,8 @@ class Msi(Capability):
 
 class MsiX(Capability):
     """MSI-X: 1 to 2048 ``vectors``. The table is in BAR ``bar`` at ``table``, the pending bits at ``pba`` (None:
-    right behind). A BAR that the model does not declare is made for them."""
+    right behind). A BAR that the model does not declare is made for them; any other may be registers, polled or not, or
+    memory (``msix.py``)."""
 
     number = pci.PCI_CAP_ID_MSIX
     size = pci.PCI_CAP_MSIX_SIZEOF

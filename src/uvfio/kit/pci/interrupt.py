@@ -12,7 +12,9 @@ While ``held`` (the function is stopped for migration) nothing is sent and the w
 stays pending until ``hold(False)``. ``save`` and ``load`` move what no register holds, the level and the pending bits
 of MSI-X; the table is the host's business.
 
-This class owns the MSI-X table and the pending bits, and reads the rest from configuration space. It
+This class owns the MSI-X table and the pending bits, which are in memory of their own or where programs can map them
+(``msix.py``), and reads the rest from configuration space. While something is pending it asks ``watch`` for looks at a
+table whose masks can change without an event. It
 masks nothing on its own: that is the driver's business (vfio-pci masks INTx when it fires).
 """
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from uvfio.drivers.pci.hardware import InterruptSink
     from uvfio.kit.pci.capability import Msi, MsiX
     from uvfio.kit.pci.config import ConfigSpace
+    from uvfio.kit.pci.msix import MsixTable
     from uvfio.kit.register import RegisterMap
 
 __all__ = ["Interrupts", "check_table"]
@@ -74,8 +77,10 @@ class Interrupts:
         self._msi_at = msi[1] if msi else 0
         self._msix = msix[0] if msix else None
         self._msix_at = msix[1] if msix else 0
-        self._table = bytearray()
+        self.table: MsixTable | None = None
         self._pending = 0
+        self._watch: Callable[[], Callable[[], None]] | None = None
+        self._stop: Callable[[], None] | None = None
         config.on_write(pci.PCI_COMMAND, self.update)
         if self._msi:
             config.on_write(self._msi_at + pci.PCI_MSI_FLAGS, self.update)
@@ -83,8 +88,19 @@ class Interrupts:
                 config.on_write(self._msi_at + self._msi.mask_at, self.update)
         if self._msix:
             config.on_write(self._msix_at + pci.PCI_MSIX_FLAGS, self.update)
-            self._table = bytearray(self._msix.table_size)
+            from uvfio.kit.pci.msix import own_table
+
+            self.table = own_table(self._msix)
         self.reset()
+
+    def place(
+        self, table: MsixTable, watch: Callable[[], Callable[[], None]] | None = None
+    ) -> None:
+        """The table is there from now on. ``watch`` begins looks (``look``) every few milliseconds, until the function
+        that it returns is called."""
+        self.table = table
+        self._watch = watch
+        self.reset_table()
 
     # -- what is enabled -------------------------------------------------------------------------
 
@@ -151,12 +167,26 @@ class Interrupts:
 
     def reset(self) -> None:
         """Nothing pending, every MSI-X entry masked, INTx low (the sink is told)."""
-        self._pending = 0
-        self._table[:] = bytes(len(self._table))
-        for at in range(pci.PCI_MSIX_ENTRY_VECTOR_CTRL, len(self._table), pci.PCI_MSIX_ENTRY_SIZE):
-            self._table[at] = pci.PCI_MSIX_ENTRY_CTRL_MASKBIT
+        self.reset_table()
         self.level = False
         self.update()
+
+    def reset_table(self) -> None:
+        """Nothing pending, every MSI-X entry masked."""
+        self._set_pending(0)
+        if self.table is not None:
+            self.table.reset()
+
+    def look(self) -> bool:
+        """Send what is pending and not masked any more; returns whether there was something."""
+        before = self._pending
+        if before and self.msix_enabled and not self.held:
+            self._flush_msix()
+        return self._pending != before
+
+    def end(self) -> None:
+        """The function is gone: nobody looks at its table."""
+        self._set_pending(0)
 
     def update(self) -> None:
         """Configuration space or the level changed: move the wire, send what was pending."""
@@ -188,14 +218,14 @@ class Interrupts:
 
     def save(self) -> bytes:
         """Level (1 byte) and the pending bits of MSI-X."""
-        return bytes((self.level,)) + self._pending.to_bytes(len(self._table) // 128 + 1, "little")
+        return bytes((self.level,)) + self._pending.to_bytes(self._vectors // 8 + 1, "little")
 
     def load(self, state: bytes) -> None:
         """What ``save`` of the same function gave. ValueError if it has another size."""
-        if len(state) != len(self._table) // 128 + 2 or state[0] > 1:
+        if len(state) != self._vectors // 8 + 2 or state[0] > 1:
             raise ValueError(f"{len(state)} bytes of interrupt state")
         self.level = bool(state[0])
-        self._pending = int.from_bytes(state[1:], "little")
+        self._set_pending(int.from_bytes(state[1:], "little") & (1 << self._vectors) - 1)
         self.update()
 
     # -- messages --------------------------------------------------------------------------------
@@ -232,11 +262,11 @@ class Interrupts:
                     self._send_msi(vector)
 
     def _send_msix(self, vector: int) -> None:
-        if not 0 <= vector < len(self._table) // pci.PCI_MSIX_ENTRY_SIZE:
-            last = len(self._table) // pci.PCI_MSIX_ENTRY_SIZE - 1
+        if not 0 <= vector < self._vectors:
+            last = self._vectors - 1
             self.lose(vector, f"MsiX({last + 1}) has vectors 0 to {last}")
         elif self.held or self._msix_masked(vector):
-            self._pending |= 1 << vector
+            self._set_pending(self._pending | 1 << vector)
             self.lose(vector, HELD if self.held else MASKED, pending=True)
         else:
             self._deliver(vector, lambda sink: sink.msix(vector))
@@ -245,14 +275,29 @@ class Interrupts:
         pending = self._pending
         for vector in range(pending.bit_length()):
             if pending >> vector & 1 and not self._msix_masked(vector):
-                self._pending &= ~(1 << vector)
+                self._set_pending(self._pending & ~(1 << vector))
                 self._send_msix(vector)
+
+    def _set_pending(self, pending: int) -> None:
+        if pending == self._pending:
+            return
+        self._pending = pending
+        if self.table is not None:
+            self.table.show(pending)
+        if pending and self._watch is not None and self._stop is None:
+            self._stop = self._watch()
+        elif not pending and self._stop is not None:
+            stop, self._stop = self._stop, None
+            stop()
+
+    @property
+    def _vectors(self) -> int:
+        return self.table.vectors if self.table is not None else 0
 
     def _msix_masked(self, vector: int) -> bool:
         if self._msix_flags() & pci.PCI_MSIX_FLAGS_MASKALL:
             return True
-        at = vector * pci.PCI_MSIX_ENTRY_SIZE + pci.PCI_MSIX_ENTRY_VECTOR_CTRL
-        return bool(self._table[at] & pci.PCI_MSIX_ENTRY_CTRL_MASKBIT)
+        return self.table is None or self.table.masked(vector)
 
     def _msi_flags(self) -> int:
         return self._config.get(self._msi_at + pci.PCI_MSI_FLAGS, 2)
@@ -264,14 +309,15 @@ class Interrupts:
 
     def read_table(self, offset: int, size: int) -> int:
         """A bus read of the table. Widths other than 4 and 8 are answered too."""
-        return int.from_bytes(self._table[offset : offset + size], "little")
+        return self.table.read(offset, size) if self.table is not None else 0
 
     def write_table(self, offset: int, value: int, size: int) -> None:
         """A bus write of 4 or 8 aligned bytes of the table; other widths are undefined and ignored."""
-        if size in _TABLE_WIDTHS and offset % size == 0 and offset + size <= len(self._table):
-            self._table[offset : offset + size] = value.to_bytes(size, "little")
-            if self.msix_enabled and self._pending and not self.held:
-                self._flush_msix()
+        end = self._vectors * pci.PCI_MSIX_ENTRY_SIZE
+        if self.table is None or size not in _TABLE_WIDTHS or offset % size or offset + size > end:
+            return
+        self.table.write(offset, value, size)
+        self.look()
 
     def read_pending(self, offset: int, size: int) -> int:
         """A bus read of the pending bits, which are read-only."""

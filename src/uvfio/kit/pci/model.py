@@ -39,7 +39,7 @@ from zlib import crc32
 
 from uvfio.core.bus import Activity
 from uvfio.drivers.pci.hardware import Bar, BarKind, bar_fault
-from uvfio.errors import ConfigError, ModelError
+from uvfio.errors import ConfigError, ModelError, NoMemory
 from uvfio.kit.migration import Migrating
 from uvfio.kit.option import Option, resolve
 from uvfio.kit.pci.bar import BarDeclaration, MemoryBar, RegisterBar, power_of_two
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from uvfio.core.seams import Clock, Store
     from uvfio.core.translation.unit import IommuUnit
     from uvfio.drivers.pci.hardware import InterruptSink
+    from uvfio.kit.register import RegisterMap
 
 __all__ = ["PciModel"]
 
@@ -284,6 +285,18 @@ class PciModel(Migrating):
         """Deliver interrupts to ``sink``. A wire that is up already is to be seen in ``intx_asserted``."""
         self.interrupts.sink = sink
 
+    def reset(self) -> None:
+        """Registers take their power-on values; see ``DeviceModel``. So does an MSI-X table in memory that is kept or
+        cleared."""
+        with self.lock:
+            super().reset()
+            self.interrupts.reset_table()
+
+    def renew_memory(self) -> None:
+        """As ``DeviceModel.renew_memory``; with an MSI-X table as after a reset, if it is in that memory."""
+        super().renew_memory()
+        self.interrupts.reset_table()
+
     def _reset_bus(self) -> None:
         self.config.reset()
         self.dma.asleep = False
@@ -295,6 +308,7 @@ class PciModel(Migrating):
 
     def _disconnect(self) -> None:
         self._settle_windows()
+        self.interrupts.end()
         self.interrupts.sink = None
 
     # -- facts for people ------------------------------------------------------------------------
@@ -336,14 +350,14 @@ class PciModel(Migrating):
             if isinstance(size, Option):
                 size = size.__get__(self, type(self))
             found[index] = declared.facts(size)
-            if isinstance(declared, RegisterBar) and declared.registers.span > size:
-                raise ValueError(
-                    f"BAR {index}: its registers need {declared.registers.span:#x} bytes"
-                )
+            if isinstance(declared, RegisterBar):
+                span = self._map_of(declared).span
+                if span > size:
+                    raise ValueError(f"BAR {index}: its registers need {span:#x} bytes")
         for cap in self._caps:
             if isinstance(cap, MsiX):
                 bar = found.setdefault(cap.bar, Bar(power_of_two(cap.end, 4096)))
-                if bar.mappable or bar.kind is BarKind.IO or cap.end > bar.size:
+                if bar.kind is BarKind.IO or cap.end > bar.size:
                     raise ValueError(f"BAR {cap.bar} cannot hold the MSI-X table: {bar}")
                 around = self.bar_declarations.get(cap.bar)
                 if isinstance(around, RegisterBar):
@@ -353,6 +367,16 @@ class PciModel(Migrating):
             if fault:
                 raise ValueError(f"BAR {index}{fault}")
         return dict(sorted(found.items()))
+
+    def _map_of(self, declared: RegisterBar[Any]) -> type[RegisterMap]:
+        """The registers behind the BAR: of a polled one, with the MSI-X table if that is in it."""
+        registers: type[RegisterMap] = declared.registers
+        for cap in self._caps:
+            if isinstance(cap, MsiX) and cap.bar == declared.index and declared.polled:
+                from uvfio.kit.pci.msix import with_table
+
+                return with_table(registers, cap)
+        return registers
 
     def _config_space(self) -> tuple[ConfigSpace, dict[type[Capability], int]]:
         express = any(isinstance(cap, PciExpress) for cap in self._caps)
@@ -380,14 +404,22 @@ class PciModel(Migrating):
         stopped: Window = _ABSENT
         declared = self.bar_declarations.get(index)
         if isinstance(declared, RegisterBar):
-            window = self.register_maps[index] = declared.registers(self)
+            window = self.register_maps[index] = self._map_of(declared)(self)
         elif isinstance(declared, MemoryBar):
             if index not in self.memories:
-                self.memories[index] = memoryview(bytearray(bar.size))
+                try:
+                    self.memories[index] = memoryview(bytearray(bar.size))
+                except MemoryError as error:
+                    raise NoMemory(
+                        f"{self.name}: no {bar.size:#x} bytes of memory for BAR {index}",
+                        "memory that programs can map takes pages as they are written to",
+                    ) from error
             window = stopped = MemoryWindow(self.memories, index)
         msix = self._placed(MsiX)
         if msix is None or msix[0].bar != index:
             return window, stopped
+        from uvfio.kit.pci.msix import MemoryTable, RegisterTable
+
         cap: MsiX = msix[0]
         table = CallWindow(self.interrupts.read_table, self.interrupts.write_table)
         pending = CallWindow(self.interrupts.read_pending)
@@ -395,7 +427,22 @@ class PciModel(Migrating):
             (cap.table, cap.table + cap.table_size, table),
             (cap.pba, cap.pba + cap.pba_size, pending),
         )
-        return OverlayWindow(window, parts), OverlayWindow(stopped, parts)
+        awake: Window = OverlayWindow(window, parts)
+        if bar.polled:
+            awake = window
+            self.interrupts.place(RegisterTable(self.register_maps[index], cap.vectors))
+        elif bar.mappable:
+            place = cap.vectors, cap.table, cap.pba, cap.pba_size
+            watch = self._store.watch
+            self.interrupts.place(
+                MemoryTable(lambda: self.memories[index], *place),
+                lambda: watch(self._look_at_table),
+            )
+        return awake, OverlayWindow(stopped, parts)
+
+    def _look_at_table(self) -> bool:
+        with self.lock:
+            return self.interrupts.look()
 
     def _settle_windows(self) -> None:
         if self._gone or self.dma.asleep or not self._decoded:

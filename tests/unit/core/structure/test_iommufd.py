@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import RLock
 
 import pytest
@@ -11,7 +11,7 @@ from support.iommufd import describe
 from support.world import PAGE, SparseMemory, World
 from uvfio.core.seams import Mm
 from uvfio.core.structure.claim import claim_for
-from uvfio.core.structure.iommufd import Assigned, Iommufd
+from uvfio.core.structure.iommufd import Assigned, Iommufd, Object
 from uvfio.core.translation.area import Backing
 from uvfio.core.translation.domain import Domain
 from uvfio.core.translation.ioas import Hwpt, Ioas
@@ -245,3 +245,42 @@ def test_an_open_file_keeps_it() -> None:
     number, _ = new_ioas(context)
     context.settle()
     assert number in context.objects
+
+
+# -- many objects --------------------------------------------------------------------------------
+
+
+class Unlisted(dict[int, Object]):
+    """Objects that are found by their number and never gone through one by one."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise AssertionError("an operation goes through all objects")
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+def test_no_operation_depends_on_how_many_objects_there_are() -> None:
+    bound = Bound()
+    context = bound.context
+    context.objects = Unlisted(context.objects.items())
+    made = [new_ioas(context) for _ in range(100)]
+    assert [number for number, _ in made] == list(range(2, 102))
+    assert context.assigned(bound.device) is bound.claim.bound[bound.device]
+    for number, ioas in made[10:90]:
+        assert context.number_of(ioas) == number
+        context.destroy(number)
+    assert [new_ioas(context)[0] for _ in range(80)] == list(range(12, 92))
+    hwpt = context.new_hwpt(made[0][1], UNIT)
+    assert context.attach(bound.device, context.number_of(hwpt)) == 102
+    bound.claim.unbind(bound.device)
+    with pytest.raises(InvalidArgument):
+        context.assigned(bound.device)
+    assert new_ioas(context)[0] == 1
+
+
+def test_numbers_begin_anew_when_all_objects_are_gone() -> None:
+    context = new_context()
+    for numbers in ([3, 1, 2], [2, 3, 1], [1, 2, 3]):
+        assert [new_ioas(context)[0] for _ in range(3)] == [1, 2, 3]
+        for number in numbers:
+            context.destroy(number)

@@ -114,3 +114,31 @@ def test_a_page_that_is_held_stays_the_page_that_it_was() -> None:
     bench.backing.hold(again)
     assert len(memory.pins) == 3
     assert again.pages.read(0x11FFE, 4) == bytes(4)
+
+
+def test_a_refused_hold_leaves_the_pages_as_they_were() -> None:
+    bench = Bench(limit=2 * PAGE)
+    held = bench.area(0, 2, 0x10000)
+    bench.backing.hold(held)
+    with pytest.raises(LimitExceeded):
+        bench.backing.hold(bench.area(0x9000, 2, 0x11000))
+    assert (bench.payer.locked_pages, bench.backing.locked) == (2, 2)
+    bench.backing.release(held)
+    assert (bench.payer.locked_pages, bench.backing.locked) == (0, 0)
+
+
+def test_pages_that_are_held_already_are_not_checked_again() -> None:
+    """Thousands of copies of one area: memory is looked at once."""
+    bench, pinned = Bench(), list[int]()
+    pin = bench.memory.pin
+
+    def counted(address: int, size: int, writable: bool) -> Pin:
+        pinned.append(size)
+        return pin(address, size, writable)
+
+    bench.memory.pin = counted  # type: ignore[method-assign]
+    bench.backing.hold(bench.area(0, 64, 0x10000))
+    for n in range(1000):
+        bench.backing.hold(bench.area(0x100000 * (n + 1), 1 + n % 64, 0x10000))
+    assert pinned == [64 * PAGE]
+    assert bench.payer.locked_pages == 64

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
 from support.world import PAGE, SparseMemory
 from uvfio.core.seams import Mm
+from uvfio.core.translation import ioas
 from uvfio.core.translation.address import ADDRESS_MAX
 from uvfio.core.translation.area import Area, Backing
 from uvfio.core.translation.domain import Domain
@@ -418,3 +419,62 @@ def test_dma_goes_through_areas_that_a_page_table_translates(bench: Bench) -> No
     bench.memory.write(0x10000, b"0123456789abcdef")
     assert bench.ioas.domain.dma_read("edu", 0x1004, 8) == b"456789ab"
     assert all(isinstance(area, Area) for area in bench.ioas.domain.mappings)
+
+
+# -- work that a program chooses ---------------------------------------------------------------------
+
+
+def test_one_copy_takes_a_limited_number_of_areas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of what was copied double with each call."""
+    monkeypatch.setattr(ioas, "COPY_MAX", 8)
+    bench, size = Bench(), PAGE
+    bench.map(0, PAGE)
+    while len(bench.areas) < 8:
+        bench.ioas.place(
+            bench.ioas.copy_from(bench.ioas, 0, size), size, readable=True, writable=True
+        )
+        size *= 2
+    assert len(bench.ioas.copy_from(bench.ioas, 0, size)) == 8
+    bench.map(size, PAGE)
+    bench.refused(LimitExceeded, lambda: bench.ioas.copy_from(bench.ioas, 0, size + PAGE))
+
+
+def test_a_limited_number_of_ranges_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ioas, "ALLOWED_MAX", 4)
+    bench, asked = Bench(), list[int]()
+
+    def ranges(count: int) -> Iterator[tuple[int, int]]:
+        for n in range(count):
+            asked.append(n)
+            yield n * 0x10000, n * 0x10000 + 0xFFF
+
+    bench.ioas.allow(ranges(4))
+    asked.clear()
+    bench.refused(LimitExceeded, lambda: bench.ioas.allow(ranges(1 << 32)))
+    assert len(asked) == 5
+    bench.refused(InvalidArgument, lambda: bench.ioas.allow([(0, 1), (0, 1), *ranges(9)]))
+
+
+def test_page_tables_cost_what_their_kinds_cost() -> None:
+    """Each mapping asks for the granule, each page table for the reserved ranges."""
+    bench = Bench()
+    tables = [bench.page_table(IommuUnit(reserved=())) for _ in range(500)]
+    assert (len(bench.ioas._granules), len(bench.ioas._needs)) == (1, 1)
+    assert bench.ioas.hwpts == tables
+    reserved = bench.ioas.reserved
+    for table in tables:
+        assert bench.ioas.reserved is reserved
+        bench.ioas.remove_hwpt(table)
+    assert (bench.ioas._granules, bench.ioas._needs, bench.ioas.reserved) == ({}, {}, ())
+
+
+def test_a_holder_that_needs_other_addresses_gives_up_the_first_ones() -> None:
+    bench = Bench()
+    bench.ioas.reserve("one", [(0, 0xFFF)])
+    bench.ioas.reserve("other", [(0x5000, 0x5FFF)])
+    bench.ioas.reserve("one", [(0x5000, 0x5FFF)])
+    assert bench.ioas.reserved == ((0x5000, 0x5FFF),)
+    bench.ioas.unreserve("other")
+    assert bench.ioas.reserved == ((0x5000, 0x5FFF),)
+    bench.ioas.unreserve("one")
+    assert not bench.ioas.reserved

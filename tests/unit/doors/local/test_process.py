@@ -204,6 +204,19 @@ def test_a_closed_descriptor_is_ebadf(room: Room) -> None:
             call()
 
 
+def test_an_eventfd_is_abandoned_by_its_last_close(room: Room) -> None:
+    fd = room.me.eventfd()
+    event = room.me.event(fd)
+    copy, child = room.me.dup(fd), room.me.fork()
+    room.me.close(fd)
+    room.me.close(copy)
+    assert not event.abandoned()
+    child.close(fd)
+    assert not event.abandoned()
+    child.close(copy)
+    assert event.abandoned()
+
+
 def test_an_eventfd_has_no_ioctls(room: Room) -> None:
     fd = room.me.eventfd()
     with refused(room, errno.ENOTTY):

@@ -172,3 +172,31 @@ def test_polled_registers_are_reached_and_mapped() -> None:
     assert len(window.mmap(0x1000, 0x1000)) == 0x1000
     with pytest.raises(InvalidArgument, match="is not inside"):
         window.mmap(0x1000, 0x2000)
+
+
+# An MSI-X table in memory
+
+RANGES = ((0x800, 0x840), (0x900, 0x908))
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, 0x1000), (0x7FE, 4), (0x83C, 0xD0), (0x904, 8)])
+def test_a_table_in_memory_is_registers_to_calls(offset: int, count: int) -> None:
+    function = FakeFunction(bars={0: Bar(0x1000, mappable=True)})
+    window = bar_window(function, 0, function.bars[0], RANGES)
+    data = bytes((at * 7 & 0xFF) | 1 for at in range(count))
+    assert window.write(offset, data) == count
+    memory = bytes(function.memory[0])
+    for at in range(0x1000):
+        inside = any(first <= at < end for first, end in RANGES)
+        there = offset <= at < offset + count and not inside
+        assert memory[at] == (data[at - offset] if there else 0)
+    written = [(entry[2], entry[4]) for entry in function.log if entry[0] == "write"]
+    assert sum(int(str(size)) for _, size in written) == sum(
+        max(0, min(end, offset + count) - max(first, offset)) for first, end in RANGES
+    )
+    found = window.read(offset, count)
+    assert len(found) == count
+    assert window.read(0x1000, 4) == b""
+    with pytest.raises(InvalidArgument):
+        window.read(0x1001, 4)
+    assert window.mmap(0, 0x1000)[0x800] == 0

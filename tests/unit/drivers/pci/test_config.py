@@ -41,12 +41,19 @@ class Space:
         self.function = function
         self.interrupts = Interrupts()
         self.recovered = 0
+        self.asked: list[str | int] = []
         bars = BarRegisters(function)
-        self.config = ConfigSpace(function, survey(function), bars, self.interrupts, self._recover)
+        self.config = ConfigSpace(function, survey(function), bars, self.interrupts, self)
 
-    def _recover(self) -> None:
+    def recover(self) -> None:
         self.recovered += 1
         self.function.poke(pci.PCI_COMMAND, self.function.word(pci.PCI_COMMAND) | 3)
+
+    def reset_by_config(self) -> None:
+        self.asked.append("reset")
+
+    def set_power_state(self, state: int) -> None:
+        self.asked.append(state)
 
     def get(self, offset: int, size: int = 2) -> int:
         return int.from_bytes(self.config.read(offset, size), "little")
@@ -249,30 +256,78 @@ def test_bars_start_with_the_address_of_the_hardware() -> None:
 # 5.5: power management, PCI Express, AF, VPD, AER, power budget
 
 
-def test_power_state_is_the_users(space: Space) -> None:
+def test_power_state_is_changed_by_the_driver(space: Space) -> None:
     ctrl = space.function.where[pci.PCI_CAP_ID_PM] + pci.PCI_PM_CTRL
     space.set(ctrl, 3)
-    assert space.function.word(ctrl) == 3
+    space.set(ctrl, 0, 1)
+    space.set(ctrl, 0xFFFF0003, 4)
+    assert space.asked == [3, 0, 3]
+    assert not space.function.word(ctrl)  # of which nobody here has made anything
+    space.function.poke(ctrl, 3)
     assert space.get(ctrl) == 3
 
 
-def test_function_level_reset_by_config_write(space: Space) -> None:
+def test_other_bytes_of_the_power_register_change_no_state(space: Space) -> None:
+    ctrl = space.function.where[pci.PCI_CAP_ID_PM] + pci.PCI_PM_CTRL
+    for at in (-1, 1, 2):
+        space.set(ctrl + at, 3, 1)
+    assert space.asked == []
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "size"),
+    [
+        (pci.PCI_EXP_DEVCTL, pci.PCI_EXP_DEVCTL_BCR_FLR | 0x10, 2),
+        (pci.PCI_EXP_DEVCTL + 1, pci.PCI_EXP_DEVCTL_BCR_FLR >> 8, 1),
+        (pci.PCI_EXP_DEVCTL, pci.PCI_EXP_DEVCTL_BCR_FLR, 4),
+    ],
+)
+def test_function_level_reset_is_made_by_the_driver(
+    space: Space, offset: int, value: int, size: int
+) -> None:
+    express = space.function.where[pci.PCI_CAP_ID_EXP]
+    space.set(express + offset, value, size)
+    assert space.asked == ["reset"]
+    assert space.function.resets == 0
+    assert not space.get(express + pci.PCI_EXP_DEVCTL) & pci.PCI_EXP_DEVCTL_BCR_FLR
+    space.set(express + pci.PCI_EXP_DEVCTL, 0x0010)
+    assert space.asked == ["reset"]
+
+
+def test_reset_bits_of_capabilities_without_the_reset_do_nothing() -> None:
+    lame = AF[0], bytes([6, pci.PCI_AF_CAP_FLR, 0, 0]), AF[2]
+    plain = express()[0], bytes([2, *bytes(57)]), express()[2]
+    space = Space(FakeFunction(caps=(plain, lame)))
+    for at, bit in (
+        (space.function.where[pci.PCI_CAP_ID_EXP] + pci.PCI_EXP_DEVCTL, 0x8000),
+        (space.function.where[pci.PCI_CAP_ID_AF] + pci.PCI_AF_CTRL, 1),
+    ):
+        space.set(at, bit)
+        assert not space.get(at) & bit
+    assert space.asked == []
+    assert space.function.resets == 0
+
+
+def test_the_payload_size_stays_in_the_copy(space: Space) -> None:
     ctrl = space.function.where[pci.PCI_CAP_ID_EXP] + pci.PCI_EXP_DEVCTL
-    space.set(ctrl, pci.PCI_EXP_DEVCTL_BCR_FLR)
-    assert space.function.resets == 1
+    space.set(ctrl, 0x20 | 0x10)
+    assert space.get(ctrl) == 0x30
+    assert space.function.word(ctrl) == 0x10
 
 
 def test_phantom_functions_cannot_be_enabled(space: Space) -> None:
     ctrl = space.function.where[pci.PCI_CAP_ID_EXP] + pci.PCI_EXP_DEVCTL
     space.set(ctrl, 0x7FFF)
-    assert space.function.word(ctrl) == 0x7FFF & ~pci.PCI_EXP_DEVCTL_PHANTOM
+    assert space.get(ctrl) == 0x7FFF & ~pci.PCI_EXP_DEVCTL_PHANTOM
+    unreached = pci.PCI_EXP_DEVCTL_PHANTOM | pci.PCI_EXP_DEVCTL_PAYLOAD
+    assert space.function.word(ctrl) == 0x7FFF & ~unreached
 
 
 def test_device_status_is_not_acknowledged_by_a_word_write(space: Space) -> None:
     ctrl = space.function.where[pci.PCI_CAP_ID_EXP] + pci.PCI_EXP_DEVCTL
     space.function.poke(ctrl + 2, 0x000F)
-    space.set(ctrl, 0x00000020, 4)
-    assert space.function.written(ctrl) == [(0x20, 2)]
+    space.set(ctrl, 0x00000010, 4)
+    assert space.function.written(ctrl) == [(0x10, 2)]
     assert space.function.written(ctrl + 2) == []
 
 
@@ -282,10 +337,12 @@ def test_ari_cannot_be_enabled(space: Space) -> None:
     assert space.function.word(ctrl) == 0xFFFF & ~pci.PCI_EXP_DEVCTL2_ARI
 
 
-def test_af_control_passes_the_reset_bit_only(space: Space) -> None:
+def test_advanced_features_reset_is_made_by_the_driver(space: Space) -> None:
     af = space.function.where[pci.PCI_CAP_ID_AF]
     space.set(af + pci.PCI_AF_CTRL, 0xFF, 1)
-    assert space.function.written(af + pci.PCI_AF_CTRL) == [(1, 1)]
+    assert space.asked == ["reset"]
+    assert space.function.written(af + pci.PCI_AF_CTRL) == []
+    assert space.get(af + pci.PCI_AF_CTRL, 1) == 0
 
 
 def test_aer_passes_architected_bits(space: Space) -> None:

@@ -6,11 +6,11 @@ from threading import Barrier, Thread
 
 import pytest
 
-from support.pci_function import PM, FakeEvent, FakeFunction, express, msi, msix
+from support.pci_function import AF, PM, FakeEvent, FakeFunction, express, msi, msix
 from uvfio.core.bus import DeviceKind, Region
 from uvfio.drivers.pci.device import CONFIG_INDEX, VfioPciDevice
 from uvfio.drivers.pci.hardware import Bar, BarKind
-from uvfio.errors import Gone, InvalidArgument, Unsupported, VfioError
+from uvfio.errors import DecodingOff, Gone, InvalidArgument, Unsupported, VfioError
 from uvfio.uapi import pci
 
 COMMAND = pci.PCI_COMMAND
@@ -369,9 +369,8 @@ def test_a_hidden_reset_is_repaired_when_decoding_is_enabled(
 ) -> None:
     events = [FakeEvent(), FakeEvent()]
     device.set_irqs(1, list(events))
-    control = function.where[pci.PCI_CAP_ID_EXP] + pci.PCI_EXP_DEVCTL
     flags = function.where[pci.PCI_CAP_ID_MSI] + pci.PCI_MSI_FLAGS
-    configure(device, control, pci.PCI_EXP_DEVCTL_BCR_FLR)
+    function.reset()  # by setpci, or by itself
     assert function.word(0x10, 4) == 0
     assert not function.word(flags) & 1
     # Lazily: nothing happens before the program switches decoding on.
@@ -386,6 +385,146 @@ def test_a_hidden_reset_is_repaired_when_decoding_is_enabled(
     assert function.sink is not None
     function.sink.msi(1)
     assert events[1].count == 1
+
+
+# Resets and power states by configuration space
+
+
+class Sleeper(FakeFunction):
+    """The way from D3hot to D0 resets it (No_Soft_Reset is 0)."""
+
+    def config_write(self, offset: int, value: int, size: int) -> None:
+        control = self.where[pci.PCI_CAP_ID_PM] + pci.PCI_PM_CTRL
+        asleep = self.word(control) & 3
+        super().config_write(offset, value, size)
+        if asleep and not self.word(control) & 3 and not self.word(control) & 8:
+            self.reset()
+
+
+@pytest.fixture
+def sleeper() -> Sleeper:
+    sleeper = Sleeper(caps=(PM, msi(), msix(), express(), AF))
+    sleeper.poke(0x10, 0xFE000000, 4)
+    return sleeper
+
+
+def _in_use(function: FakeFunction) -> tuple[VfioPciDevice, list[FakeEvent]]:
+    device = VfioPciDevice(function)
+    device.get()
+    configure(device, COMMAND, 0x146)
+    configure(device, function.where[pci.PCI_CAP_ID_EXP] + pci.PCI_EXP_DEVCTL, 0x2810)
+    events = [FakeEvent(), FakeEvent()]
+    device.set_irqs(2, list(events))
+    return device, events
+
+
+def _power(function: FakeFunction) -> int:
+    return function.where[pci.PCI_CAP_ID_PM] + pci.PCI_PM_CTRL
+
+
+@pytest.mark.parametrize("way", [pci.PCI_CAP_ID_EXP, pci.PCI_CAP_ID_AF])
+def test_reset_by_a_capability_loses_nothing(sleeper: Sleeper, way: int) -> None:
+    device, events = _in_use(sleeper)
+    before, resets = bytes(sleeper.config), sleeper.resets
+    if way == pci.PCI_CAP_ID_EXP:
+        configure(device, sleeper.where[way] + pci.PCI_EXP_DEVCTL, 0xA810)
+    else:
+        configure(device, sleeper.where[way] + pci.PCI_AF_CTRL, 1, 1)
+    assert sleeper.resets == resets + 1
+    assert bytes(sleeper.config) == before
+    assert config(device, COMMAND) == 0x146
+    assert sleeper.sink is not None
+    sleeper.sink.msix(1)
+    assert events[1].count == 1
+
+
+def test_reset_by_a_capability_that_fails_is_not_told(sleeper: Sleeper) -> None:
+    device, _ = _in_use(sleeper)
+    before, sleeper.fail["reset"] = bytes(sleeper.config), VfioError("no", errno=5)
+    configure(device, sleeper.where[pci.PCI_CAP_ID_EXP] + pci.PCI_EXP_DEVCTL, 0xA810)
+    assert bytes(sleeper.config) == before
+
+
+def test_sleep_and_back_loses_nothing(sleeper: Sleeper) -> None:
+    device, events = _in_use(sleeper)
+    before, resets = bytes(sleeper.config), sleeper.resets
+    configure(device, _power(sleeper), 3)
+    assert config(device, _power(sleeper)) & 3 == 3
+    configure(device, COMMAND, 0x2)  # what is written in D3hot is lost as well
+    configure(device, _power(sleeper), 0)
+    assert sleeper.resets == resets + 1
+    assert bytes(sleeper.config) == before
+    assert sleeper.sink is not None
+    sleeper.sink.msix(0)
+    assert events[0].count == 1
+
+
+def test_sleep_that_keeps_the_state_restores_nothing() -> None:
+    keeper = Sleeper(caps=(PM, msi(), msix(), express()))
+    keeper.poke(_power(keeper), pci.PCI_PM_CTRL_NO_SOFT_RESET)
+    keeper._initial[:] = keeper.config
+    device, _ = _in_use(keeper)
+    configure(device, _power(keeper), 3)
+    configure(device, pci.PCI_CACHE_LINE_SIZE, 7, 1)
+    configure(device, _power(keeper), 0)
+    assert config(device, pci.PCI_CACHE_LINE_SIZE, 1) == 7
+
+
+def test_states_that_a_function_does_not_have_are_not_entered(sleeper: Sleeper) -> None:
+    device, _ = _in_use(sleeper)
+    configure(device, _power(sleeper), 1)
+    assert config(device, _power(sleeper)) & 3 == 0
+    configure(device, _power(sleeper), 3)
+    configure(device, _power(sleeper), 2)
+    assert config(device, _power(sleeper)) & 3 == 3
+
+
+def test_a_function_with_light_sleep_enters_it() -> None:
+    light = PM[0], pci.PCI_PM_CAP_D1.to_bytes(2, "little") + bytes(4), PM[2]
+    function = Sleeper(caps=(light, msi(), msix(), express()))
+    device, _ = _in_use(function)
+    for wanted, now in ((2, 0), (1, 1), (3, 3), (1, 3), (0, 0)):
+        configure(device, _power(function), wanted)
+        assert config(device, _power(function)) & 3 == now
+
+
+def test_a_physical_function_with_virtual_ones_does_not_sleep(sleeper: Sleeper) -> None:
+    device, _ = _in_use(sleeper)
+    device.offspring.number = 2
+    configure(device, _power(sleeper), 3)
+    assert config(device, _power(sleeper)) & 3 == 0
+    device.offspring.number = 0
+    configure(device, _power(sleeper), 3)
+    device.offspring.number = 2
+    configure(device, _power(sleeper), 0)
+    assert config(device, _power(sleeper)) & 3 == 0
+
+
+@pytest.mark.parametrize("way", ["reset", "capability", "bus"])
+def test_a_reset_wakes_the_function_and_keeps_what_it_had(sleeper: Sleeper, way: str) -> None:
+    device, events = _in_use(sleeper)
+    before = bytes(sleeper.config)
+    configure(device, _power(sleeper), 3)
+    if way == "capability":
+        configure(device, sleeper.where[pci.PCI_CAP_ID_EXP] + pci.PCI_EXP_DEVCTL, 0xA810)
+    else:
+        (device.reset if way == "reset" else device.bus_reset)()
+    assert bytes(sleeper.config) == before
+    assert sleeper.sink is not None
+    sleeper.sink.msix(1)
+    assert events[1].count == 1
+
+
+def test_a_close_in_d3hot_leaves_nothing_to_restore(sleeper: Sleeper) -> None:
+    first = bytes(sleeper.config)
+    device, _ = _in_use(sleeper)
+    configure(device, _power(sleeper), 3)
+    device.put()
+    assert bytes(sleeper.config) == first
+    device.get()
+    configure(device, COMMAND, 0x142)
+    configure(device, _power(sleeper), 0)
+    assert config(device, COMMAND) == 0x142
 
 
 # Configuration space and interrupts together
@@ -447,3 +586,67 @@ def test_a_last_store_that_raises_does_not_keep_the_device_going() -> None:
         device.put()
     assert not function.word(COMMAND) & pci.PCI_COMMAND_MASTER
     assert function.sink is None
+
+
+# An MSI-X table in a BAR that programs map
+
+
+def test_a_table_in_memory_is_hidden_from_mainline_and_shown_in_mappings() -> None:
+    function = FakeFunction(
+        bars={0: Bar(0x2000, mappable=True)}, caps=(PM, msi(), msix(offset=0x808), express())
+    )
+    device = VfioPciDevice(function)
+    device.get()
+    configure(device, COMMAND, 2)
+    assert device.region(0) == Region(0, 0x2000, mappable=True, msix_table=True)
+    function.memory[0][0x800:0x910] = bytes([1]) * 0x110
+    assert device.load(0, 0x804, 12) == b"\1" * 4 + b"\xff" * 8
+    assert device.load(0, 0x904, 8) == b"\xff" * 4 + b"\1" * 4
+    assert device.store(0, 0x804, b"\2" * 12) == 12
+    assert bytes(function.memory[0][0x804:0x810]) == b"\2" * 4 + b"\1" * 8
+    function.log.clear()
+    assert device.write(0, 0x808, b"\3" * 4) == 4  # 2011 does not hide it
+    assert function.log == [("write", 0, 0x808, 0x03030303, 4)]
+    assert device.mmap(0, 0, 0x1000)[0x808] == 1
+
+
+# Decoding, by the interface of 2011
+
+
+def test_a_region_that_is_not_decoded_does_not_answer(sleeper: Sleeper) -> None:
+    device = VfioPciDevice(sleeper)
+    device.get()
+    assert device.read(0, 0, 4) == bytes(4), "decoding is on when a device is opened"
+    configure(device, COMMAND, pci.PCI_COMMAND_MASTER)
+    sleeper.log.clear()
+    for region, size in ((0, 0x1000), (2, 1 << 33), (4, 0x2000)):
+        for offset, count, inside in ((0, 4, 4), (size - 4, 8, 4), (size, 4, 0), (8, 3, 3)):
+            with pytest.raises(DecodingOff) as reading:
+                device.read(region, offset, count)
+            with pytest.raises(DecodingOff) as writing:
+                device.write(region, offset, bytes(count))
+            assert (reading.value.inside, writing.value.inside) == (inside, inside)
+        with pytest.raises(InvalidArgument):
+            device.read(region, size + 1, 4)
+    with pytest.raises(InvalidArgument, match="not implemented"):
+        device.read(3, 0, 4)
+    assert sleeper.log == []
+    assert device.write(1, 0, b"1234") == 4, "ports answer always"
+    configure(device, COMMAND, pci.PCI_COMMAND_MEMORY)
+    assert device.read(0, 0, 4) == bytes(4)
+
+
+@pytest.mark.parametrize("way", ["D0", "reset", "reopen"])
+def test_a_sleeping_function_answers_again_when_it_is_awake(sleeper: Sleeper, way: str) -> None:
+    device, _ = _in_use(sleeper)
+    configure(device, _power(sleeper), 3)
+    with pytest.raises(DecodingOff, match="D3hot"):
+        device.read(0, 0, 4)
+    if way == "D0":
+        configure(device, _power(sleeper), 0)
+    elif way == "reset":
+        device.reset()
+    else:
+        device.put()
+        device.get()
+    assert device.read(0, 0, 4) == bytes(4)

@@ -428,6 +428,18 @@ def test_unmask_event_survives_dropping_intx(irqs: Interrupts) -> None:
     assert unmask.watched
 
 
+def test_an_unmask_event_that_its_program_closed_does_not_count(irqs: Interrupts) -> None:
+    first, second = events(2)
+    irqs.set_unmask_event(INTX, first)
+    first.left = True
+    irqs.set_unmask_event(INTX, second)
+    assert (first.watched, first.closed, second.watched) == (False, 1, True)
+    second.left = True
+    with pytest.raises(NoSuchDevice):
+        irqs.set_unmask_event(INTX, None)
+    assert (second.watched, second.closed) == (False, 1)
+
+
 def test_d32e_a_failed_set_leaves_nothing_busy(irqs: Interrupts) -> None:
     bad = FakeEvent()
     bad.fail_watch = InvalidArgument("not an eventfd")

@@ -12,7 +12,7 @@ from uvfio.core.bus import EventSource, IrqAction, IrqData
 from uvfio.drivers.pci.capabilities import survey
 from uvfio.drivers.pci.interrupts import INTX, MSI, MSIX, Mode
 from uvfio.drivers.pci.irqset import ERR, REQ, IrqSets
-from uvfio.errors import BadDescriptor, InvalidArgument, NoVectors, UnknownCommand, VfioError
+from uvfio.errors import BadDescriptor, Busy, InvalidArgument, NoVectors, UnknownCommand, VfioError
 
 MASK, UNMASK, TRIGGER = IrqAction.MASK, IrqAction.UNMASK, IrqAction.TRIGGER
 
@@ -254,3 +254,53 @@ def test_stop_gives_all_events_back(bench: Bench) -> None:
     bench.irqs.stop()
     assert [event.closed for event in bench.given] == [1] * 5
     assert bench.irqs._mode is Mode.NONE
+
+
+# -- the unmask event --------------------------------------------------------------------------------
+
+
+def unmask_by(bench: Bench) -> FakeEvent:
+    bench.irqs.apply(INTX, UNMASK, 0, 1, bench.events("x"))
+    return bench.given[-1]
+
+
+def test_the_unmask_event_goes_with_intx() -> None:
+    bench = Bench()
+    for _ in range(2):
+        bench.connect(INTX, "x")
+        event = unmask_by(bench)
+        assert event.watched
+        bench.irqs.apply(INTX, TRIGGER, 0, 0, None)
+        assert (event.watched, event.closed) == (False, 1)
+
+
+def test_the_unmask_event_stays_with_another_event_of_intx() -> None:
+    bench = Bench()
+    bench.connect(INTX, "x")
+    event = unmask_by(bench)
+    for wanted in ("x", "-", "x"):
+        bench.connect(INTX, wanted)
+        assert event.watched
+
+
+def test_there_is_one_unmask_event_while_its_program_has_it() -> None:
+    bench = Bench()
+    bench.connect(INTX, "x")
+    event = unmask_by(bench)
+    with pytest.raises(Busy):
+        unmask_by(bench)
+    assert (event.watched, bench.given[-1].closed) == (True, 1)
+    event.left = True
+    assert unmask_by(bench).watched
+    assert (event.watched, event.closed) == (False, 1)
+
+
+def test_intx_that_cannot_be_dropped_has_no_unmask_event_left() -> None:
+    bench = Bench()
+    bench.connect(INTX, "x")
+    event = unmask_by(bench)
+    bench.function.assert_intx()
+    bench.function.fail["config_write"] = VfioError("no")
+    with pytest.raises(VfioError):
+        bench.irqs.apply(INTX, TRIGGER, 0, 0, None)
+    assert (event.watched, event.closed, bench.irqs.mode) == (False, 1, Mode.NONE)

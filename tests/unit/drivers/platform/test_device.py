@@ -282,6 +282,20 @@ def test_unmask_event(device: VfioPlatformDevice, hardware: FakePlatform) -> Non
     assert not unmask.watched
 
 
+def test_an_unmask_event_that_its_program_closed_does_not_count(
+    device: VfioPlatformDevice,
+) -> None:
+    first, second = FakeEvent(), FakeEvent()
+    device.set_unmask_event(LEVEL, first)
+    first.left = True
+    device.set_unmask_event(LEVEL, second)
+    assert (first.watched, first.closed, second.watched) == (False, 1, True)
+    second.left = True
+    with pytest.raises(NoSuchDevice):
+        device.set_unmask_event(LEVEL, None)
+    assert (second.watched, second.closed) == (False, 1)
+
+
 def test_a_pending_unmask_event_counts(device: VfioPlatformDevice, hardware: FakePlatform) -> None:
     event, unmask = bind(device, LEVEL), FakeEvent()
     hardware.wire(LEVEL, True)

@@ -13,6 +13,10 @@ from support.mainline import (
     Desk,
     refused,
 )
+from support.world import SparseMemory
+from uvfio.core.seams import Mm
+from uvfio.core.translation.iova import Mapping
+from uvfio.fops.mainline import container
 from uvfio.fops.mainline.container import ContainerFile
 from uvfio.machine.spec import IommuSpec
 from uvfio.uapi import vfio
@@ -400,3 +404,41 @@ def test_unmap_may_bring_the_bitmap(desk: Desk) -> None:
     unmap(bitmap)
     assert words(desk, bitmap, 1) == [0b10]
     assert desk.me.mm.locked_pages == 0
+
+
+# -- bitmaps -------------------------------------------------------------------------------------
+
+
+class Bits(SparseMemory):
+    """The longest write, and all bits at ``BASE`` as one number."""
+
+    BASE = 1 << 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest = 0
+
+    def write(self, address: int, data: bytes) -> None:
+        self.longest = max(self.longest, len(data))
+        super().write(address, data)
+
+    def bits(self, size: int) -> int:
+        return int.from_bytes(self.read(self.BASE, size), "little")
+
+
+@pytest.mark.parametrize("first", [0, 1, 63, 64, 65, 130])
+@pytest.mark.parametrize("count", [1, 2, 62, 63, 64, 65, 128, 129, 1000, 4096])
+def test_a_bitmap_has_the_pages_of_each_mapping(
+    first: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "ONES", 64)
+    memory, size = Bits(), 1024
+    bitmap = container.Bitmap(vfio.BITMAP.pack(PAGE, size, Bits.BASE))
+    mm = Mm(memory)
+    for start, pages in ((0, first), (first, count)):
+        if pages:
+            begin = 0x100000 + start * PAGE
+            mapping = Mapping(begin, begin + pages * PAGE - 1, 0, True, mm)
+            bitmap.mark(memory, 0x100000, mapping)
+    assert memory.bits(size) == (1 << first + count) - 1
+    assert memory.longest <= 64

@@ -9,7 +9,9 @@ import pytest
 
 from support.iommufd import ALL, FIXED, IommufdDesk, R, W
 from support.mainline import ALONE, FIRST, NOWHERE, PAGE, SECOND, refused
+from uvfio.core.waiting import Steps
 from uvfio.doors.local import Process
+from uvfio.fops.mainline import iommufd
 from uvfio.machine.spec import IommuSpec
 from uvfio.uapi import iommufd as uapi
 from uvfio.uapi import vfio
@@ -471,6 +473,25 @@ def test_hardware_information_fills_the_buffer_as_far_as_it_goes(desk: IommufdDe
     ):
         with refused(desk, number):
             desk.ask(fd, uapi.IOMMU_GET_HW_INFO, layout, *values)
+
+
+def test_a_large_buffer_for_hardware_information_is_cleared_in_pieces(
+    desk: IommufdDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(iommufd, "CLEARED", 64)
+    fd, _, _ = desk.attached()
+    at = desk.me.memory.allocate(PAGE)
+    desk.me.memory.write(at, b"\xff" * PAGE)
+    polls, poll = list[Steps](), Steps.poll
+
+    def counted(steps: Steps) -> bool:
+        polls.append(steps)
+        return poll(steps)
+
+    monkeypatch.setattr(Steps, "poll", counted)
+    answer = desk.ask(fd, uapi.IOMMU_GET_HW_INFO, "IIIQIBBHQ", 0, 2, PAGE - 1, at, 0, 0, 0, 0, 0)
+    assert (answer[2], answer[4], len(polls)) == (24, 1, PAGE // 64)
+    assert desk.me.memory.read(at + 24, PAGE - 24) == bytes(PAGE - 25) + b"\xff"
 
 
 # -- the end -------------------------------------------------------------------------------------

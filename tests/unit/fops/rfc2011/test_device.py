@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+from support.puppet import machine_of
 from support.rfc2011 import (
     NOWHERE,
     UNKNOWN,
@@ -29,10 +30,14 @@ from support.world import (
     refused,
 )
 from uvfio.core.bus import DeviceKind
-from uvfio.doors.local import LocalEvent
+from uvfio.core.events import FrameworkEvent, Unanswered
+from uvfio.doors.local import LocalEvent, Process
 from uvfio.errors import Busy, InvalidArgument
 from uvfio.fops.file import File
 from uvfio.fops.rfc2011.device import DeviceFile
+from uvfio.fops.wire import REGISTERS_STRIDE
+from uvfio.machine.clock import ManualClock
+from uvfio.machine.machine import Machine
 from uvfio.uapi import rfc
 
 
@@ -484,3 +489,70 @@ def test_release_happens_once(desk: Desk, device: int) -> None:
     desk.me.close(device)
     file.release()
     assert desk.bounds["a"].puts == 1
+
+
+# -- accesses without an answer ------------------------------------------------------------------
+
+
+class Edu:
+    """A process of 2011 with an open edu, and what the observer was told."""
+
+    def __init__(self, model: str = "edu") -> None:
+        self.told: list[Unanswered] = []
+        machine = Machine(
+            machine_of(f"{model}@0000:06:00.0,group=7"), clock=ManualClock(), observer=self._observe
+        )
+        self.me = Process(machine)
+        group = self.me.open("/dev/vfio/7")
+        name = bytearray(b"0000:06:00.0" + bytes(1))
+        self.device = self.me.ioctl(group, rfc.VFIO_GROUP_GET_DEVICE_FD, name)
+
+    def _observe(self, event: FrameworkEvent) -> None:
+        if isinstance(event, Unanswered):
+            self.told.append(event)
+
+    def command(self, value: int) -> None:
+        self.me.pwrite(self.device, value.to_bytes(2, "little"), (7 << 40) + 4)
+
+
+def test_registers_read_as_ones_while_memory_decoding_is_off() -> None:
+    edu = Edu()
+    known = edu.me.pread(edu.device, 4, 0)
+    assert known == bytes.fromhex("ed000001")
+    edu.command(4)
+    assert edu.me.pread(edu.device, 4, 0) == b"\xff" * 4
+    assert edu.me.pread(edu.device, 8, (1 << 20) - 4) == b"\xff" * 4
+    assert edu.me.pwrite(edu.device, bytes(4), 4) == 4
+    reason = "0000:06:00.0: memory decoding is off"
+    assert edu.told == [
+        Unanswered("0000:06:00.0", 0, 0, 4, False, reason),
+        Unanswered("0000:06:00.0", 0, (1 << 20) - 4, 4, False, reason),
+        Unanswered("0000:06:00.0", 0, 4, 4, True, reason),
+    ]
+    edu.command(2)
+    assert edu.me.pread(edu.device, 4, 0) == known
+
+
+def test_an_access_beyond_the_end_of_a_region_says_why_it_is_short() -> None:
+    edu, end = Edu(), 1 << 20
+    assert edu.me.pread(edu.device, 4, end) == b""
+    assert len(edu.me.pread(edu.device, 8, end - 4)) == 4
+    assert edu.me.pwrite(edu.device, bytes(8), end - 4) == 4
+    assert edu.me.pread(edu.device, 0, end) == b""
+    reason = "region 0 ends at 0x100000"
+    assert edu.told == [
+        Unanswered("0000:06:00.0", 0, end, 4, False, reason),
+        Unanswered("0000:06:00.0", 0, end, 4, False, reason),
+        Unanswered("0000:06:00.0", 0, end, 4, True, reason),
+    ]
+
+
+# -- pieces --------------------------------------------------------------------------------------
+
+
+def test_registers_are_moved_in_smaller_pieces_than_memory() -> None:
+    edu = Edu("exerciser")
+    file = edu.me.file(edu.device)
+    assert isinstance(file, DeviceFile)
+    assert file.stride(0) == REGISTERS_STRIDE
+    assert file.stride(2 << 40) == file.stride(99 << 40) == 1 << 20

@@ -38,6 +38,11 @@ def test_default_sizes() -> None:
             512,
             "size 0x200 is not a power of two from 0x4 to",
         ),
+        (
+            MemoryBar(0, 1 << 41),
+            1 << 41,
+            "size 0x20000000000 exceeds 0x10000000000, and regions of a device file",
+        ),
         (MemoryBar(0, 2048), 2048, "size 0x800 is not a power of two from 0x1000 to"),
         (MemoryBar(0, 1, kind=BarKind.MEMORY32), 1 << 32, "size 0x100000000 needs a 64-bit BAR"),
     ],

@@ -166,7 +166,7 @@ class TestConstruction:
                 "BAR 0: its registers need 0xb4 bytes",
             ),
             (
-                {"m": MemoryBar(0, 4096), "capabilities": (MsiX(1, bar=0),)},
+                {"m": MemoryBar(0, 4096), "capabilities": (MsiX(1, bar=0, table=4096),)},
                 "BAR 0 cannot hold the MSI-X table",
             ),
             (

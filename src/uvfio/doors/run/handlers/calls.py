@@ -20,18 +20,19 @@ import os
 from typing import TYPE_CHECKING
 
 from uvfio.doors.run.filter.rules import ARG, INT, PAGE_SHIFT, SPLIT
+from uvfio.doors.run.handlers.transfer import finish, read_piece, transfer, write_piece
 from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.stat import pack_stat, pack_stat_32
 from uvfio.doors.run.session.numbers import may_reach
 from uvfio.errors import InvalidArgument
+from uvfio.fops.wire import REGISTERS_STRIDE
 from uvfio.uapi.linux import (
     F_DUPFD,
     F_DUPFD_CLOEXEC,
     F_GETFL,
     MAP_PRIVATE,
     MAP_TYPE,
-    MAX_RW_COUNT,
     O_LARGEFILE,
     PROT_EXEC,
     UIO_MAXIOV,
@@ -46,13 +47,16 @@ if TYPE_CHECKING:
     from uvfio.doors.run.filter.rules import Handler, Key, Request
     from uvfio.doors.run.handlers.copies import Copies
     from uvfio.doors.run.handlers.paths import Paths
+    from uvfio.doors.run.handlers.transfer import Move, Work
     from uvfio.doors.run.session.processes import Process
     from uvfio.doors.run.session.session import Session
+    from uvfio.doors.run.session.tokens import Token
     from uvfio.fops.file import File
 
 __all__ = ["Calls"]
 
-PIECE = 1 << 20  # bytes copied at a time
+PIECE = 1 << 20  # bytes of one write to a sysfs file
+SMALL = REGISTERS_STRIDE  # what one piece takes of any file
 MINUS_ONE = (1 << 64) - 1
 
 
@@ -153,10 +157,10 @@ class Calls:
 
     @staticmethod
     def read_at(process: Process, file: File, address: int, count: int, offset: int) -> int:
-        """Copy up to ``count`` bytes at ``offset`` of ``file`` into the program."""
+        """Copy up to ``count`` bytes at ``offset`` of ``file`` into the program; Deferred for more than one piece."""
         if offset >= 1 << 63:
             raise InvalidArgument("negative offset")
-        if count <= PIECE:
+        if count <= SMALL or count <= file.stride(offset):
             data = file.pread(process, count, offset)
             size = len(data)
             page = address >> PAGE_SHIFT
@@ -172,43 +176,18 @@ class Calls:
             process.memory.write(address, data)
             process.checked(page)
             return size
-        done = 0
-        count = min(count, MAX_RW_COUNT)
-        while done < count:
-            try:
-                data = file.pread(process, min(PIECE, count - done), offset + done)
-                process.memory.write(address + done, data)
-            except OSError:
-                if done:
-                    break
-                raise
-            done += len(data)
-            if len(data) < PIECE:
-                break
-        return done
+        work = transfer(process, file, read_piece, ((address, count),), offset)
+        return finish(work, f"reading {count:#x} bytes of {file.name}")
 
     @staticmethod
     def write_at(process: Process, file: File, address: int, count: int, offset: int) -> int:
-        """Copy up to ``count`` bytes of the program to ``offset`` of ``file``."""
+        """Copy up to ``count`` bytes of the program to ``offset`` of ``file``; Deferred for more than one piece."""
         if offset >= 1 << 63:
             raise InvalidArgument("negative offset")
-        if count <= PIECE:
+        if count <= SMALL or count <= file.stride(offset):
             return file.pwrite(process, process.memory.read(address, count), offset)
-        done = 0
-        count = min(count, MAX_RW_COUNT)
-        while done < count:
-            size = min(PIECE, count - done)
-            try:
-                data = process.memory.read(address + done, size)
-                taken = file.pwrite(process, data, offset + done)
-            except OSError:
-                if done:
-                    break
-                raise
-            done += taken
-            if taken < size:
-                break
-        return done
+        work = transfer(process, file, write_piece, ((address, count),), offset)
+        return finish(work, f"writing {count:#x} bytes of {file.name}")
 
     def pread64_32(self, request: Request) -> int | None:
         """As ``pread64``; the offset is in two words."""
@@ -220,13 +199,13 @@ class Calls:
 
     def read(self, request: Request) -> int | None:
         """Read at the file position and advance it, for all holders of the file: the bytes moved. As ``pread``."""
-        return self._sequential(request, self.read_at)
+        return self._sequential(request, read_piece)
 
     def write(self, request: Request) -> int | None:
         """Write at the file position and advance it, for all holders of the file: the bytes taken. As ``pwrite``."""
-        return self._sequential(request, self.write_at)
+        return self._sequential(request, write_piece)
 
-    def _sequential(self, request: Request, move: Callable[..., int]) -> int | None:
+    def _sequential(self, request: Request, move: Move) -> int | None:
         found = self._find(request)
         if found is None:
             return None
@@ -234,9 +213,12 @@ class Calls:
         token = process.token(request[1], request[6] & INT)
         if token is None:
             return None
-        done = move(process, file.sequential(), request[7], request[8], token.position)
-        token.position += done
-        return done
+        if not request[8]:  # what refuses to be read or written does so also without a byte
+            return move(process, file.sequential(), request[7], 0, token.position)
+        work = transfer(
+            process, file.sequential(), move, ((request[7], request[8]),), token.position
+        )
+        return finish(_advance(token, work), f"moving {request[8]:#x} bytes of {file.name}")
 
     @staticmethod
     def parts(process: Process, address: int, count: int, width: int) -> list[tuple[int, int]]:
@@ -247,9 +229,7 @@ class Calls:
         words = [int.from_bytes(raw[at : at + width], "little") for at in range(0, len(raw), width)]
         return list(zip(words[::2], words[1::2], strict=True))
 
-    def _vector(
-        self, request: Request, move: Callable[..., int], width: int, offset: int | None
-    ) -> int | None:
+    def _vector(self, request: Request, move: Move, width: int, offset: int | None) -> int | None:
         found = self._find(request)
         if found is None:
             return None
@@ -257,7 +237,7 @@ class Calls:
         token = process.token(request[1], request[6] & INT) if offset is None else None
         file = file.sequential() if offset is None else file
         position = offset if offset is not None else token.position if token else 0
-        if file.whole and move == self.write_at:
+        if file.whole and move is write_piece:
             whole = bytearray()
             for base, size in self.parts(process, request[7], request[8], width):
                 whole += process.memory.read(base, min(size, PIECE - len(whole)))
@@ -265,38 +245,29 @@ class Calls:
             if token is not None:
                 token.position += done
             return done
-        done = 0
-        for base, size in self.parts(process, request[7], request[8], width):
-            if not size:
-                continue
-            try:
-                moved = move(process, file, base, size, position + done)
-            except OSError:
-                if done:
-                    break
-                raise
-            done += moved
-            if moved < size:
-                break
+        if position >= 1 << 63:
+            raise InvalidArgument("negative offset")
+        parts = self.parts(process, request[7], request[8], width)
+        work = transfer(process, file, move, parts, position)
         if token is not None:
-            token.position += done
-        return done
+            work = _advance(token, work)
+        return finish(work, f"moving {len(parts)} parts of {file.name}")
 
     def readv(self, request: Request) -> int | None:
         """``read`` into several parts. EINVAL for more than 1024 of them (UIO_MAXIOV)."""
-        return self._vector(request, self.read_at, 8, None)
+        return self._vector(request, read_piece, 8, None)
 
     def writev(self, request: Request) -> int | None:
         """``write`` of several parts; a sysfs file gets them as one. EINVAL for more than 1024 of them."""
-        return self._vector(request, self.write_at, 8, None)
+        return self._vector(request, write_piece, 8, None)
 
     def preadv(self, request: Request) -> int | None:
         """``pread64`` into several parts; the position stays. EINVAL for more than 1024 of them."""
-        return self._vector(request, self.read_at, 8, request[9])
+        return self._vector(request, read_piece, 8, request[9])
 
     def pwritev(self, request: Request) -> int | None:
         """``pwrite64`` of several parts; a sysfs file gets them as one. EINVAL for more than 1024 of them."""
-        return self._vector(request, self.write_at, 8, request[9])
+        return self._vector(request, write_piece, 8, request[9])
 
     def preadv2(self, request: Request) -> int | None:
         """As preadv, but offset -1 is the file position."""
@@ -308,19 +279,19 @@ class Calls:
 
     def readv_32(self, request: Request) -> int | None:
         """As ``readv``; an iovec has words of 4 bytes."""
-        return self._vector(request, self.read_at, 4, None)
+        return self._vector(request, read_piece, 4, None)
 
     def writev_32(self, request: Request) -> int | None:
         """As ``writev``; an iovec has words of 4 bytes."""
-        return self._vector(request, self.write_at, 4, None)
+        return self._vector(request, write_piece, 4, None)
 
     def preadv_32(self, request: Request) -> int | None:
         """As ``preadv``; words of 4 bytes, the offset in two of them."""
-        return self._vector(request, self.read_at, 4, SPLIT.read(request))
+        return self._vector(request, read_piece, 4, SPLIT.read(request))
 
     def pwritev_32(self, request: Request) -> int | None:
         """As ``pwritev``; words of 4 bytes, the offset in two of them."""
-        return self._vector(request, self.write_at, 4, SPLIT.read(request))
+        return self._vector(request, write_piece, 4, SPLIT.read(request))
 
     def preadv2_32(self, request: Request) -> int | None:
         """As ``preadv2``; words of 4 bytes, the offset in two of them."""
@@ -559,3 +530,10 @@ class Calls:
         process = self.session.processes.get(request[1])
         file = process.lookup(request[1], request[ARG + argument] & INT)
         return None if file is None else (process, file)
+
+
+def _advance(token: Token, work: Work) -> Work:
+    """``work``, after which the file position is behind what was moved."""
+    done = yield from work
+    token.position += done
+    return done

@@ -290,7 +290,7 @@ class Process:
 
     def event(self, fd: int) -> EventFd:
         """A reference of our own to the caller's eventfd. BadDescriptor if closed, InvalidArgument if no eventfd."""
-        return EventFd(self._take(fd), self.processes.reactor)
+        return EventFd(self._take(fd), self.processes.reactor, self.processes.by_tgid.keys)
 
     def _take(self, fd: int) -> int:
         """``copy_descriptor``, with conditions for errors."""

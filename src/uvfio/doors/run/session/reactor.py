@@ -19,7 +19,7 @@ import heapq
 import os
 import select
 from collections import deque
-from itertools import count
+from itertools import chain, count
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from uvfio.doors.run.linux import syscalls as sc
 from uvfio.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from threading import Condition
 
 __all__ = ["EventFd", "Reactor", "RunTimer"]
@@ -256,13 +256,16 @@ class Reactor:
 class EventFd:
     """A reference to an eventfd of the program. InvalidArgument if ``fd`` is another kind of file.
 
-    Takes over ``fd``.
+    Takes over ``fd``. ``holders`` gives the processes that may have it, the likely ones.
     """
 
-    __slots__ = ("_reactor", "_space", "_stop", "fd")
+    __slots__ = ("_holders", "_reactor", "_space", "_stop", "fd")
 
-    def __init__(self, fd: int, reactor: Reactor) -> None:
+    def __init__(
+        self, fd: int, reactor: Reactor, holders: Callable[[], Iterable[int]] = tuple
+    ) -> None:
         self.fd = fd
+        self._holders = holders
         self._reactor = reactor
         self._stop: Callable[[], None] | None = None
         if os.readlink(f"/proc/self/fd/{fd}") != EVENTFD_LINK:
@@ -282,6 +285,15 @@ class EventFd:
         self._stop = self._reactor.watch(self.fd, callback, edge=True)
         return self._stop
 
+    def abandoned(self) -> bool:
+        """Whether no other process has it open. The reference here keeps the kernel from telling (EPOLLHUP), so the
+        descriptors of processes are looked through: those of its programs first, then all. One that is on its way in
+        a message of a socket is not found."""
+        number = eventfd_number("self", str(self.fd))
+        known = [str(pid) for pid in self._holders()]
+        others = (name for name in os.listdir("/proc") if name.isdigit())
+        return not any(_has_eventfd(pid, number) for pid in chain(known, others))
+
     def close(self) -> None:
         """Drop this reference (idempotent)."""
         if self.fd >= 0:
@@ -292,6 +304,28 @@ class EventFd:
 
     def __del__(self) -> None:
         self.close()
+
+
+def eventfd_number(pid: str, fd: str) -> int:
+    """The number of the eventfd behind a descriptor: descriptors of one eventfd have the same. OSError."""
+    with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
+        return int(file.read().partition(b"eventfd-id:")[2].split()[0])
+
+
+def _has_eventfd(pid: str, number: int) -> bool:
+    if pid == str(os.getpid()):
+        return False
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                link = os.readlink(f"/proc/{pid}/fd/{fd}")
+                if link == EVENTFD_LINK and eventfd_number(pid, fd) == number:
+                    return True
+            except OSError:
+                continue  # closed meanwhile
+    except OSError:
+        pass  # it has ended, or is another user's
+    return False
 
 
 def _raise_again() -> None:

@@ -20,11 +20,13 @@ import os
 import resource
 from typing import TYPE_CHECKING, Final
 
+from uvfio.core.waiting import Steps
 from uvfio.doors.run.filter.build import reserved_range
 from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
 from uvfio.doors.run.linux.output import say
+from uvfio.doors.run.session.pieces import Pieces
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
@@ -81,6 +83,7 @@ class Session:
             lambda: report_bug("a timer or an event; the run goes on without it")
         )
         self.waits = Waits(self.reactor)
+        self.pieces = Pieces(self.reactor)
         polls = Polls(self.reactor, lambda: report_bug("a store in mapped registers"))
         self.tokens = Tokens(
             scratch,
@@ -164,11 +167,16 @@ class Session:
             if error is not None and not isinstance(error, OSError):
                 report_bug(f"system call {request[3]} of task {request[1]}, which waited", error)
                 error = OSError(errno.EIO, str(error))
-            answer(later.value if error is None else 0, error)
+            value = wait.value if isinstance(wait, Steps) else later.value
+            answer(value if error is None else 0, error)
             for told in later.answered:
-                told(later.value if error is None else error)
+                told(value if error is None else error)
 
-        self.waits.add(later.wait, finish, alive)
+        wait = later.wait
+        if isinstance(wait, Steps):
+            self.pieces.add(wait, finish, alive)
+        else:
+            self.waits.add(wait, finish, alive)
 
     def defer_notification(self, request: Request, later: Deferred) -> None:
         """``defer`` a call that waits for its notification's answer."""

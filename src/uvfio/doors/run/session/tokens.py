@@ -95,6 +95,7 @@ class Tokens:
         self._tokens: dict[tuple[int, int], Token] = {}
         self._watches: dict[int, Token] = {}
         self._closing: dict[Token, None] = {}  # closed by a program; a set, in order
+        self._behind: dict[File, int] = {}  # how many times a file is behind tokens
         self._memory: dict[str, Token] = {}
         self._memory_keys: set[tuple[int, int]] = set()
 
@@ -146,12 +147,14 @@ class Tokens:
                 os.close(token.pin)
             raise
         token.files.append(file)
+        self._behind[file] = self._behind.get(file, 0) + 1
         self._tokens[token.key] = token
         return fd
 
     def abort(self, token: Token, fd: int, file: File) -> None:
         """Undo ``create`` after an error; the caller releases ``file``."""
         token.files.remove(file)
+        self._leave(file)
         if not token.files:
             self._closing.pop(token, None)
             self._unwatch(token)
@@ -197,11 +200,15 @@ class Tokens:
         for token in list(self._tokens.values()):
             self._release(token)
 
+    def _leave(self, file: File) -> bool:
+        """``file`` is behind one token less; returns whether that was the last."""
+        left = self._behind.pop(file) - 1
+        if left:
+            self._behind[file] = left
+        return not left
+
     def _release(self, token: Token) -> None:
-        others = [
-            file for other in self._tokens.values() if other is not token for file in other.files
-        ]
-        token.files = [file for file in dict.fromkeys(token.files) if file not in others]
+        token.files = [file for file in token.files if self._leave(file)]
         if self.on_release:
             self.on_release(token)
         self._closing.pop(token, None)

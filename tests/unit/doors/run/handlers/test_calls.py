@@ -23,6 +23,7 @@ from uvfio.doors.run.session.processes import CHECKS
 from uvfio.fops.rfc2011.device import DeviceFile
 from uvfio.fops.rfc2011.group import GroupFile
 from uvfio.fops.rfc2011.iommu import IommuFile
+from uvfio.fops.wire import REGISTERS_STRIDE
 from uvfio.uapi import rfc
 
 CONFIG = rfc.VFIO_PCI_CONFIG_REGION_INDEX << 40
@@ -537,3 +538,37 @@ def test_llseek_of_i386_answers_in_memory(bench: Bench) -> None:
     assert puppet.call("_llseek", fd, 0xFFFFFFFF, 0xFFFFFFFF, place, os.SEEK_SET) == -errno.EINVAL
     assert puppet.call("_llseek", fd, 0, 4, 0, os.SEEK_SET) == -errno.EFAULT
     assert puppet.call("_llseek", bench.device, 0, 4, place, os.SEEK_SET) == -errno.ESPIPE
+
+
+# -- long calls ----------------------------------------------------------------------------------------
+
+
+def test_many_registers_are_moved_in_pieces() -> None:
+    """Each piece is a turn of the loop, in which others are served."""
+    with Stage("edu@0000:07:00.0,group=7") as stage:
+        bench = Bench(stage)
+        size, pieces = 8 * REGISTERS_STRIDE + 4, stage.session.pieces
+        data = bench.pread(size, 0)
+        assert isinstance(data, bytes)
+        assert (len(data), data[:4], pieces.done) == (size, bench.pread(4, 0), 8)
+        assert bench.pwrite(bytes(size), 0) == size
+        assert pieces.done == 16
+        at, token = bench.puppet.pages(40), stage.process.token(bench.puppet.pid, bench.device)
+        assert token is not None
+        assert bench.puppet.must("read", bench.device, at, size) == size
+        assert (token.position, pieces.done) == (size, 24)
+        parts = bench.vector(*[(at, REGISTERS_STRIDE // 2)] * 5)
+        assert bench.puppet.must("preadv", bench.device, parts, 5, *bench.at_offset(0)) == 20480
+        assert pieces.done == 26
+        assert len(bench.pread(size, (1 << 20) - 4096)) == 4096  # type: ignore[arg-type]
+        assert pieces.done == 26
+        assert len(pieces) == 0
+
+
+def test_memory_is_moved_in_large_pieces() -> None:
+    with Stage("exerciser@0000:07:00.0,group=7,memory=4194304") as stage:
+        bench, at = Bench(stage), stage.puppet.pages(1024)
+        assert bench.puppet.must("pread64", bench.device, at, 4 << 20, MEMORY_BAR) == 4 << 20
+        assert stage.session.pieces.done == 3
+        assert bench.puppet.must("pread64", bench.device, at, 1 << 20, MEMORY_BAR) == 1 << 20
+        assert stage.session.pieces.done == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -548,3 +549,43 @@ def test_no_exception_of_a_callback_gets_out(error: BaseException) -> None:
     assert errors == [type(error)] * 2
     os.close(ready)
     reactor.close()
+
+
+# -- who has an eventfd --------------------------------------------------------------------------------
+
+
+def test_an_eventfd_is_abandoned_when_no_other_process_has_it(reactor: Reactor) -> None:
+    """Also not one that nobody has told of; another eventfd of it does not count."""
+    fd = os.eventfd(0)
+    event = EventFd(os.dup(fd), reactor)
+    reading, writing = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"import os; os.eventfd(0); os.read({reading}, 1)"],
+        pass_fds=(fd, reading),
+    )
+    os.close(fd)
+    assert not event.abandoned()
+    os.write(writing, b"x")
+    child.wait()
+    for end in (reading, writing):
+        os.close(end)
+    assert event.abandoned()
+    event.close()
+
+
+def test_the_likely_holders_are_looked_at_first(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = os.eventfd(0)
+    event = EventFd(os.dup(fd), reactor, lambda: (os.getppid(), 1))
+    looked: list[str] = []
+
+    def has(pid: str, number: int) -> bool:
+        looked.append(pid)
+        return pid == "1"
+
+    monkeypatch.setattr("uvfio.doors.run.session.reactor._has_eventfd", has)
+    assert not event.abandoned()
+    assert looked == [str(os.getppid()), "1"]
+    event.close()
+    os.close(fd)

@@ -303,6 +303,27 @@ def test_several_at_once(tokens: Tokens) -> None:
     assert len(tokens) == 0
 
 
+class Unlisted(dict[tuple[int, int], Token]):
+    """Tokens that are found by their key and never gone through one by one."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        raise AssertionError("a release goes through all tokens")
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+def test_a_release_does_not_depend_on_how_many_tokens_there_are(tokens: Tokens) -> None:
+    files = [CountedFile(str(n)) for n in range(40)]
+    fds = [tokens.create(file)[1] for file in files]
+    kept, tokens._tokens = tokens._tokens, Unlisted(tokens._tokens)
+    for fd in fds:
+        os.close(fd)
+    tokens.drain()
+    tokens._tokens, left = kept, len(tokens)
+    assert (left, [file.releases for file in files]) == (0, [1] * 40)
+    kept.clear()
+
+
 def test_inodes_are_not_used_again_too_soon(tokens: Tokens) -> None:
     """A file that was closed a moment ago is not mistaken for the one that is made now."""
     for n in range(50):
