@@ -6,6 +6,7 @@ Tools that are not installed skip their test here and fail it where CI is set.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -241,3 +242,44 @@ def test_every_verb_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     missing = [verb for verb in VERBS if f"uvfio {verb}" not in readme]
     assert not missing or len(readme) < 100, missing
+
+
+# -- what the tests leave --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_the_tests_leave_nothing_in_the_temporary_folder(workers: str, tmp_path: Path) -> None:
+    """Neither tests that write files nor those that compile programs."""
+    names = ("tests/unit/cli/test_machinefile.py", "tests/e2e/test_mapped_registers.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", workers, "-p", "no:cacheprovider", *names],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_failed_tests_wrote_stays(tmp_path: Path) -> None:
+    failing = tmp_path / "test_failing.py"
+    failing.write_text("def test_it(tmp_path):\n    (tmp_path / 'a').touch()\n    assert False\n")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider"),
+            *("-c", str(ROOT / "pyproject.toml"), "-p", "conftest", str(failing)),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout
+    (kept,) = scratch.iterdir()
+    assert f"what the tests wrote is in {kept}" in done.stdout
+    assert [path.name for path in kept.rglob("a")] == ["a"]
