@@ -252,7 +252,7 @@ class Session:
             if self.observers:
                 from uvfio.doors.run.session.events import FileReleased
 
-                self.emit(FileReleased(file.name))
+                self.emit(FileReleased(file.name, file.device_name))
 
     def report_unreadable(self, tid: int, failure: Unreadable) -> None:
         """Report why a program sees EPERM in all its calls; once for each process."""
