@@ -1,12 +1,19 @@
 # uvfio. `make help` lists what there is.
 #
 # Every target sets up what it needs: a virtual environment in .venv, made again when pyproject.toml
-# changes. Nothing needs root and nothing is written outside this folder.
+# changes. Nothing needs root and nothing is written outside this folder. With PYTHON=python3.13 the
+# environment is build/venv-3.13.X, so one interpreter does not take the place of another.
 
-PYTHON ?= python3
+DEFAULT := python3
+PYTHON ?= $(DEFAULT)
+TESTS ?= tests
 CC ?= cc
 CFLAGS ?= -O2 -Wall -Wextra -Werror
+ifeq ($(PYTHON),$(DEFAULT))
 VENV := .venv
+else
+VENV := build/venv-$(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
+endif
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.uvfio-installed
 TYPED := src tests $(sort $(dir $(wildcard examples/*.py bench/*.py)))
@@ -27,8 +34,8 @@ demo: $(STAMP) build/edu_driver ## a C driver drives a device that is written in
 	@printf '\n== What it asked of the kernel that is not there: uvfio run --trace ./build/edu_driver\n\n'
 	@$(BIN)/uvfio run --trace -- ./build/edu_driver 2>&1 >/dev/null
 
-test: $(STAMP) ## all tests but the long ones
-	$(BIN)/pytest -n auto
+test: $(STAMP) ## all tests but the long ones, or TESTS="FOLDER..."
+	$(BIN)/pytest -n auto $(TESTS)
 
 lint: $(STAMP) ## format, rules, types, and the arrow of imports
 	$(BIN)/ruff format --check .
@@ -71,7 +78,7 @@ $(STAMP): pyproject.toml
 	    echo "uvfio: $(PYTHON) must be Python 3.11 or later; say which: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "uvfio: $(PYTHON) cannot make virtual environments; install python3-venv: apt install python3-venv" >&2; exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || { mkdir -p $(dir $(VENV)) && $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]' || { \
 	    echo "uvfio: pip could not install what pyproject.toml asks for; is there a network?" >&2; exit 1; }
 	@touch $@

@@ -6,6 +6,9 @@ Comments in the text tell what to do with the fenced block that follows::
     <!-- insert: NAME -->   the block goes in front of the line "/* more */" of this file
     <!-- run --> or <!-- run: 1 -->     its commands are run, must end with this status, and print these lines
 
+    <!-- background -->     its command is started, must print these lines, and goes on until the document is done;
+                            then its standard input ends, and it must end with status 0
+
 A document's blocks are done in order, in a folder of its own. Numbers of threads and addresses of programs count
 as equal, and a line "..." stands for any lines. Every ``uvfio`` command line must parse, run or not.
 """
@@ -18,6 +21,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,6 +200,7 @@ def same(line: str) -> str:
     """The line without what differs from run to run."""
     line = re.sub(r"^\d+ (?=\w+\()", "TID ", line.rstrip())
     line = re.sub(r"0x7f[0-9a-f]{6,}", "ADDRESS", line)
+    line = re.sub(r"\bpid \d+", "pid PID", line)
     return re.sub(r'"pid": \d+', '"pid": PID', line)
 
 
@@ -208,17 +213,53 @@ def same(line: str) -> str:
 def test_what_is_shown_happens(text: Path, tmp_path: Path) -> None:
     env = ready(tmp_path)
     work = tmp_path / "work"
-    for block in blocks(text):
-        kind, _, rest = block.order.partition(": ")
-        if kind == "file":
-            (work / rest).write_text(block.text)
-        elif kind == "insert":
-            before, mark, after = (work / rest).read_text().partition("\t/* more */\n")
-            assert mark, f"{name_of(text)}:{block.line}: {rest} has no place to insert at"
-            (work / rest).write_text(f"{before}\n{block.text}{mark}{after}")
-        elif kind == "run":
-            for command, shown in block.commands:
-                follow(command, shown, int(rest or 0), work, env, f"{name_of(text)}:{block.line}")
+    with ExitStack() as background:
+        for block in blocks(text):
+            where = f"{name_of(text)}:{block.line}"
+            if block.order == "background":
+                for command, shown in block.commands:
+                    background.enter_context(going_on(command, shown, work, env, where))
+            else:
+                done(text, block, work, env, where)
+
+
+def done(text: Path, block: Block, work: Path, env: dict[str, str], where: str) -> None:
+    """Do what the comment in front of the block says."""
+    kind, _, rest = block.order.partition(": ")
+    if kind == "file":
+        (work / rest).write_text(block.text)
+    elif kind == "insert":
+        before, mark, after = (work / rest).read_text().partition("\t/* more */\n")
+        assert mark, f"{where}: {rest} has no place to insert at"
+        (work / rest).write_text(f"{before}\n{block.text}{mark}{after}")
+    elif kind == "run":
+        for command, shown in block.commands:
+            follow(command, shown, int(rest or 0), work, env, where)
+
+
+@contextmanager
+def going_on(
+    command: str, shown: list[str], work: Path, env: dict[str, str], where: str
+) -> Iterator[None]:
+    """The command runs, and has printed what is shown."""
+    with subprocess.Popen(
+        ["sh", "-c", f"exec {command}"],
+        cwd=work,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            for line in shown:
+                assert same(process.stdout.readline()) == same(line), f"{where}: {command}"
+            yield
+        finally:
+            process.stdin.close()
+            status = process.wait(60)
+    assert status == 0, f"{where}: {command} ended with status {status}"
 
 
 def follow(

@@ -1,8 +1,8 @@
 """Compile the C programs of the end-to-end tests, each once.
 
-``compile("threads")`` gives the path of the built program. Builds are kept in a directory of the user's
-own below the temporary directory, under a name that contains a hash of everything the build depends on,
-so an edited source is built anew and parallel test processes share what is there.
+``compile("threads")`` gives the path of the built program. Builds are kept in build/programs, under a name that
+contains a hash of everything the build depends on, so an edited source is built anew and parallel test processes share
+what is there. Where that folder cannot be written to, they go to the temporary folder.
 
 Called as a script it builds the programs named, or all, and prints their paths::
 
@@ -77,10 +77,12 @@ def missing(*, static: bool = False, m32: bool = False) -> str:
     """Why such programs cannot be built or run here; empty if they can. Made for ``pytest.skip``."""
     if shutil.which(CC) is None:
         return f"no C compiler ({CC})"
-    source = cache_directory() / f"probe-{os.getpid()}.c"
+    variant = (*(["-static"] if static else []), *(["-m32"] if m32 else []))
+    program = cache_directory() / f"probe-{os.getpid()}"
+    source = program.with_suffix(".c")
     source.write_text('#include <stdio.h>\nint main(void) { return puts("") < 0; }\n')
     try:
-        program = compile(source, static=static, m32=m32)
+        build(source, program, *variant)
         subprocess.run([program], check=True, capture_output=True)
     except BuildError:
         return f"no C library for {'32-bit' if m32 else ''}{' static' if static else ''} programs"
@@ -88,6 +90,7 @@ def missing(*, static: bool = False, m32: bool = False) -> str:
         return f"such programs do not run here: {error}"
     finally:
         source.unlink()
+        program.unlink(missing_ok=True)
     return ""
 
 
@@ -100,11 +103,17 @@ def compiler() -> str:
 @cache
 def cache_directory() -> Path:
     """Where builds are kept: ours alone, or programs of somebody else could be waiting there."""
-    directory = Path(tempfile.gettempdir()) / f"uvfio-programs-{os.getuid()}"
-    directory.mkdir(mode=0o755, exist_ok=True)
-    about = directory.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
-        return Path(tempfile.mkdtemp(prefix="uvfio-programs-"))
+    directory = ROOT / "build" / "programs"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        about = directory.lstat()
+        if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid():
+            directory.chmod(0o755)  # whatever the umask is: other users run what is there
+            return directory
+    except OSError:
+        pass  # the project's folder is read-only, or another user's
+    directory = Path(tempfile.mkdtemp(prefix="uvfio-programs-"))
+    directory.chmod(0o755)
     return directory
 
 

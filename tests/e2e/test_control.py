@@ -73,6 +73,32 @@ def test_the_command(tmp_path: Path) -> None:
     assert "the machine has no device 0000:09:00.0" in done.stderr
 
 
+@pytest.mark.parametrize("mode", ["type1v2", "iommufd", "2011"])
+def test_the_owner_of_a_context(mode: str, tmp_path: Path) -> None:
+    """The process that opened the container or the iommufd, or, of 2011, whose memory is mapped."""
+    path = str(tmp_path / "control")
+    words = ("run", *TWO, "--control", path, "--", sys.executable, "-c", OWNER, path, mode)
+    pid, owner = run_uvfio(*words).ok().stdout.strip().split(maxsplit=1)
+    assert owner == f"group 7: owned by pid {pid}, 0 mappings, 0 faults"
+
+
+OWNER = """
+import fcntl, os, struct, subprocess, sys
+path, mode = sys.argv[1:]
+if mode == "type1v2":
+    group, container = (os.open(f"/dev/vfio/{name}", os.O_RDWR) for name in ("7", "vfio"))
+    fcntl.ioctl(group, 0x3B68, struct.pack("<i", container))
+elif mode == "iommufd":
+    iommufd, device = os.open("/dev/iommu", os.O_RDWR), os.open("/dev/vfio/devices/vfio0", os.O_RDWR)
+    fcntl.ioctl(device, 0x3B76, bytearray(struct.pack("<IIiI", 16, 0, iommufd, 0)), True)
+else:
+    group = os.open("/dev/vfio/7", os.O_RDWR)
+    fcntl.ioctl(group, 0x3B67)
+done = subprocess.run([sys.executable, "-m", "uvfio", "ctl", path, "status"], capture_output=True, text=True)
+print(os.getpid(), *[line for line in done.stdout.splitlines() if line.startswith("group")], done.stderr)
+"""
+
+
 def test_nobody_answers(tmp_path: Path) -> None:
     done = run_uvfio("ctl", str(tmp_path / "none"), "status")
     assert done.status == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ PATIENCE = 60.0  # it touches 256 MiB before it says anything
 PROMPT = "testpmd> "
 PREFIX = f"uvfio-{os.getpid()}"
 SOURCE = Path(__file__).parent / "dpdk" / "frames.c"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/howto/dpdk.md"
 
 
 def eal(*ports: str) -> list[str]:
@@ -146,6 +148,32 @@ def test_an_ordinary_user(runtime: Path) -> None:
         while port_counters(run, 0)[0] < 100:
             pass
         run.send("stop\nquit\n")
+        run.expect("Bye...", timeout=PATIENCE)
+        run.finish().ok()
+
+
+def test_the_first_command_of_the_document(runtime: Path) -> None:
+    """As an ordinary user, whose limit of locked memory is small: it finds its port and frames go round."""
+    user = NOBODY if os.getuid() == 0 else None
+    command = re.search(r"^\$ uvfio (run .*)$", DOCUMENT.read_text(), re.MULTILINE)
+    assert command is not None
+    words = shlex.split(command[1])
+    at = words.index("--") + 1
+    words[at] = require_program(words[at])
+    begin = ["env", f"XDG_RUNTIME_DIR={runtime}", "stdbuf", "-oL"]
+    words = [
+        *words[:at],
+        *begin,
+        words[at],
+        "--no-shconf",
+        f"--file-prefix={PREFIX}",
+        *words[at + 1 :],
+    ]
+    with Uvfio(*words, user=user) as run:
+        run.expect("Port 0 Link up", timeout=PATIENCE)
+        for _ in range(2):
+            run.expect("NIC statistics for port 0", timeout=PATIENCE)
+        run.signal(signal.SIGINT)
         run.expect("Bye...", timeout=PATIENCE)
         run.finish().ok()
 

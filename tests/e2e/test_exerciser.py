@@ -106,7 +106,10 @@ def test_the_supervisor_keeps_nothing_of_mapped_memory(program: Programs) -> Non
 
 def test_a_trace_of_mappings(program: Programs) -> None:
     trace = run_uvfio("run", "--trace", "-d", DEVICE, "--", program("exerciser_mmap")).ok().stderr
-    assert "mmap(0x100000, 770<anon_inode:[vfio-device]>, region 2 + 0x0) = mapped\n" in trace
+    assert (
+        "mmap(0x100000, 770<anon_inode:[vfio-device] 0000:01:00.0>, region 2 + 0x0) = mapped\n"
+        in trace
+    )
     assert "region 0 + 0x0) = -1 EINVAL (" in trace
     assert "dma 0000:01:00.0 fault iova 0x110000 write: not mapped" in trace
 

@@ -32,15 +32,21 @@ def test_a_loop_over_a_register(python: Callable[..., list[str]]) -> None:
     lines = run_uvfio("run", "--trace", "--", *python(READS_IN_A_LOOP)).ok().stderr.splitlines()
     pid = lines[0].split()[0]
     assert pid.isdigit()
-    device = f"{pid} pread(769<anon_inode:[vfio-device]>"
+    device = f"{pid} pread(769<anon_inode:[vfio-device] 0000:06:0d.0>"
     assert lines[:3] == [
         f'{pid} openat("/dev/vfio/240") = 768',
         f'{pid} ioctl(768</dev/vfio/240>, VFIO_GROUP_GET_DEVICE_FD, "0000:06:0d.0") = 769',
-        f"{pid} pwrite(769<anon_inode:[vfio-device]>, 0x6, 2, region 7 + 0x4) = 2",
+        f"{pid} pwrite(769<anon_inode:[vfio-device] 0000:06:0d.0>, 0x6, 2, region 7 + 0x4) = 2",
     ]
     assert lines[3:8] == [f"{device}, 0x10000ed, 4, region 0 + 0x0) = 4"] * 5
-    assert lines[8] == f"{pid} pwrite(769<anon_inode:[vfio-device]>, 0x1234, 4, region 0 + 0x4) = 4"
-    assert lines[-2:] == ["released anon_inode:[vfio-device]", "released /dev/vfio/240"]
+    assert (
+        lines[8]
+        == f"{pid} pwrite(769<anon_inode:[vfio-device] 0000:06:0d.0>, 0x1234, 4, region 0 + 0x4) = 4"
+    )
+    assert lines[-2:] == [
+        "released anon_inode:[vfio-device] 0000:06:0d.0",
+        "released /dev/vfio/240",
+    ]
 
 
 MAINLINE = """
@@ -74,7 +80,7 @@ def test_the_calls_of_today(python: Callable[..., list[str]]) -> None:
     pid = done.stderr.split()[0]
     lines = [line.removeprefix(f"{pid} ") for line in done.stderr.splitlines()]
     group, container = "768</dev/vfio/240>", "769</dev/vfio/vfio>"
-    device = "770<anon_inode:[vfio-device]>"
+    device = "770<anon_inode:[vfio-device] 0000:06:0d.0>"
     address = re.search(rf"vaddr=({ADDRESS})", done.stderr)
     assert address is not None
     mapped = f"vaddr={address[1]}, iova=0x10000, size=0x1000"
@@ -106,7 +112,7 @@ def test_the_calls_of_today(python: Callable[..., list[str]]) -> None:
     ]
     assert lines[-3:] == [
         f"released {name}"
-        for name in ("anon_inode:[vfio-device]", "/dev/vfio/vfio", "/dev/vfio/240")
+        for name in ("anon_inode:[vfio-device] 0000:06:0d.0", "/dev/vfio/vfio", "/dev/vfio/240")
     ]
 
 

@@ -111,5 +111,10 @@ def _print_status(answer: dict[str, Any]) -> None:
             f"group {'+'.join(context['groups'])}: owned by {owner}, "
             f"{context['mappings']} mappings, {context['faults']} faults"
         )
+    for device in answer["machine"]["devices"]:
+        numbers = device.get("statistics")
+        if numbers:
+            words = ", ".join(f"{name} {value}" for name, value in numbers.items())
+            print(f"{device['address']}: {words}")
     run = answer["run"]
     print(f"{run['processes']} processes, {run['open_files']} open VFIO files")

@@ -70,30 +70,32 @@ def tree(words: list[str]) -> int:
 
 def picture(about: dict[str, Any]) -> output.Branch:
     """What ``Machine.describe`` returned, as a tree of IOMMUs, groups and devices."""
+    names = PciIds()
+    devices: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for dev in about["devices"]:
+        devices.setdefault((dev["bus"], dev["group"]), []).append(dev)
     iommus = [
         output.Branch(
             f"{iommu['name']}: {_iommu(iommu)}",
             [
-                _picture_of_group(group, about)
+                _picture_of_group(group, devices, names)
                 for group in about["groups"]
                 if group["iommu"] == iommu["name"]
             ],
         )
         for iommu in about["iommus"]
     ]
-    alone = [_picture_of_group(group, about) for group in about["groups"] if not group["iommu"]]
+    alone = [
+        _picture_of_group(group, devices, names) for group in about["groups"] if not group["iommu"]
+    ]
     if alone:
         iommus.append(output.Branch(_NO_IOMMU, alone))
     return iommus[0] if len(iommus) == 1 else output.Branch("machine", iommus)
 
 
-def _picture_of_group(group: dict[str, Any], about: dict[str, Any]) -> output.Branch:
-    names = PciIds()
-    devices = [
-        dev
-        for dev in about["devices"]
-        if dev["bus"] == group["bus"] and dev["address"] in group["devices"]
-    ]
+def _picture_of_group(
+    group: dict[str, Any], devices: dict[tuple[str, int], list[dict[str, Any]]], names: PciIds
+) -> output.Branch:
     return output.Branch(
         f"group {group['number']}: {group['node']}, {_state(group)}",
         [
@@ -102,7 +104,7 @@ def _picture_of_group(group: dict[str, Any], about: dict[str, Any]) -> output.Br
                 + _in_brackets(_name(dev, names))
                 + _in_brackets(_kin(dev))
             )
-            for dev in devices
+            for dev in devices.get((group["bus"], group["number"]), ())
         ],
     )
 

@@ -2,6 +2,7 @@
 
 For people at a terminal rich draws them; into a pipe or a file they go as plain text that is never cut
 to a width, because scripts and bug reports read it. Without rich installed the plain form serves both.
+At a terminal that is too narrow nothing is cut either: lines go on below.
 ``NO_COLOR`` is respected (rich does), and so is a terminal that calls itself dumb.
 """
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Branch", "facts", "print_json", "size", "table", "tree"]
 
+_LEAST = 12  # columns for the last cells of a table
 _UNITS = ((1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"))
 
 
@@ -45,28 +47,42 @@ def size(number: int) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns; the last one may be as long as it likes."""
+    """Columns; the last one may be as long as it likes.
+
+    At a terminal the last one is wrapped; the others, which identify a thing, stay whole. Where that leaves less than
+    ``_LEAST`` columns for the last one, the lines are as in a file and the terminal breaks them.
+    """
     rows = list(rows)
     console = _console()
+    widths = _widths(headers, rows)
     if console is None:
         print("\n".join(_plain_table(headers, rows)))
+        return
+    if sum(width + 2 for width in widths[:-1]) + min(widths[-1], _LEAST) > console.width:
+        for number, line in enumerate(_plain_table(headers, rows)):
+            console.print(line, style="" if number else "bold", soft_wrap=True)
         return
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*headers, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for number, header in enumerate(headers, 1):
+        drawn.add_column(header, no_wrap=number < len(headers), overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     console.print(drawn)
 
 
 def _plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [headers, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    widths = _widths(headers, rows)
     return [
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+        for line in (headers, *rows)
     ]
+
+
+def _widths(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(line[column]) for line in (headers, *rows)) for column in range(len(headers))]
 
 
 def tree(root: Branch) -> None:

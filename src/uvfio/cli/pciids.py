@@ -1,16 +1,19 @@
 """Names of vendors, devices and classes, from the system's pci.ids if it has one.
 
-The file is searched and not parsed: a lookup costs a fraction of reading it into tables, and a verb makes
-a few. The names are decoration; without the file there are just the numbers. ``$UVFIO_PCI_IDS`` names
-another file.
+The file is read once, and one pass over it finds where each vendor and each class begins; a lookup searches the lines
+of one vendor. So 200 devices cost little more than one, whether or not the file knows them. A verb makes one ``PciIds``
+for all that it prints. The names are decoration; without the file there are just the numbers. ``$UVFIO_PCI_IDS``
+names another file.
 """
 
 from __future__ import annotations
 
 import os
+import re
 
 __all__ = ["PciIds"]
 
+TOP = re.compile(rb"\n(?:C )?[0-9a-f]+(?=  )")  # the first line of a vendor or a class
 PATHS = ("/usr/share/hwdata/pci.ids", "/usr/share/misc/pci.ids", "/usr/share/pci.ids")
 
 
@@ -20,7 +23,7 @@ class PciIds:
     def __init__(self, path: str | None = None) -> None:
         given = path or os.environ.get("UVFIO_PCI_IDS")
         self._paths = (given,) if given else PATHS
-        self._data: bytes | None = None
+        self._blocks: dict[bytes, bytes] | None = None
 
     def vendor(self, vendor: str) -> str:
         """The name of vendor "8086"."""
@@ -40,8 +43,20 @@ class PciIds:
         return f"{name} ({interface})" if interface else name
 
     def _block(self, kind: str, number: str) -> bytes:
-        """The entry's line and the indented lines below it, or nothing."""
-        return self._within(self._read(), f"{kind}{number}  ")
+        """The entry's line and the lines below it, or nothing."""
+        if self._blocks is None:
+            self._blocks = self._pass(self._read())
+        return self._blocks.get(f"\n{kind}{number}".encode(), b"")
+
+    @staticmethod
+    def _pass(data: bytes) -> dict[bytes, bytes]:
+        """The blocks of the file by the beginning of their first line; of two with one number, the first."""
+        found: dict[bytes, bytes] = {}
+        heads = list(TOP.finditer(data))
+        ends = [*(head.start() for head in heads[1:]), len(data)]
+        for head, end in zip(heads, ends, strict=False):
+            found.setdefault(head[0], data[head.start() : end])
+        return found
 
     @staticmethod
     def _within(data: bytes, prefix: str) -> bytes:
@@ -61,13 +76,10 @@ class PciIds:
         return line.partition(b"  ")[2].decode(errors="replace").strip()
 
     def _read(self) -> bytes:
-        if self._data is None:
-            self._data = b"\n"
-            for path in self._paths:
-                try:
-                    with open(path, "rb") as file:
-                        self._data = b"\n" + file.read()
-                    break
-                except OSError:
-                    continue
-        return self._data
+        for path in self._paths:
+            try:
+                with open(path, "rb") as file:
+                    return b"\n" + file.read()
+            except OSError:
+                continue
+        return b"\n"

@@ -27,9 +27,13 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 __all__ = [
+    "DeviceBound",
+    "DevicePlugged",
     "DeviceRequested",
     "DeviceRevoked",
     "DeviceTainted",
+    "DeviceUnbound",
+    "DeviceUnplugged",
     "Fault",
     "FrameworkEvent",
     "GroupAdded",
@@ -220,6 +224,62 @@ class Unanswered(_Base):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class DevicePlugged(_Base):
+    """A device is known to the framework and in its group (``Framework.add_device``); it has no driver yet.
+
+    Emitted under the framework's lock, after ``GroupAdded`` if the group is new. A device that is refused afterwards
+    leaves with ``DeviceUnplugged``.
+    """
+
+    kind = "plug"
+
+    device: str
+    bus: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUnplugged(_Base):
+    """The bus lost a device (``Framework.del_device``), which may be in use still.
+
+    Emitted under the framework's lock, before the group goes (``GroupRemoved``).
+    """
+
+    kind = "unplug"
+
+    device: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBound(_Base):
+    """A driver has the device: VFIO's (``Framework.bind_device``) or one of the host (``bind_foreign``).
+
+    Emitted under the framework's lock.
+    """
+
+    kind = "bind"
+
+    device: str
+    driver: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUnbound(_Base):
+    """A driver has let go of the device: an unbind is done (``Release.poll``), or a driver of the host left.
+
+    Emitted under the framework's lock, before what goes with it is removed.
+    """
+
+    kind = "unbind"
+
+    device: str
+    driver: str
+    group: str
+
+
 FrameworkEvent = (
     GroupAdded
     | GroupRemoved
@@ -231,6 +291,10 @@ FrameworkEvent = (
     | Interrupt
     | InterruptLost
     | Unanswered
+    | DevicePlugged
+    | DeviceUnplugged
+    | DeviceBound
+    | DeviceUnbound
 )  # fmt: skip
 
 Observer = Callable[[FrameworkEvent], None]

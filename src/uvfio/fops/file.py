@@ -141,6 +141,11 @@ class File:
         """The iommufd context, if this is an open /dev/iommu."""
         return None
 
+    @property
+    def device_name(self) -> str | None:
+        """The device that the file belongs to if its name does not tell, for traces; None for other files."""
+        return self.region_memory
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 

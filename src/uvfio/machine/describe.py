@@ -60,6 +60,7 @@ def describe_device(machine: Machine, slot: Slot) -> dict[str, Any]:
         about["sriov"] = _sriov(slot, device)
     else:
         about |= _platform_device(device)
+    about["statistics"] = device.statistics()
     about["iommu"] = None if device.unit is None else device.unit.name
     return about
 
@@ -81,7 +82,6 @@ def _function(function: PciModel) -> dict[str, Any]:
         ],
         "interrupts": interrupts(function),
         "reset_methods": list(function.reset_methods),
-        "statistics": function.statistics(),
     }
 
 

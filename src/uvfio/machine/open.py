@@ -38,12 +38,16 @@ def open_node(framework: Framework, path: str, task: Task, abi: str) -> File:
         from uvfio.fops.mainline.iommufd import open_iommufd
 
         task.mm.abi = "mainline"
-        return open_iommufd(framework)
+        iommufd = open_iommufd(framework)
+        iommufd.context.opener = task.mm.name
+        return iommufd
     if node.opens == "container":
         from uvfio.fops.mainline.container import open_container
 
         task.mm.abi = "mainline"
-        return open_container(framework)
+        container = open_container(framework)
+        container.container.opener = task.mm.name
+        return container
     group = framework.group(node.bus, node.group)
     if abi == "2011":
         from uvfio.fops.rfc2011.group import open_group

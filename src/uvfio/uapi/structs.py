@@ -32,16 +32,16 @@ s64 = Annotated[int, ctypes.c_int64]
 
 @dataclass_transform(kw_only_default=False)
 class _StructMeta(_PyCStructType):
-    def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> "_StructMeta":  # noqa: PYI034
-        fields = [
-            (field, get_args(kind)[1])
-            for field, kind in body.get("__annotations__", {}).items()
-            if get_args(kind)
-        ]
+    if TYPE_CHECKING:
+        _fields_: list[tuple[str, Any]]
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
+        """Set the fields. Annotations are read from the class: from Python 3.14 on its body has none."""
+        super().__init__(name, bases, body)
+        kinds = {field: get_args(kind) for field, kind in cls.__annotations__.items()}
+        fields = [(field, words[1]) for field, words in kinds.items() if words]
         if fields:
-            body["_fields_"] = fields
-        made: _StructMeta = super().__new__(mcs, name, bases, body)
-        return made
+            cls._fields_ = fields
 
 
 class Struct(ctypes.Structure, metaclass=_StructMeta):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from uvfio.cli.main import main
+from uvfio.cli.pciids import PciIds
 
 PCI_IDS = b"""\
 # a comment
@@ -216,6 +217,25 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads(out(capsys, "models", "edu", "--json"))
     assert {option["name"] for option in about["options"]} >= {"dma_mask"}
     assert main(["models", "edx"]) == 1
+
+
+@pytest.mark.parametrize("verb", ["list", "tree"])
+@pytest.mark.usefixtures("names")
+def test_many_devices_read_the_names_once(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[PciIds] = []
+    read = PciIds._read
+
+    def counted(self: PciIds) -> bytes:
+        reads.append(self)
+        return read(self)
+
+    monkeypatch.setattr(PciIds, "_read", counted)
+    devices = [word for n in range(200) for word in ("-d", f"edu@0000:{n + 1:02x}:00.0,group={n}")]
+    text = out(capsys, verb, *devices)
+    assert text.count("Technical Corp. Teaching Device") == 200
+    assert len(reads) == 1
 
 
 def test_into_a_pipe_nothing_is_cut_and_without_utf8_lines_are_ascii() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 
 import pytest
 
@@ -75,6 +76,23 @@ def test_tables_and_facts_at_a_terminal_have_what_a_pipe_has(
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: False)
     assert drawn == words()
     assert "[bold]x" in drawn
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("columns", [10, 20, 40, 60, 80])
+def test_a_table_at_a_narrow_terminal_keeps_every_cell(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What identifies a device is in one piece; of the last column every letter is there."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    name = "Teaching device of a long name, Unbreakableformanycolumns"
+    rows = [(f"0000:0{n}:00.0", "vfio-pci", "1234:11e8", "virtio-net", name) for n in range(3)]
+    output.table(("ADDRESS", "DRIVER", "ID", "MODEL", "NAME"), rows)
+    text = plain(capsys.readouterr().out)
+    for row in rows:
+        assert all(cell in text for cell in row[:-1])
+    assert not Counter("".join(name.split()) * 3) - Counter(text)
+    assert "…" not in text
 
 
 @pytest.mark.usefixtures("terminal")

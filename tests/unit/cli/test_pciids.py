@@ -51,6 +51,27 @@ def test_unknown_numbers_have_no_name(names: PciIds) -> None:
     assert names.class_("ff0000") == ""
 
 
+def test_many_names_are_one_pass_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known numbers and unknown ones."""
+    path = tmp_path / "pci.ids"
+    path.write_text("".join(f"{number:04x}  Vendor {number}\n" for number in range(300)))
+    passes: list[int] = []
+    whole = PciIds._pass
+
+    def counted(data: bytes) -> dict[bytes, bytes]:
+        passes.append(len(data))
+        return whole(data)
+
+    monkeypatch.setattr(PciIds, "_pass", staticmethod(counted))
+    names = PciIds(str(path))
+    for number in range(400):
+        assert names.vendor(f"{number:04x}") == (f"Vendor {number}" if number < 300 else "")
+        assert names.device(f"{number:04x}", "0001") == ""
+    assert passes == [len(path.read_bytes()) + 1]
+
+
 def test_without_a_file_there_are_no_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("UVFIO_PCI_IDS", str(tmp_path / "absent"))
     assert PciIds().vendor("1234") == ""

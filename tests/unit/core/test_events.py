@@ -10,9 +10,13 @@ import pytest
 
 from support.world import World
 from uvfio.core.events import (
+    DeviceBound,
+    DevicePlugged,
     DeviceRequested,
     DeviceRevoked,
     DeviceTainted,
+    DeviceUnbound,
+    DeviceUnplugged,
     Fault,
     FrameworkEvent,
     GroupAdded,
@@ -38,6 +42,10 @@ EXAMPLES: tuple[FrameworkEvent, ...] = (
     Interrupt("a", "MSI", 3),
     InterruptLost("a", "MSI", 3, "bus mastering is off", False),
     Unanswered("a", 0, 4, 4, False, "memory decoding is off"),
+    DevicePlugged("a", "pci", "7"),
+    DeviceUnplugged("a", "7"),
+    DeviceBound("a", "vfio-pci", "7"),
+    DeviceUnbound("a", "vfio-pci", "7"),
 )
 
 
@@ -125,38 +133,57 @@ def test_kinds_are_distinct() -> None:
 # -- who emits them --------------------------------------------------------------------------------
 
 
-def test_adding_a_device_emits_group_added_for_the_first_one(world: World) -> None:
+def test_adding_a_device_emits_plug_and_group_added_for_the_first_one(world: World) -> None:
     held = locked(world)
     world.plug("b", 2)
     world.plug("c", 2)
-    assert world.events == [GroupAdded("2", "pci", 2, 1)]
-    assert held == [True]
+    assert world.events == [
+        GroupAdded("2", "pci", 2, 1),
+        DevicePlugged("b", "pci", "2"),
+        DeviceBound("b", "vfio-pci", "2"),
+        DevicePlugged("c", "pci", "2"),
+        DeviceBound("c", "vfio-pci", "2"),
+    ]
+    assert held == [True] * 5
+
+
+def test_a_second_add_of_the_same_device_emits_nothing(world: World) -> None:
+    world.framework.add_device(world.devices["a"], world.driver)
+    assert world.events == []
 
 
 def test_removing_the_last_device_emits_group_removed(world: World) -> None:
     world.plug("b", 1)
+    world.events.clear()
     held = locked(world)
     world.unbind("a")
     world.unplug("a")
-    assert world.events == []
+    assert world.events == [DeviceUnbound("a", "vfio-pci", "1"), DeviceUnplugged("a", "1")]
+    world.events.clear()
     world.unbind("b")
     world.unplug("b")
-    assert world.events == [GroupRemoved("1", "pci", 1)]
-    assert held == [True]
+    assert world.events == [
+        DeviceUnbound("b", "vfio-pci", "1"),
+        DeviceUnplugged("b", "1"),
+        GroupRemoved("1", "pci", 1),
+    ]
+    assert held == [True] * 5
 
 
 def test_an_unbind_of_a_device_that_was_pulled_out_emits_group_removed(world: World) -> None:
     world.unplug("a")
-    assert world.events == []
+    world.unplug("a")
+    assert world.events == [DeviceUnplugged("a", "1")]
+    world.events.clear()
     world.unbind("a")
-    assert world.events == [GroupRemoved("1", "pci", 1)]
+    assert world.events == [DeviceUnbound("a", "vfio-pci", "1"), GroupRemoved("1", "pci", 1)]
 
 
 def test_closing_the_file_of_an_empty_group_emits_group_removed(world: World) -> None:
     held = world.hold(1, world.mm())
     world.unbind("a")
     world.unplug("a")
-    assert world.events == []
+    world.events.clear()
     world.framework.close_group(held)
     assert world.events == [GroupRemoved("1", "pci", 1)]
 
@@ -171,8 +198,27 @@ def test_a_device_that_is_not_claimed_emits_taint(world: World) -> None:
     world.driver.on_hotplug = claim
     held = locked(world)
     world.plug("b", 1, bind=False)
-    assert world.events == [DeviceTainted("b", "1", "vfio-pci did not claim b: b is broken")]
-    assert held == [True]
+    assert world.events == [
+        DevicePlugged("b", "pci", "1"),
+        DeviceTainted("b", "1", "vfio-pci did not claim b: b is broken"),
+    ]
+    assert held == [True, True]
+
+
+def test_drivers_of_the_host_emit_bind_and_unbind(world: World) -> None:
+    """Each once, and none if nothing changes or the bind is refused."""
+    dev = world.devices["a"]
+    with pytest.raises(Busy):
+        world.framework.bind_foreign(dev, "e1000e")
+    world.unbind("a")
+    world.events.clear()
+    held = locked(world)
+    world.framework.bind_foreign(dev, "")
+    world.framework.bind_foreign(dev, "e1000e")
+    world.framework.bind_foreign(dev, "e1000e")
+    world.framework.bind_foreign(dev, "")
+    assert world.events == [DeviceBound("a", "e1000e", "1"), DeviceUnbound("a", "e1000e", "1")]
+    assert held == [True, True]
 
 
 def test_an_unbind_that_waits_emits_request_and_then_revoke(world: World) -> None:
@@ -180,8 +226,20 @@ def test_an_unbind_that_waits_emits_request_and_then_revoke(world: World) -> Non
     world.framework.open_device(world.hold(1, mm), "a", mm)
     held = locked(world)
     world.unbind("a", timeout=0, revoke=True)
-    assert world.events == [DeviceRequested("a", 1), DeviceRevoked("a", "1")]
-    assert held == [False, True]
+    assert world.events == [
+        DeviceRequested("a", 1),
+        DeviceRevoked("a", "1"),
+        DeviceUnbound("a", "vfio-pci", "1"),
+    ]
+    assert held == [False, True, True]
+
+
+def test_an_unbind_that_is_refused_emits_no_unbind(world: World) -> None:
+    mm = world.mm()
+    world.framework.open_device(world.hold(1, mm), "a", mm)
+    with pytest.raises(Busy):
+        world.unbind("a", timeout=0)
+    assert world.events == [DeviceRequested("a", 1)]
 
 
 def test_a_refused_access_emits_the_fault_that_the_domain_keeps(world: World) -> None:
@@ -221,7 +279,10 @@ def test_without_an_observer_no_event_is_made(
         raise AssertionError("an event was made")
 
     world.framework.observer = None
-    for name in ("GroupAdded", "GroupRemoved", "DeviceTainted", "DeviceRequested", "DeviceRevoked"):
+    for name in (
+        *("GroupAdded", "GroupRemoved", "DeviceTainted", "DeviceRequested", "DeviceRevoked"),
+        *("DevicePlugged", "DeviceUnplugged", "DeviceBound", "DeviceUnbound"),
+    ):
         monkeypatch.setattr(f"uvfio.core.events.{name}", made)
     mm = world.mm()
     held = world.hold(1, mm)

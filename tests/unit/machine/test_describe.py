@@ -10,12 +10,13 @@ from uvfio.machine.machine import Machine
 PF, EDU, TIMER = "0000:06:00.0", "0000:08:00.0", "10010000.timer"
 PCI = {
     *("vendor", "device", "subsystem_vendor", "subsystem_device", "class", "revision"),
-    *("config_size", "resources", "capabilities", "interrupts", "reset_methods", "statistics"),
+    *("config_size", "resources", "capabilities", "interrupts", "reset_methods"),
     *("physfn", "sriov"),
 }
 PLATFORM = {"node", "compatible", "resources", "interrupt_lines", "reset_methods"}
 ALL = {
     *("address", "bus", "model", "options", "group", "driver", "bound", "open_files", "iommu"),
+    "statistics",
 }
 
 

@@ -623,6 +623,7 @@ def test_describe(machine: Machine) -> None:
             },
         ],
         "reset_methods": ["device"],
+        "statistics": {},
         "iommu": "iommu0",
     }
     assert {dev["bus"] for dev in about["devices"]} == {"pci", "platform"}

@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from uvfio.core.events import FrameworkEvent, GroupAdded, GroupRemoved
+from uvfio.core.events import (
+    DeviceBound,
+    DevicePlugged,
+    DeviceUnbound,
+    DeviceUnplugged,
+    FrameworkEvent,
+    GroupAdded,
+    GroupRemoved,
+)
 from uvfio.doors.local import Process
 from uvfio.errors import Busy, ConfigError, Gone, InvalidArgument, NoSuchDevice, VfioError
 from uvfio.kit.pci.bar import MemoryBar
@@ -289,12 +297,20 @@ def test_unplug_takes_a_device_from_who_uses_it() -> None:
     open_device(machine)
 
 
-def test_observer_hears_of_groups() -> None:
+def test_observer_hears_of_groups_and_devices() -> None:
     heard: list[FrameworkEvent] = []
     machine = Machine(devices=[], observer=heard.append)
     machine.plug("edu,group=9")
     machine.unplug("0:1.0")
-    assert heard == [GroupAdded("9", "pci", 9, 0), GroupRemoved("9", "pci", 9)]
+    name = "0000:00:01.0"
+    assert heard == [
+        GroupAdded("9", "pci", 9, 0),
+        DevicePlugged(name, "pci", "9"),
+        DeviceBound(name, "vfio-pci", "9"),
+        DeviceUnplugged(name, "9"),
+        DeviceUnbound(name, "vfio-pci", "9"),
+        GroupRemoved("9", "pci", 9),
+    ]
 
 
 def test_describe_says_why_a_group_is_not_viable() -> None:

@@ -6,6 +6,7 @@ import errno
 
 import pytest
 
+from uvfio.core.structure.claim import claim_for
 from uvfio.doors.local import Process
 from uvfio.errors import NoSuchGroup
 from uvfio.machine.machine import Machine
@@ -36,6 +37,21 @@ def test_kinds_of_files(abi: str, path: str, kind: str, only_mainline: bool) -> 
     assert file.kind == kind
     assert task.mm.abi == ("mainline" if kind in ("container", "iommufd") else "")
     file.release()
+
+
+def test_containers_and_iommufds_know_who_opened_them() -> None:
+    """So that a status can name a process, although nobody owns the context of a mainline program."""
+    machine = Machine()
+    tasks = [Process(machine, abi="mainline") for _ in range(2)]
+    for task, path in zip(tasks, ("/dev/vfio/vfio", "/dev/iommu"), strict=True):
+        task.mm.name = f"opener of {path}"
+    container = machine.open("/dev/vfio/vfio", tasks[0], "mainline").container
+    context = machine.open("/dev/iommu", tasks[1], "mainline").context
+    assert container is not None
+    assert context is not None
+    assert container.holder == "opener of /dev/vfio/vfio"
+    group = machine.framework.group("pci", 240)
+    assert claim_for(context, group, allow_unsafe=True).holder == "opener of /dev/iommu"
 
 
 @pytest.mark.parametrize("abi", EVERY)

@@ -122,6 +122,18 @@ class Structure:
 
             self.observer(DeviceTainted(device.name, str(device.group), reason))
 
+    def _emit_bound(self, device: Device, driver: str) -> None:
+        from uvfio.core.events import DeviceBound
+
+        assert self.observer is not None
+        self.observer(DeviceBound(device.name, driver, str(device.group)))
+
+    def _emit_unbound(self, device: Device, driver: str) -> None:
+        from uvfio.core.events import DeviceUnbound
+
+        assert self.observer is not None
+        self.observer(DeviceUnbound(device.name, driver, str(device.group)))
+
     def _create_group(self, dev: BusDevice, number: int) -> Group:
         bus = dev.bus
         if self._free_minors:

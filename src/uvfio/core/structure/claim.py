@@ -55,6 +55,11 @@ class Claim(Iommu):
     # -- overrides of the context -----------------------------------------------------------------
 
     @property
+    def holder(self) -> str:
+        """That which opened the iommufd."""
+        return self.iommufd.opener
+
+    @property
     def joined(self) -> bool:
         """Whether the group's file was set on the iommufd."""
         return self.state in (State.JOINED, State.JOINED_BOUND)

@@ -63,16 +63,25 @@ class TakesOptions(Protocol):
 
 
 class Container(Iommu):
-    """See the module's head. ``type1`` is there while a domain is; ``file_open`` while its file is open."""
+    """See the module's head. ``type1`` is there while a domain is; ``file_open`` while its file is open.
+
+    ``opener`` is the name of the address space that opened it. It has no rights by that: it is what people are shown.
+    """
 
     LIFE = LIFE_CONTAINER
 
-    __slots__ = ("file_open", "type1")
+    __slots__ = ("file_open", "opener", "type1")
 
     def __init__(self, new_domain: Callable[[], Domain], *, allow_unsafe: bool = False) -> None:
         super().__init__(new_domain, allow_unsafe=allow_unsafe, lifetime=Lifetime.WITH_HANDLE)
         self.file_open = True
         self.type1: RulesType1 | None = None
+        self.opener = ""
+
+    @property
+    def holder(self) -> str:
+        """That which opened it: nobody owns a container."""
+        return self.opener
 
     @property
     def enabled(self) -> bool:

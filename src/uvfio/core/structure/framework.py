@@ -55,6 +55,10 @@ class Framework(Releases):
             group = self._groups.get((dev.bus, number)) or self._create_group(dev, number)
             device = Device(dev, driver, group)
             group.devices.insert(0, device)
+            if self.observer:
+                from uvfio.core.events import DevicePlugged
+
+                self.observer(DevicePlugged(device.name, dev.bus, str(group)))
             iommu = group.iommu
             if iommu is None or iommu.domain is None:
                 return device
@@ -89,6 +93,8 @@ class Framework(Releases):
             device.data = data
             device.taint = device.host_driver = ""
             self._add_node(device)
+            if self.observer:
+                self._emit_bound(device, device.driver.name)
 
     def bind_foreign(self, dev: BusDevice, driver: str) -> None:
         """A driver of the host has ``dev``; "" when it has let go. Busy as ``check_foreign_bind`` says."""
@@ -97,7 +103,11 @@ class Framework(Releases):
                 self.check_foreign_bind(dev)
             device = self.lookup(dev)
             if device:
-                device.host_driver = driver
+                before, device.host_driver = device.host_driver, driver
+                if self.observer and before and not driver:
+                    self._emit_unbound(device, before)
+                elif self.observer and driver and driver != before:
+                    self._emit_bound(device, driver)
 
     def check_foreign_bind(self, dev: BusDevice) -> None:
         """Busy if a host driver must not have ``dev``: VFIO has it, or its group's owner has a right to it."""
@@ -123,6 +133,10 @@ class Framework(Releases):
                 raise NoSuchDevice(f"{dev.name} is not known to VFIO")
             if device.gone:
                 return
+            if self.observer:
+                from uvfio.core.events import DeviceUnplugged
+
+                self.observer(DeviceUnplugged(device.name, str(device.group)))
             if device.bound:
                 device.gone = True
                 device.departing += 1

@@ -103,6 +103,11 @@ class Iommu:
         return self.life.state
 
     @property
+    def holder(self) -> str:
+        """The name of the address space to show as its owner, or "": that which owns it."""
+        return self.owner.name if self.owner is not None else ""
+
+    @property
     def viable(self) -> bool:
         """Whether every device of every member is bound to a VFIO driver."""
         return bool(self.groups) and all(group.viable for group in self.groups)

@@ -61,7 +61,8 @@ ObjectT = TypeVar("ObjectT", bound=Object)
 
 
 class Iommufd:
-    """See the module's head. ``compat`` is the address space that requests of the container's ABI mean.
+    """See the module's head. ``compat`` is the address space that requests of the container's ABI mean. ``opener`` is
+    the name of the address space that opened it, for people.
 
     ``per_process``: locked memory is to be counted for each process and not for each user. Here a process is the
     only thing that it can be counted for, so the choice is remembered and changes nothing.
@@ -77,6 +78,7 @@ class Iommufd:
         "lock",
         "new_domain",
         "objects",
+        "opener",
         "per_process",
     )
 
@@ -91,6 +93,7 @@ class Iommufd:
         self.compat: Ioas | None = None
         self.file_open = True
         self.per_process = False
+        self.opener = ""
 
     # -- objects ---------------------------------------------------------------------------------
 

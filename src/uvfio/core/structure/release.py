@@ -261,6 +261,8 @@ class Release:
                 raise InvalidArgument(f"{device.name} was unbound by somebody else")
             device.data = None
             device.requests = 0
+            if framework.observer:
+                framework._emit_unbound(device, device.driver.name)
             framework._orphan(device.group)
             if device.gone:
                 framework._remove_device(device)

@@ -93,6 +93,11 @@ class DataFile(MainlineFile):
         self.stream = stream
         self._flow = _Flow(self)
 
+    @property
+    def device_name(self) -> str:
+        """The device whose state flows."""
+        return self.device.name
+
     def sequential(self) -> File:
         """The flow of data: ``read`` and ``write`` have no other position than the next byte."""
         return self._flow

@@ -12,7 +12,7 @@ import pytest
 
 from support.world import FakeBusDevice, World, refused, same_state
 from uvfio.core.bus import BusDevice
-from uvfio.core.events import Fault, GroupAdded, GroupRemoved
+from uvfio.core.events import DevicePlugged, Fault, GroupAdded, GroupRemoved
 from uvfio.core.seams import Mm
 from uvfio.core.structure.base import MINORMASK
 from uvfio.core.structure.device import OpenDevice
@@ -123,7 +123,10 @@ def test_the_first_device_makes_its_group(world: World) -> None:
     world.plug("edu", 240, bind=False)
     group = world.group(240)
     assert (group.bus, group.number, group.node_name, group.minor) == ("pci", 240, "240", 0)
-    assert world.events == [GroupAdded(group="240", bus="pci", number=240, minor=0)]
+    assert world.events == [
+        GroupAdded(group="240", bus="pci", number=240, minor=0),
+        DevicePlugged("edu", "pci", "240"),
+    ]
 
 
 def test_further_devices_join_their_group_newest_first(world: World) -> None:
@@ -199,7 +202,8 @@ def test_review_01_the_node_is_the_number_unless_another_bus_has_it(world: World
 def test_review_03_a_number_in_use_on_another_bus_is_no_conflict(world: World) -> None:
     world.plug("a", 240)
     world.plug("b", 240, bus="platform")
-    assert [event.kind for event in world.events] == ["group-added", "group-added"]
+    kinds = [event.kind for event in world.events]
+    assert kinds == ["group-added", "plug", "bind"] * 2
 
 
 def test_a_device_added_to_an_idle_group_is_not_attached(pair: Pair) -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from support.puppet import AT_FDCWD, PAGE, Stage, machine_of, open_descriptors
-from uvfio.core.events import GroupAdded
+from uvfio.core.events import DeviceBound, DevicePlugged, GroupAdded
 from uvfio.doors.run import supervisor as module
 from uvfio.doors.run.filter.rules import BY_KEY
 from uvfio.doors.run.handlers.calls import Calls
@@ -259,7 +259,11 @@ def test_observers_get_the_events_of_the_framework_and_of_files(stage: Stage) ->
     stage.session.settle()
     assert FileReleased("/dev/vfio/241") in told
     stage.session.machine.plug("edu,group=9")
-    assert told[-1] == GroupAdded("9", "pci", 9, 2)
+    assert told[-3:] == [
+        GroupAdded("9", "pci", 9, 2),
+        DevicePlugged("0000:00:01.0", "pci", "9"),
+        DeviceBound("0000:00:01.0", "vfio-pci", "9"),
+    ]
 
 
 def test_an_observer_that_needs_no_event_of_the_framework_makes_it_emit_none(stage: Stage) -> None:

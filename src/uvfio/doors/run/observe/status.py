@@ -56,7 +56,7 @@ def run_facts(session: Session) -> dict[str, Any]:
         "contexts": [
             {
                 "groups": [str(group) for group in iommu.groups],
-                "owner": iommu.owner.name if iommu.owner else None,
+                "owner": iommu.holder or None,
                 "mappings": len(iommu.domain.mappings) if iommu.domain else 0,
                 "faults": iommu.domain.fault_count if iommu.domain else 0,
             }

@@ -4,19 +4,28 @@
      71.20     0.004310         9       480         0  pread
       ...
     DMA: 8192 bytes read, 4096 written; 3 interrupts, 1 fault
+    Devices: 1 plugged, 0 unplugged, 0 bound, 1 unbound
 
 The time is that in the handler of the call; the round trip of the notification comes on top. Only calls that VFIO
 answers at once are counted: neither those that the kernel executes nor those whose answer had to wait.
 
 ``Summary.observe`` consumes the events of a run (``session/events.py``); calls become events by ``calls.tap``. The
-bytes that devices moved and their faults are counted by the framework itself and read at the end.
+bytes that devices moved and their faults are counted by the framework itself and read at the end. The line on devices
+is left out if none came, went or changed its driver.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvfio.core.events import Interrupt, InterruptLost
+from uvfio.core.events import (
+    DeviceBound,
+    DevicePlugged,
+    DeviceUnbound,
+    DeviceUnplugged,
+    Interrupt,
+    InterruptLost,
+)
 from uvfio.doors.run.filter.rules import INT, call_of
 from uvfio.doors.run.observe.calls import decoder
 from uvfio.doors.run.session.events import CallExit, FileReleased
@@ -27,6 +36,13 @@ if TYPE_CHECKING:
     from uvfio.doors.run.session.session import Session
 
 __all__ = ["Summary"]
+
+CHANGES = {
+    DevicePlugged: "plugged",
+    DeviceUnplugged: "unplugged",
+    DeviceBound: "bound",
+    DeviceUnbound: "unbound",
+}
 
 
 class Count:
@@ -49,11 +65,12 @@ class Summary:
         self.counts: dict[str, Count] = {}
         self.interrupts = 0
         self.lost = 0
+        self.changes = dict.fromkeys(CHANGES.values(), 0)
         self.dma = session.machine.framework.dma_counters
         self.processes = session.processes
 
     def observe(self, event: RunEvent) -> None:
-        """Count an answered call, an interrupt, and a released file as a close."""
+        """Count an answered call, an interrupt, a change of the machine, and a released file as a close."""
         if isinstance(event, CallExit):
             self._count(event)
         elif isinstance(event, Interrupt):
@@ -62,6 +79,8 @@ class Summary:
             self.lost += not event.pending
         elif isinstance(event, FileReleased):
             self.counts.setdefault("close", Count()).calls += 1
+        elif type(event) in CHANGES:
+            self.changes[CHANGES[type(event)]] += 1
 
     def _count(self, event: CallExit) -> None:
         failed, shown = isinstance(event.error, OSError), call_of(event.entry.request).family
@@ -104,6 +123,7 @@ class Summary:
                 "faults": self.dma.faults,
                 "dma_viewed": self.dma.viewed,
                 "exchanged": self.dma.exchanged,
+                **self.changes,
             }
             self.out.write(json.dumps({"summary": facts}) + "\n")
             return
@@ -123,6 +143,9 @@ class Summary:
             f"DMA: {self.dma.read} bytes read, {self.dma.written} written{viewed}; "
             f"{_plural(self.interrupts, 'interrupt')}{lost}, {_plural(self.dma.faults, 'fault')}{exchanged}\n"
         )
+        if any(self.changes.values()):
+            words = ", ".join(f"{number} {what}" for what, number in self.changes.items())
+            self.out.write(f"Devices: {words}\n")
 
 
 def _plural(number: int, word: str) -> str:

@@ -3,12 +3,14 @@
     1234 openat("/dev/vfio/240") = 768
     1234 ioctl(768</dev/vfio/240>, VFIO_GROUP_GET_FLAGS, [VIABLE]) = 0
     1234 ioctl(769<anon_inode:[vfio-iommu]>, VFIO_IOMMU_MAP_DMA, {...}) = -1 EBUSY (iova 0x1000+0x1000 overlaps ...)
+    1234 pread(770<anon_inode:[vfio-device] 0000:06:0d.0>, 0x10, 4, region 0 + 0x8) = 4
     dma 0000:06:0d.0 fault iova 0x9000 write: not mapped
 
 ``Trace.observe`` consumes the events of a run (``session/events.py``) and nothing else; calls become events by
 ``calls.tap``. Arguments of an ioctl are decoded by ``trace_2011`` or ``trace_mainline``, according to the ABI of the
 file. They are decoded before the call, since the call may overwrite them or close the file, and again after it where
-the call writes an answer. With ``as_json`` each line is a JSON object with the same facts.
+the call writes an answer. With ``as_json`` each line is a JSON object with the same facts. The name of a device's
+file is the same for all devices, so the device's own name stands beside it.
 
 A trace never makes a call fail: an argument that cannot be read is shown as its address, and lines that cannot be
 written are lost, with one line on stderr (``linux/output.py``).
@@ -144,13 +146,13 @@ class Trace:
             return {}
         command_name = abi.name_of(file.kind, command)
         argument = abi.decode(file, command, read, at)
-        inner = f"{request[6] & INT}<{file.name}>, {command_name}" + (
+        inner = f"{request[6] & INT}<{_shown(file)}>, {command_name}" + (
             f", {argument}" if argument else ""
         )
         return {
             "call": "ioctl",
             "fd": request[6] & INT,
-            "file": file.name,
+            **_names(file),
             "command": command_name,
             "argument": argument,
             "text": f"ioctl({inner})",
@@ -207,16 +209,15 @@ class Trace:
         offset: int | None,
     ) -> dict[str, Any]:
         fd, file = request[6] & INT, found[1]
-        where = "position"
-        if offset is not None:
-            where = f"region {offset >> VFIO_REGION_SHIFT} + {offset & REGION_MASK:#x}"
+        where, places = ("position", {}) if offset is None else _place(file, offset)
         return {
             "call": name,
             "fd": fd,
-            "file": file.name,
-            **({} if offset is None else {"offset": offset}),
+            **_names(file),
+            **places,
+            "count": count,
             "data": data,
-            "text": f"{name}({fd}<{file.name}>, {data or hex(request[7])}, {count}, {where})",
+            "text": f"{name}({fd}<{_shown(file)}>, {data or hex(request[7])}, {count}, {where})",
         }
 
     def _mmap(self, call: Call, request: Request, value: int | None) -> Facts | None:
@@ -225,15 +226,15 @@ class Trace:
             return None
         _, file = found
         assert call.offset is not None
-        fd, offset = call.descriptor(request), call.offset.read(request)
-        where = f"region {offset >> VFIO_REGION_SHIFT} + {offset & REGION_MASK:#x}"
+        fd = call.descriptor(request)
+        where, places = _place(file, call.offset.read(request))
         return {
             "call": "mmap",
             "fd": fd,
-            "file": file.name,
-            "offset": offset,
+            **_names(file),
+            **places,
             "size": request[7],
-            "text": f"mmap({request[7]:#x}, {fd}<{file.name}>, {where})",
+            "text": f"mmap({request[7]:#x}, {fd}<{_shown(file)}>, {where})",
         }
 
     def _open(self, call: Call, request: Request, value: int | None) -> Facts | None:
@@ -253,13 +254,15 @@ class Trace:
     def _happened(self, event: FrameworkEvent | FileReleased) -> None:
         if isinstance(event, FileReleased):
             kind, facts = "released", {"file": event.file}
+            if event.device is not None:
+                facts["device"] = event.device
         else:
             kind, facts = event.kind, event.facts()
         if self.as_json:
             self._json({"event": kind, **facts})
             return
         if isinstance(event, FileReleased):
-            text = f"released {event.file}"
+            text = f"released {event.file}" + (f" {event.device}" if event.device else "")
         elif isinstance(event, Fault):
             way = "write" if event.write else "read"
             text = f"dma {event.device} fault iova {event.iova:#x} {way}: {event.reason}"
@@ -288,3 +291,22 @@ def _data_text(raw: bytes) -> str:
     if len(raw) in (1, 2, 4, 8):
         return f"{int.from_bytes(raw, 'little'):#x}"
     return raw.hex(" ")
+
+
+def _names(file: File) -> Facts:
+    """The file in JSON: its name, and the device's if that does not tell."""
+    device = file.device_name
+    return {"file": file.name} if device is None else {"file": file.name, "device": device}
+
+
+def _shown(file: File) -> str:
+    """The same as text."""
+    return " ".join(_names(file).values())
+
+
+def _place(file: File, offset: int) -> tuple[str, Facts]:
+    """The position as text and in JSON; that of a device file is a region and an offset in it."""
+    if file.region_memory is None:
+        return f"offset {offset:#x}", {"offset": offset}
+    region = offset >> VFIO_REGION_SHIFT
+    return f"region {region} + {offset & REGION_MASK:#x}", {"offset": offset, "region": region}

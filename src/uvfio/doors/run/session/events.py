@@ -47,10 +47,12 @@ class RunEnded:
 class FileReleased:
     """The last reference to an open file is gone: closed in every process, and unmapped.
 
-    ``file`` is its name, as a link of /proc/PID/fd shows it. Emitted after ``File.release``.
+    ``file`` is its name, as a link of /proc/PID/fd shows it; ``device`` is the device that it belonged to, if the
+    name does not tell. Emitted after ``File.release``.
     """
 
     file: str
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -335,7 +335,7 @@ class Session:
             if self.observers:
                 from uvfio.doors.run.session.events import FileReleased
 
-                self.emit(FileReleased(file.name))
+                self.emit(FileReleased(file.name, file.device_name))
 
     def report_refusal(self, tid: int, failure: OSError) -> None:
         """Report on stderr what the errno of a refused call cannot say: why a program sees EPERM in all its calls, once

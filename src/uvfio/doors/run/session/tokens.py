@@ -30,7 +30,6 @@ import errno
 import fcntl
 import os
 import select
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from uvfio.doors.run.linux import syscalls as sc
@@ -39,7 +38,7 @@ from uvfio.doors.run.session.endings import scarce
 from uvfio.errors import NoMemory, NoSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from uvfio.doors.run.session.polls import Polls
     from uvfio.fops.file import File
@@ -265,7 +264,7 @@ class Tokens:
     ) -> Mapping[int, memoryview]:
         """Zeroed writable memory for regions ``{index: bytes}`` of ``device``. NoMemory, NoSpace."""
         total = sum(sizes.values())
-        with _short(device, f"no {total} bytes of region memory in {self.folder}"):
+        with _Short(device, f"no {total} bytes of region memory in {self.folder}"):
             memory = DeviceMemory(self.folder, sizes, late)
             try:
                 pin = os.open(f"/proc/self/fd/{memory.fd}", os.O_PATH | os.O_CLOEXEC)
@@ -280,12 +279,12 @@ class Tokens:
 
     def populate(self, device: str, index: int) -> None:
         """Give late region ``index`` its memory (idempotent). NoMemory, NoSpace."""
-        with _short(device, f"no room for region {index} in {self.folder}"):
+        with _Short(device, f"no room for region {index} in {self.folder}"):
             self._of(device).populate(index)
 
     def mapped(self, device: str) -> None:
         """A program maps some of the device's memory. NoMemory if it cannot be hidden as it has to be."""
-        with _short(device, "its memory cannot be hidden"):
+        with _Short(device, "its memory cannot be hidden"):
             self._of(device).mapped()
 
     def clear(self, device: str, index: int) -> None:
@@ -295,12 +294,12 @@ class Tokens:
     def hide(self, device: str) -> None:
         """From now on loads and stores of programs in the device's memory fault (SIGBUS); the views and what they
         show stay (idempotent). NoMemory."""
-        with _short(device, "its memory cannot be hidden"):
+        with _Short(device, "its memory cannot be hidden"):
             self._of(device).hide()
 
     def show(self, device: str) -> None:
         """Programs see the memory again, with what the views show (idempotent). NoSpace; then it stays hidden."""
-        with _short(device, f"no room for its memory in {self.folder}"):
+        with _Short(device, f"no room for its memory in {self.folder}"):
             self._of(device).show()
 
     def hidden(self, device: str) -> bool:
@@ -341,11 +340,23 @@ class Tokens:
         os.close(self._inotify)
 
 
-@contextmanager
-def _short(device: str, what: str) -> Iterator[None]:
-    """Turn OSError into a condition: NoSpace for a full file system, else NoMemory."""
-    try:
-        yield
-    except OSError as error:
-        kind = NoSpace if error.errno == errno.ENOSPC else NoMemory
-        raise kind(f"{device}: {what}") from error
+class _Short:
+    """Turn OSError into a condition: NoSpace for a full file system, else NoMemory.
+
+    A class, since a generator's frame and the error that it handles refer to each other: the frames of the refused
+    operation, and with them the device's memory, would stay until the garbage collector comes.
+    """
+
+    __slots__ = ("_device", "_what")
+
+    def __init__(self, device: str, what: str) -> None:
+        self._device = device
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError):
+            condition = NoSpace if error.errno == errno.ENOSPC else NoMemory
+            raise condition(f"{self._device}: {self._what}") from error

@@ -9,7 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from uvfio.core.events import DeviceRequested, Interrupt, InterruptLost
+from uvfio.core.events import (
+    DeviceBound,
+    DevicePlugged,
+    DeviceRequested,
+    DeviceUnbound,
+    Interrupt,
+    InterruptLost,
+)
 from uvfio.core.translation.domain import DmaCounters
 from uvfio.doors.run.filter.rules import Handler, Key
 from uvfio.doors.run.observe.calls import tap
@@ -129,6 +136,7 @@ def test_json(run: Run) -> None:
     summary.write()
     facts = json.loads(out.getvalue())["summary"]
     assert facts.pop("calls")["pread"].keys() == {"calls", "errors", "seconds"}
+    changes = {"plugged": 0, "unplugged": 0, "bound": 0, "unbound": 0}
     assert facts == {
         "dma_read": 10,
         "dma_written": 20,
@@ -137,4 +145,24 @@ def test_json(run: Run) -> None:
         "faults": 1,
         "dma_viewed": 0,
         "exchanged": 0,
+        **changes,
     }
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_changes_of_the_machine(run: Run, as_json: bool) -> None:
+    out = io.StringIO()
+    summary = run.summary(out, as_json=as_json)
+    for event in (
+        DevicePlugged("a", "pci", "1"),
+        DeviceBound("a", "e1000e", "1"),
+        DeviceUnbound("a", "e1000e", "1"),
+        DeviceBound("a", "vfio-pci", "1"),
+    ):
+        summary.observe(event)
+    summary.write()
+    if as_json:
+        facts = json.loads(out.getvalue())["summary"]
+        assert {"plugged": 1, "unplugged": 0, "bound": 2, "unbound": 1}.items() <= facts.items()
+    else:
+        assert out.getvalue().endswith("\nDevices: 1 plugged, 0 unplugged, 2 bound, 1 unbound\n")

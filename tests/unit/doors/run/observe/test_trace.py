@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from support.puppet import MAP_SHARED, PAGE, PROT_READ, Stage, open_descriptors
-from uvfio.core.events import DeviceRevoked, Fault, GroupAdded, Interrupt
+from uvfio.core.events import (
+    DeviceBound,
+    DevicePlugged,
+    DeviceRevoked,
+    DeviceUnbound,
+    DeviceUnplugged,
+    Fault,
+    GroupAdded,
+    Interrupt,
+)
 from uvfio.doors.run.observe.calls import tap
 from uvfio.doors.run.observe.trace import Trace
 from uvfio.doors.run.session.events import FileReleased, RunEnded, RunStarted
@@ -92,7 +101,7 @@ def test_lines(text: Traced) -> None:
     )
     puppet.must("pread64", device, at, 2, *text.wide(CONFIG))
     value = int.from_bytes(puppet.peek(at, 2), "little")
-    shown = f"{device}<anon_inode:[vfio-device]>"
+    shown = f"{device}<anon_inode:[vfio-device] 0000:07:00.0>"
     assert text.taken() == [f"{pid} pread({shown}, {value:#x}, 2, region 7 + 0x0) = 2"]
     puppet.must("pwrite64", device, puppet.buffer(b"\x5a"), 1, *text.wide(CONFIG + 0x3C))
     assert text.taken() == [f"{pid} pwrite({shown}, 0x5a, 1, region 7 + 0x3c) = 1"]
@@ -105,7 +114,7 @@ def test_lines(text: Traced) -> None:
     text.stage.session.settle()
     assert sorted(set(text.taken())) == [
         "released /dev/vfio/7",
-        "released anon_inode:[vfio-device]",
+        "released anon_inode:[vfio-device] 0000:07:00.0",
         "released anon_inode:[vfio-iommu]",
     ]
 
@@ -199,27 +208,33 @@ def test_keys_of_an_access(as_json: Traced) -> None:
     at = puppet.buffer(b"\x01\x02\x03\x04")
     puppet.must("pwrite64", device, at, 4, *as_json.wide((2 << 40) + 8))
     facts = as_json.facts()
-    assert set(facts) == COMMON | {"fd", "file", "offset", "data"}
-    assert facts["call"] == "pwrite"
-    assert facts["offset"] == (2 << 40) + 8
+    file = {"fd", "file", "device"}
+    assert set(facts) == COMMON | file | {"offset", "region", "count", "data"}
+    assert (facts["call"], facts["device"]) == ("pwrite", "0000:07:00.0")
+    assert (facts["offset"], facts["region"], facts["count"]) == ((2 << 40) + 8, 2, 4)
     assert facts["data"] == "0x4030201"
     assert facts["result"] == 4
     puppet.must("read", device, at, 4)
     facts = as_json.facts()
     assert facts["call"] == "read"
-    assert set(facts) == COMMON | {"fd", "file", "data"}  # a position is not an argument
+    assert set(facts) == COMMON | file | {"count", "data"}  # a position is not an argument
     wide = puppet.bits == 64
     name, offset = ("mmap", 2 << 40) if wide else ("mmap2", (2 << 40) >> 12)
     mapped = puppet.must(name, 0, PAGE, PROT_READ, MAP_SHARED, device, offset)
     facts = as_json.facts()
-    assert set(facts) == COMMON | {"fd", "file", "offset", "size"}
+    assert set(facts) == COMMON | file | {"offset", "region", "size"}
     assert (facts["call"], facts["offset"], facts["size"]) == ("mmap", 2 << 40, PAGE)
+    assert facts["region"] == 2
     assert facts["result"] is None  # the kernel chooses where
     puppet.must("munmap", mapped, PAGE)
     puppet.must("close", device)
     as_json.stage.session.settle()
     facts = as_json.facts()
-    assert facts == {"event": "released", "file": "anon_inode:[vfio-device]"}
+    assert facts == {
+        "event": "released",
+        "file": "anon_inode:[vfio-device]",
+        "device": "0000:07:00.0",
+    }
 
 
 def test_events() -> None:
@@ -233,6 +248,11 @@ def test_events() -> None:
             Interrupt("a", "MSI", 3),
             DeviceRevoked("a", "7"),
             GroupAdded("7", "pci", 7, 1),
+            DevicePlugged("a", "pci", "7"),
+            DeviceBound("a", "vfio-pci", "7"),
+            DeviceUnbound("a", "vfio-pci", "7"),
+            DeviceUnplugged("a", "7"),
+            FileReleased("anon_inode:[vfio-device]", "a"),
             FileReleased("/dev/vfio/7"),
             RunStarted(5),
             RunEnded(0),
@@ -244,6 +264,11 @@ def test_events() -> None:
             "irq a MSI 3",
             "revoke device=a group=7",
             "group-added group=7 bus=pci number=7 minor=1",
+            "plug device=a bus=pci group=7",
+            "bind device=a driver=vfio-pci group=7",
+            "unbind device=a driver=vfio-pci group=7",
+            "unplug device=a group=7",
+            "released anon_inode:[vfio-device] a",
             "released /dev/vfio/7",
         ]
         out = io.StringIO()
