@@ -35,7 +35,7 @@ from uvfio.uapi import seccomp as s
 
 if TYPE_CHECKING:
     from uvfio.doors.run.launch.launch import Launched
-    from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.programs.process import Process
     from uvfio.fops.file import File
 
 __all__ = [

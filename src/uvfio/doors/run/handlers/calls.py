@@ -24,7 +24,7 @@ from uvfio.doors.run.handlers.transfer import finish, read_piece, transfer, writ
 from uvfio.doors.run.linux import proc
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.stat import pack_stat, pack_stat_32
-from uvfio.doors.run.session.numbers import may_reach
+from uvfio.doors.run.session.programs.numbers import may_reach
 from uvfio.errors import InvalidArgument
 from uvfio.fops.wire import REGISTERS_STRIDE
 from uvfio.uapi.linux import (
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from uvfio.doors.run.handlers.copies import Copies
     from uvfio.doors.run.handlers.paths import Paths
     from uvfio.doors.run.handlers.transfer import Move, Work
-    from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.programs.process import Process
     from uvfio.doors.run.session.session import Session
     from uvfio.doors.run.session.tokens import Token
     from uvfio.fops.file import File

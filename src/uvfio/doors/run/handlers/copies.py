@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.doors.run.filter.rules import Handler, Key, Request
-    from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.programs.process import Process
     from uvfio.doors.run.session.session import Session
 
 __all__ = ["Copies"]

@@ -41,7 +41,7 @@ from uvfio.uapi.linux import PATH_MAX
 
 if TYPE_CHECKING:
     from uvfio.doors.run.filter.rules import Request
-    from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.programs.process import Process
     from uvfio.doors.run.session.session import Session
     from uvfio.doors.run.session.tokens import Token
     from uvfio.doors.run.session.tree import Found

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvfio.doors.run.filter.rules import Request
-    from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.programs.process import Process
     from uvfio.doors.run.session.tokens import Token
     from uvfio.doors.run.session.tree import Found
 

@@ -20,7 +20,7 @@ from uvfio.uapi.linux import MAX_RW_COUNT
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
-    from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.programs.process import Process
     from uvfio.fops.file import File
 
     Move = Callable[[Process, File, int, int, int], int]

@@ -15,14 +15,17 @@ from uvfio.uapi.linux import AT_RANDOM
 
 __all__ = [
     "SECRET",
+    "SPARE",
     "count_open",
     "group_and_parent",
     "image_mark",
     "is_alone",
     "limits",
     "open_flags",
+    "scarce",
 ]
 
+SPARE: Final = 16  # descriptors of our own that are left for what is opened for a moment
 SECRET: Final = b"?"  # the mark of an image that cannot be read
 GONE: Final = (errno.ENOENT, errno.ESRCH)
 
@@ -108,3 +111,8 @@ def _read(path: str) -> bytes:
         return os.read(fd, 8192)
     finally:
         os.close(fd)
+
+
+def scarce(fd: int) -> bool:
+    """Whether ``fd``, the lowest that was free, is one of the last that this process can have."""
+    return fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE

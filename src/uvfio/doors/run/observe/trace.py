@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from uvfio.doors.run.filter.rules import Call, Request
     from uvfio.doors.run.linux.output import Sink
     from uvfio.doors.run.session.events import RunEvent
-    from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.programs.process import Process
     from uvfio.doors.run.session.session import Session
     from uvfio.fops.file import File
 

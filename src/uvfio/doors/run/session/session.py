@@ -28,7 +28,7 @@ from uvfio.doors.run.linux.memory import Unreadable
 from uvfio.doors.run.linux.output import say
 from uvfio.doors.run.session.pieces import Pieces
 from uvfio.doors.run.session.polls import Polls
-from uvfio.doors.run.session.processes import Processes
+from uvfio.doors.run.session.programs.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
 from uvfio.doors.run.session.redirect import Answered, Redirect
 from uvfio.doors.run.session.report import report_bug
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from uvfio.doors.run.filter.rules import Request
     from uvfio.doors.run.session.events import RunEvent, RunObserver
-    from uvfio.doors.run.session.processes import Process
+    from uvfio.doors.run.session.programs.process import Process
     from uvfio.doors.run.session.tokens import Token
     from uvfio.fops.file import Deferred, File
     from uvfio.machine.spec import MachineSpec

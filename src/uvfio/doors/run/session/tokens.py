@@ -33,8 +33,8 @@ import select
 from typing import TYPE_CHECKING
 
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.linux.proc import scarce
 from uvfio.doors.run.session.device_memory import DeviceMemory
-from uvfio.doors.run.session.endings import scarce
 from uvfio.errors import NoMemory, NoSpace
 
 if TYPE_CHECKING:

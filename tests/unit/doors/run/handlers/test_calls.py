@@ -19,7 +19,7 @@ from support.puppet import (
     Stage,
     open_descriptors,
 )
-from uvfio.doors.run.session.processes import CHECKS
+from uvfio.doors.run.session.programs.process import CHECKS
 from uvfio.fops.rfc2011.device import DeviceFile
 from uvfio.fops.rfc2011.group import GroupFile
 from uvfio.fops.rfc2011.iommu import IommuFile

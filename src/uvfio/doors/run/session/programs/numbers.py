@@ -15,22 +15,33 @@ Invariants: nothing is remembered; a number that was given is the caller's to us
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from uvfio.doors.run.filter.build import floor
 from uvfio.doors.run.linux import proc
 
 if TYPE_CHECKING:
-    from uvfio.doors.run.session.processes import Process
+    from collections.abc import Mapping
 
 __all__ = ["free_number", "may_reach"]
+
+
+class Table(Protocol):
+    """What is known of a program's descriptors (``Process``)."""
+
+    @property
+    def files(self) -> Mapping[int, object]:
+        """The numbers that lead to files of the machine."""
+
+    def is_changing(self, fd: int) -> bool:
+        """Whether a call that may take the number is in flight."""
 
 
 def _margin(reserved: range) -> int:
     return reserved.start // 8
 
 
-def free_number(process: Process, tid: int, reserved: range, least: int = 0) -> int | None:
+def free_number(process: Table, tid: int, reserved: range, least: int = 0) -> int | None:
     """The lowest free descriptor of ``reserved`` that is not below ``least``; the highest one if that has too few free
     ones below it and ``least`` is not in the range; or None."""
     numbers = range(max(reserved.start, least), reserved.stop)

@@ -28,20 +28,15 @@ import select
 from typing import TYPE_CHECKING, Final
 
 from uvfio.doors.run.linux import syscalls as sc
+from uvfio.doors.run.linux.proc import scarce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SPARE", "Endings", "scarce"]
+__all__ = ["Endings"]
 
-SPARE: Final = 16
 THREADS: Final = 1024  # that are watched at a time, and a quarter of the descriptors at most
 BATCH: Final = 8
-
-
-def scarce(fd: int) -> bool:
-    """Whether ``fd``, the lowest that was free, is one of the last that this process can have."""
-    return fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE
 
 
 class Endings:

@@ -24,8 +24,8 @@ from support.puppet import (
 )
 from uvfio.doors.run.linux import proc, syscalls
 from uvfio.doors.run.linux.memory import Unreadable
-from uvfio.doors.run.session.endings import SPARE
-from uvfio.doors.run.session.processes import CHECKS, Process
+from uvfio.doors.run.linux.proc import SPARE
+from uvfio.doors.run.session.programs.process import CHECKS, Process
 from uvfio.errors import BadAddress, BadDescriptor, InvalidArgument
 from uvfio.uapi import rfc
 
@@ -129,7 +129,7 @@ def test_a_thread_without_a_pidfd_is_asked_for_at_each_call(
     if why == "an old kernel":
         monkeypatch.setattr(syscalls, "PIDFD_THREAD", 1 << 30)  # EINVAL
     else:
-        monkeypatch.setattr("uvfio.doors.run.session.endings.THREADS", 0)
+        monkeypatch.setattr("uvfio.doors.run.session.programs.endings.THREADS", 0)
     asked = []
     is_thread = syscalls.is_thread
 
@@ -178,7 +178,7 @@ def test_the_number_of_a_thread_that_ended_is_anybodys(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, watched: bool
 ) -> None:
     if not watched:
-        monkeypatch.setattr("uvfio.doors.run.session.endings.THREADS", 0)
+        monkeypatch.setattr("uvfio.doors.run.session.programs.endings.THREADS", 0)
     puppet = stage.puppet
     fd = owned_group(puppet)
     thread = puppet.spawn(THREAD)
@@ -839,7 +839,7 @@ def test_strings_end_where_memory_ends(stage: Stage) -> None:
 def test_pages_that_are_written_often_are_trusted_for_a_while(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uvfio.doors.run.session.processes.PAGES_KEPT", 3)
+    monkeypatch.setattr("uvfio.doors.run.session.programs.process.PAGES_KEPT", 3)
     trap(stage.puppet)
     process = stage.process
     for _ in range(CHECKS - 1):
