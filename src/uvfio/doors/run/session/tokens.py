@@ -168,6 +168,10 @@ class Tokens:
             pin = os.open(f"/proc/self/fd/{made}", os.O_PATH | os.O_CLOEXEC)
         finally:
             os.close(made)
+        if scarce(pin):  # the number of ``made`` may do
+            kept = fcntl.fcntl(pin, fcntl.F_DUPFD_CLOEXEC, 0)
+            os.close(pin)
+            pin = kept
         if scarce(pin):
             os.close(pin)
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
