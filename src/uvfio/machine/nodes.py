@@ -18,9 +18,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from uvfio.core.structure.device import Device
     from uvfio.core.structure.framework import Framework
+    from uvfio.core.structure.group import Group
 
 __all__ = [
+    "CDEVS",
     "CDEV_MAJOR",
     "GROUP_MAJOR",
     "CharDev",
@@ -29,12 +32,14 @@ __all__ = [
     "Node",
     "Text",
     "device_nodes",
+    "node_at",
     "text_line",
 ]
 
 GROUP_MAJOR = 511  # the top of the kernel's dynamic range
 CDEV_MAJOR = GROUP_MAJOR - 1  # numbers are given from the top, and groups come first
 MISC_MAJOR, VFIO_MINOR, IOMMU_MINOR = 10, 196, 125
+CDEVS = "/dev/vfio/devices"  # the folder of devices' own nodes
 
 
 class Directory(NamedTuple):
@@ -78,20 +83,57 @@ class CharDev(NamedTuple):
 
 Node = Directory | Text | Link | CharDev
 
+MAINLINE_NODES = {
+    "/dev/vfio/vfio": CharDev("", 0, MISC_MAJOR, VFIO_MINOR, 0o666, "container"),
+    "/dev/iommu": CharDev("", 0, MISC_MAJOR, IOMMU_MINOR, 0o660, "iommufd"),
+}
+
 
 def device_nodes(framework: Framework, abi: str) -> dict[str, CharDev]:
     """The device nodes that ``abi`` ("2011", "mainline" or "auto") has now, by path."""
-    found: dict[str, CharDev] = {}
-    if abi != "2011":
-        found["/dev/vfio/vfio"] = CharDev("", 0, MISC_MAJOR, VFIO_MINOR, 0o666, "container")
+    found = dict(_fixed_nodes(abi))
     for group in framework.groups:
-        if abi == "2011" or any(device.bound for device in group.devices):
-            node = CharDev(group.bus, group.number, GROUP_MAJOR, group.minor)
+        node = _group_node(group, abi)
+        if node is not None:
             found[f"/dev/vfio/{group.node_name}"] = node
     if abi != "2011":
-        found["/dev/iommu"] = CharDev("", 0, MISC_MAJOR, IOMMU_MINOR, 0o660, "iommufd")
         for number, device in sorted(framework.nodes.items()):
-            if device.dev.unit is not None:  # without an IOMMU it is reached by its group only
-                node = CharDev("", 0, CDEV_MAJOR, number, opens="cdev")
-                found[f"/dev/vfio/devices/vfio{number}"] = node
+            node = _cdev_node(number, device)
+            if node is not None:
+                found[f"{CDEVS}/vfio{number}"] = node
     return found
+
+
+def node_at(framework: Framework, path: str, abi: str) -> CharDev | None:
+    """The device node at ``path``, as ``device_nodes`` has it, or None."""
+    node = _fixed_nodes(abi).get(path)
+    if node is not None:
+        return node
+    folder, _, name = path.rpartition("/")
+    if folder == CDEVS and abi != "2011":
+        digits = name.removeprefix("vfio")
+        number = int(digits) if digits.isdecimal() and digits.isascii() else -1
+        device = framework.nodes.get(number)
+        known = device is not None and name == f"vfio{number}"
+        return _cdev_node(number, device) if known and device is not None else None
+    if folder == "/dev/vfio":
+        for group in framework.groups:
+            if group.node_name == name:
+                return _group_node(group, abi)
+    return None
+
+
+def _fixed_nodes(abi: str) -> dict[str, CharDev]:
+    return {} if abi == "2011" else MAINLINE_NODES
+
+
+def _group_node(group: Group, abi: str) -> CharDev | None:
+    if abi == "2011" or any(device.bound for device in group.devices):
+        return CharDev(group.bus, group.number, GROUP_MAJOR, group.minor)
+    return None
+
+
+def _cdev_node(number: int, device: Device) -> CharDev | None:
+    if device.dev.unit is None:  # without an IOMMU it is reached by its group only
+        return None
+    return CharDev("", 0, CDEV_MAJOR, number, opens="cdev")

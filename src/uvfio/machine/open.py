@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.errors import NoSuchGroup
-from uvfio.machine.nodes import device_nodes
+from uvfio.machine.nodes import node_at
 
 if TYPE_CHECKING:
     from uvfio.core.seams import Task
@@ -27,7 +27,7 @@ def open_node(framework: Framework, path: str, task: Task, abi: str) -> File:
     The caller installs the file in the program or releases it. Raises NoSuchGroup with ENOENT if ``path`` is no node,
     and as the file's own open: Busy if the group is open in a way that excludes this open.
     """
-    node = device_nodes(framework, abi).get(path)
+    node = node_at(framework, path, abi)
     if node is None:
         raise NoSuchGroup(f"{path}: no such device", "see `uvfio list`", errno=2)
     if node.opens == "cdev":

@@ -499,8 +499,9 @@ class Domain:
     def _end_windows(self) -> None:
         """Windows that devices keep may not be used any more, and give their memory back."""
         self.generation += 1
-        for user in tuple(self.window_users):
-            user.forget()
+        if self.window_users:  # to iterate over no user costs more than to ask
+            for user in tuple(self.window_users):
+                user.forget()
 
     def _invalidate(self, first: int, last: int) -> None:
         """Forget kept translations of the range; every method that takes a mapping out of the map calls it."""

@@ -151,7 +151,7 @@ class Supervisor:
         recv, send = SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
         go_on, now = SECCOMP_USER_NOTIF_FLAG_CONTINUE, monotonic
         while True:
-            if reactor.busy:
+            if reactor.active or reactor.timers:
                 if waits.owed:
                     waits.poll()
                 if not reactor.wait_for(listener):

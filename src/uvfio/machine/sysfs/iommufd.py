@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uvfio.core.translation.vtd import capabilities, extended_capabilities
-from uvfio.machine.nodes import CDEV_MAJOR, Directory, Link, text_line
+from uvfio.machine.nodes import CDEV_MAJOR, CDEVS, Directory, Link, text_line
 
 if TYPE_CHECKING:
     from uvfio.core.translation.unit import IommuUnit
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_iommufd"]
 
-NODES = "/dev/vfio/devices"
 IOMMUS = "/sys/class/iommu"
 
 
@@ -32,7 +31,7 @@ def add_iommufd(tree: dict[str, Node], machine: Machine) -> None:
     """Add it to ``tree``, which has the device nodes and the devices' folders already."""
     for number, device in sorted(machine.framework.nodes.items()):
         name = f"vfio{number}"
-        if f"{NODES}/{name}" not in tree:
+        if f"{CDEVS}/{name}" not in tree:
             continue
         home = f"bus/{device.dev.bus}/devices/{device.name}/vfio-dev"
         folder = f"/sys/{home}/{name}"

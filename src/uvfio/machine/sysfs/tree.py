@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from uvfio.kit.pci.model import PciModel
 from uvfio.machine.facts import identity, resources
 from uvfio.machine.nodes import (
+    CDEVS,
     GROUP_MAJOR,
     Directory,
     Link,
@@ -61,7 +62,6 @@ PREFIXES = (
 """Everything at and below these belongs to the machine; the host's own is hidden."""
 NO_FOLDERS = (b"/dev/iommu",)
 
-CDEVS = "/dev/vfio/devices"
 _PCI = "/sys/bus/pci"
 _PLATFORM = "/sys/bus/platform"
 _UP = "../../../.."  # from the folder of a device, of a driver, or of a group's devices to /sys

@@ -116,13 +116,20 @@ class Lookup:
         if raw is None or not (raw or empty) or request[1] in self.session.repeating:
             return None
         if raw.startswith(b"/"):
-            if not raw.startswith(self.watched):
-                dotted = b"/." in raw or b"//" in raw
-                if not (dotted and any(root in raw for root in self.roots)):
-                    return None
+            dotted = b"/." in raw or b"//" in raw
+            if not dotted and raw.startswith(PREFIXES):
+                path = raw.decode("utf-8", "surrogateescape")
+                if _is_named(path):
+                    return Place(path, True)
+            if not (raw.startswith(self.watched) or (dotted and self._may_enter(raw))):
+                return None
             return self._walk(request, process, [], False, raw, follow)
         start = self._start(request, process, dirfd, raw)
         return None if start is None else self._walk(request, process, *start, raw, follow)
+
+    def _may_enter(self, raw: bytes) -> bool:
+        """Whether a path with ``.``, ``..`` or ``//`` has a component that leads to the machine's folders."""
+        return any(root in raw for root in self.roots)
 
     @staticmethod
     def read_path(process: Process, address: int) -> bytes | None:
@@ -292,10 +299,7 @@ class Lookup:
 
     @staticmethod
     def _ours(parts: list[str]) -> bool:
-        path = "/" + "/".join(parts)
-        return path.startswith(NAMES) and any(
-            path == prefix or path.startswith(prefix + "/") for prefix in NAMES
-        )
+        return _is_named("/" + "/".join(parts))
 
     def shown(self, real: str) -> str | None:
         """The program's name for a real path of the tree. None outside, and for the tree's folders above the machine's:
@@ -373,6 +377,13 @@ class Lookup:
                     errno.EACCES, f"{path}: the machine's folders are read-only"
                 ) from None
             raise
+
+
+def _is_named(path: str) -> bool:
+    """Whether ``path``, without ``.``, ``..`` and ``//``, is one of the machine's names or below it."""
+    return path.startswith(NAMES) and any(
+        path == name or path.startswith(f"{name}/") for name in NAMES
+    )
 
 
 def _parts(path: str) -> list[str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["EXECUTE", "READ", "WRITE", "Caller", "may_inspect"]
 
 READ, WRITE, EXECUTE = 4, 2, 1
+STATUS: Final = 1 << 20  # bytes: a status is longer than a page if the task is in many groups
 # linux/capability.h
 CAP_CHOWN: Final = 0
 CAP_DAC_OVERRIDE: Final = 1
@@ -51,17 +52,23 @@ class Caller(NamedTuple):
     @classmethod
     def of(cls, tid: int) -> Caller:
         """The credentials of ``tid`` now. OSError if it is gone."""
-        with open(f"/proc/{tid}/status", "rb") as file:
-            lines = dict(line.split(b":", 1) for line in file if b":" in line)
-        uids = [int(word) for word in lines[b"Uid"].split()]
-        gids = [int(word) for word in lines[b"Gid"].split()]
+        fd = os.open(f"/proc/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, STATUS)
+        finally:
+            os.close(fd)
+        at = text.index(b"\nUid:")  # Uid, Gid, FDSize, Groups follow each other
+        uid, gid, _, groups, _ = text[at + 1 :].split(b"\n", 4)
+        real, effective, saved, filesystem = map(int, uid[4:].split())
+        real_group, effective_group, saved_group, filesystem_group = map(int, gid[4:].split())
+        at = text.index(b"\nCapPrm:", at)
         return cls(
             tid,
-            (uids[0], uids[1], uids[2], uids[3]),
-            (gids[0], gids[1], gids[2], gids[3]),
-            tuple(int(word) for word in lines[b"Groups"].split()),
-            int(lines[b"CapPrm"], 16),
-            int(lines[b"CapEff"], 16),
+            (real, effective, saved, filesystem),
+            (real_group, effective_group, saved_group, filesystem_group),
+            tuple(map(int, groups[7:].split())),
+            int(text[at + 8 : at + 25], 16),
+            int(text[at + 33 : at + 50], 16),
         )
 
     def for_access(self) -> Caller:

@@ -70,12 +70,12 @@ class Reactor:
         self._alarm_at: float | None = None  # None: it has gone off, or was never set
         self._watched: dict[int, Callable[[], None]] = {}
         self._edges: set[int] = set()
-        self._timers: list[tuple[float, int, RunTimer]] = []
+        self.timers: list[tuple[float, int, RunTimer]] = []
         self._order = count()
         self._cancelled = 0
         self._posted: deque[Callable[[], None]] = deque()
         self._bell = -1
-        self.active = 0
+        self.active = 0  # how many need the wait here
         self.since = 0.0  # when the call or callback that runs now began
 
     # -- Clock -----------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class Reactor:
         if due != due:  # no order: the heap would lose other timers
             raise ValueError(f"a delay of {delay} s: not a number of seconds")
         timer = RunTimer(self, due, callback)
-        heapq.heappush(self._timers, (timer.due, next(self._order), timer))
+        heapq.heappush(self.timers, (timer.due, next(self._order), timer))
         return timer
 
     def wait(self, condition: Condition, seconds: float) -> None:
@@ -101,9 +101,9 @@ class Reactor:
     def forget_cancelled(self) -> None:
         """One more timer is cancelled: as soon as they are half of all, none of them is kept."""
         self._cancelled += 1
-        if 2 * self._cancelled >= len(self._timers):
-            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
-            heapq.heapify(self._timers)
+        if 2 * self._cancelled >= len(self.timers):
+            self.timers = [entry for entry in self.timers if entry[2].callback is not None]
+            heapq.heapify(self.timers)
             self._cancelled = 0
 
     # -- waiting ---------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Reactor:
     @property
     def busy(self) -> bool:
         """Whether the supervisor has to wait here instead of in RECV."""
-        return self.active > 0 or bool(self._timers)
+        return self.active > 0 or bool(self.timers)
 
     def watch(
         self,
@@ -185,8 +185,8 @@ class Reactor:
     def wait_for(self, fd: int) -> bool:
         """One turn: wait, run what is due; returns whether ``fd`` (watched) is readable."""
         timeout = None
-        if self._timers:
-            timeout = self._set_alarm(self._timers[0][0])
+        if self.timers:
+            timeout = self._set_alarm(self.timers[0][0])
         ready = False
         for found, _ in self._epoll.poll(timeout):
             if found == fd:
@@ -227,11 +227,11 @@ class Reactor:
 
     def run_timers(self) -> None:
         """Run the timers that are due now; those that they start wait for the next turn."""
-        if not self._timers:
+        if not self.timers:
             return
         now, later = monotonic(), next(self._order)
-        while self._timers and self._timers[0][0] <= now and self._timers[0][1] < later:
-            timer = heapq.heappop(self._timers)[2]
+        while self.timers and self.timers[0][0] <= now and self.timers[0][1] < later:
+            timer = heapq.heappop(self.timers)[2]
             callback, timer.callback = timer.callback, None
             if callback is None:
                 self._cancelled -= 1
