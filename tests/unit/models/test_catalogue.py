@@ -151,13 +151,22 @@ def test_light_imports() -> None:
 
 
 def test_names_of_the_first_release_are_aliases() -> None:
+    import uvfio.kit.pci.bar
+    import uvfio.kit.pci.model
     import uvfio.kit.platform
+    import uvfio.kit.register
+    import uvfio.models.bar
     import uvfio.models.kit
+    import uvfio.models.pci
     import uvfio.models.platform
+    import uvfio.models.register
 
     assert uvfio.models.kit.__all__ == uvfio.kit.__all__
     assert uvfio.models.kit.PciModel is uvfio.kit.PciModel
     assert uvfio.models.platform.PlatformModel is uvfio.kit.platform.PlatformModel
+    assert uvfio.models.pci.PciModel is uvfio.kit.PciModel
+    assert uvfio.models.bar.__all__ == uvfio.kit.pci.bar.__all__
+    assert uvfio.models.register.RegisterMap is uvfio.kit.register.RegisterMap
 
 
 def test_a_misspelt_class_suggests_models_only(tmp_path: Path) -> None:
