@@ -106,6 +106,18 @@ def test_descriptors_of_another_user(program: Programs) -> None:
     assert "ermission denied" in done.stderr
 
 
+def test_the_working_folder_of_another_user() -> None:
+    as_root()
+    drop = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups"
+    script = (
+        "cd /sys/bus/pci; exec 5< devices; "
+        f"{drop} sh -c \"ls /proc/$$/cwd /proc/$$/root /proc/$$/fd/5 /proc/$$/cwd/devices\"; true"
+    )
+    done = run_uvfio("run", "--", "bash", "-c", script)
+    assert done.stdout == ""
+    assert done.stderr.count("Permission denied") == 4
+
+
 def test_the_machine_cannot_be_removed() -> None:
     """By no name, descriptor or working folder; natively root gets EPERM, too."""
     script = (

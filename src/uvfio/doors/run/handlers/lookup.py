@@ -272,25 +272,32 @@ class Lookup:
         if not (who.isascii() and who.isdigit() and number.isascii() and number.isdigit()):
             return None
         if kind == "fd":
-            return self._through_descriptor(int(who), int(number))
+            return self._through_descriptor(request[1], int(who), int(number))
         other = self.session.processes.by_tgid.get(int(who))
         if int(who) in (request[1], process.tgid):
             other = process
-        if other is None:
+        if other is None or not self._may_follow(request[1], process, other):
             return None
         if kind == "root":
             return [], False
         inside = self.shown(other.cwd)
         return _parts(inside or other.cwd), bool(other.virtual_cwd) or inside is not None
 
+    @staticmethod
+    def _may_follow(tid: int, process: Process, other: Process) -> bool:
+        """Whether the caller may follow links of ``other`` in /proc. If not the kernel refuses."""
+        return other is process or rights.may_inspect(tid, other.tgid)
+
     def _through_descriptor(
-        self, task: int, number: int
+        self, tid: int, task: int, number: int
     ) -> tuple[int, int] | tuple[list[str], bool]:
         try:
             inside = self.shown(os.readlink(f"/proc/{task}/fd/{number}"))
         except OSError:
             return task, number
-        return (task, number) if inside is None else (_parts(inside), True)
+        if inside is None or not rights.may_inspect(tid, task):
+            return task, number
+        return _parts(inside), True
 
     def _resolve(self, parts: list[str]) -> list[str]:
         """Resolve links of the tree, since ``..`` is the folder above their target. OSError as the kernel gives it."""
