@@ -111,7 +111,7 @@ def test_the_working_folder_of_another_user() -> None:
     drop = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups"
     script = (
         "cd /sys/bus/pci; exec 5< devices; "
-        f"{drop} sh -c \"ls /proc/$$/cwd /proc/$$/root /proc/$$/fd/5 /proc/$$/cwd/devices\"; true"
+        f'{drop} sh -c "ls /proc/$$/cwd /proc/$$/root /proc/$$/fd/5 /proc/$$/cwd/devices"; true'
     )
     done = run_uvfio("run", "--", "bash", "-c", script)
     assert done.stdout == ""

@@ -357,12 +357,15 @@ class Process:
         """The folder that relative paths start from, as the program sees it."""
         if self.virtual_cwd:
             return self.virtual_cwd
-        if not self._cwd:
-            try:
-                self._cwd = os.readlink(f"/proc/{self.thread}/cwd")
-            except OSError:
-                return "/"
-        return self._cwd
+        if self._cwd:
+            return self._cwd
+        try:
+            cwd = os.readlink(f"/proc/{self.thread}/cwd")
+        except OSError:
+            return "/"
+        if len(self.tids) == 1:  # another thread may be changing it, after its call was passed on
+            self._cwd = cwd
+        return cwd
 
     def forget_cwd(self) -> None:
         """The program changes its working folder."""

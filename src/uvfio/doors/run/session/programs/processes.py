@@ -13,7 +13,8 @@ call to the next ends with an event that is seen before it is used again:
     whose table is shared         a call that changes a table compares it with those that are cached (kcmp(2))
     ``space``, ``Mm``,            an exec. At first use the Mm is compared with those of others (kcmp(2))
     ``writable``
-    ``cwd``                       chdir, fchdir
+    ``cwd``                       chdir, fchdir, a second thread: a change that another thread has begun is seen at no
+                                  time, so the folder is remembered of a process with one thread only
 
 A call that is continued takes effect after its answer, and other threads call meanwhile. The calling thread's next
 call shows that it has returned: ``begins`` notes what it may change and moves the thread from ``by_tid`` to

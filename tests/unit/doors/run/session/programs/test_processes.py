@@ -809,6 +809,27 @@ def test_the_working_folder(stage: Stage) -> None:
     assert stage.process.cwd == "/etc"
 
 
+def test_the_working_folder_of_threads_is_not_remembered(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that one of them has begun may take effect at any time."""
+    alone = stage.process.cwd
+    asked: list[str] = []
+
+    def readlink(path: str) -> str:
+        asked.append(path)
+        return alone
+
+    monkeypatch.setattr(os, "readlink", readlink)
+    assert stage.process.cwd == stage.process.cwd == alone
+    assert asked == []
+    thread = stage.puppet.spawn(THREAD)
+    trap(thread)
+    stage.process.forget_cwd()
+    assert stage.process.cwd == stage.process.cwd == alone
+    assert len(asked) == 2
+
+
 def test_a_folder_of_the_machine_is_inherited(stage: Stage) -> None:
     puppet = stage.puppet
     puppet.must("chdir", b"/sys/bus/pci/devices")
