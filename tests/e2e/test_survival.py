@@ -138,7 +138,11 @@ def test_a_hook_without_an_end(register: int, name: str, bad: str, python: Pytho
     with Uvfio("run", "-d", bad, "--", *python(f"{code}access({register})")) as uvfio:
         uvfio.expect("ready\nin\n")
         os.killpg(uvfio.pid, signal.SIGINT)
-        uvfio.expect("one more signal ends the run", "stderr")
+        if name == "in_c":  # a stack, which may come before or after the hint
+            uvfio.expect("this is where:\n", "stderr")
+            uvfio.expect(name, "stderr")
+        else:
+            uvfio.expect("one more signal ends the run", "stderr")
         text = uvfio.text("stderr")
         assert name in text
         assert "bad.py" in text

@@ -41,6 +41,7 @@ MAP_PRIVATE: Final = 0x02
 MAP_TYPE: Final = 0x0F
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
+MAP_LOCKED: Final = 0x2000
 MREMAP_MAYMOVE: Final = 1
 MREMAP_FIXED: Final = 2
 # linux/auxvec.h, linux/capability.h

@@ -44,6 +44,7 @@ from uvfio.uapi.linux import (
     FIONBIO,
     FIONCLEX,
     MAP_ANONYMOUS,
+    MAP_LOCKED,
 )
 from uvfio.uapi.rfc import VFIO_REGION_SHIFT, VFIO_TYPE
 from uvfio.uapi.seccomp import (
@@ -215,6 +216,7 @@ def _access(asm: Assembler, reserved: range, call: Call) -> None:
     assert call.offset is not None
     if call.test == "mmap":
         asm.load(low(3))
+        asm.jset(MAP_LOCKED, "notify")
         asm.jset(MAP_ANONYMOUS, "allow")
     _reserved(asm, reserved, call.descriptors[0], "notify", None)
     if call.test != "pio":

@@ -59,7 +59,7 @@ Test = Literal[
     "fd",  # one of ``descriptors`` is reserved
     "pio",  # the descriptor is reserved, the offset is in a region above 0, or ``WIDTHS`` bytes are moved
     "piov",  # the descriptor is reserved or the offset is in a region above 0
-    "mmap",  # as piov, unless MAP_ANONYMOUS
+    "mmap",  # as piov, unless MAP_ANONYMOUS; and with MAP_LOCKED
     "ioctl",  # the request's type is VFIO's, or the descriptor is reserved
     "fstatat",  # a path, or with AT_EMPTY_PATH in argument 3 a reserved descriptor
     "statx",  # the same, with the flags in argument 2
@@ -248,6 +248,7 @@ CALLS: Final[tuple[Call, ...]] = (
     _call(
         "mmap2", "mmap", "calls.mmap2", ON_I386, fds=(4,), offset=Offset(5, "pages"), shown="mmap"
     ),
+    *(_call(name, "notify", "calls.mlock") for name in ("mlock", "mlock2", "mlockall")),
     # its position, size and facts
     _call("lseek", "fd", "calls.lseek", fds=(0,), copies="served"),
     _call("_llseek", "fd", "calls.llseek", ON_I386, fds=(0,), copies="served"),

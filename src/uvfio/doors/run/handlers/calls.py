@@ -31,6 +31,8 @@ from uvfio.uapi.linux import (
     F_DUPFD,
     F_DUPFD_CLOEXEC,
     F_GETFL,
+    MAP_ANONYMOUS,
+    MAP_LOCKED,
     MAP_PRIVATE,
     MAP_TYPE,
     O_LARGEFILE,
@@ -319,6 +321,10 @@ class Calls:
 
     def _mmap(self, request: Request, offset: int) -> int | None:
         process = self.session.processes.get(request[1])
+        if request[9] & MAP_LOCKED:
+            process.begins_to_lock()
+        if request[9] & MAP_ANONYMOUS:
+            return None
         file = process.lookup(request[1], request[10] & INT)
         if file is None:
             return None
@@ -332,6 +338,11 @@ class Calls:
         if file.region_memory is not None:
             self.session.tokens.mapped(file.region_memory)
         return None  # allowed: the kernel maps the token's own bytes
+
+    def mlock(self, request: Request) -> int | None:
+        """mlock, mlock2 and mlockall: left to the kernel. What the program locks counts with its DMA mappings."""
+        self.session.processes.get(request[1]).begins_to_lock()
+        return None
 
     # -- the table of descriptors --------------------------------------------------------------------
 

@@ -209,9 +209,8 @@ class Launched:
         except ProcessLookupError:
             pass
 
-    def _watch(self, main: int) -> None:
-        """The thread: answer the front; when the guard has ended, wake a main thread that sleeps on."""
-        guard = os.pidfd_open(self.guard)
+    def _watch(self, main: int, guard: int) -> None:
+        """The thread: answer the front; when the guard (a pidfd) has ended, wake a main thread that sleeps on."""
         poller, listener = select.poll(), select.poll()
         poller.register(self._front.relay, select.POLLIN)
         poller.register(guard, select.POLLIN)
@@ -373,7 +372,8 @@ def launch(
     syscalls.set_sync_wake_up(launched.listener)
     _close_inherited()
     signal.signal(INTERRUPT, launched._wake)
-    _thread.start_new_thread(launched._watch, (_thread.get_ident(),))
+    watched = os.pidfd_open(launched.guard)  # before anything can reap it
+    _thread.start_new_thread(launched._watch, (_thread.get_ident(), watched))
     return launched
 
 

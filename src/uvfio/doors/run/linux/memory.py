@@ -174,6 +174,7 @@ class ProgramMemory:
         "_maps",
         "_unopened",
         "fd",
+        "locks",
         "pid",
     )
 
@@ -182,6 +183,7 @@ class ProgramMemory:
         self.fd = self._maps = self._here = -1
         self.fd = os.open(f"/proc/{living(pid)}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._is_device = is_device
+        self.locks = True  # it may have called mlock(2)
         self._held: WeakValueDictionary[Identity, Held] = WeakValueDictionary()
         self._followed: WeakValueDictionary[Identity, Followed] = WeakValueDictionary()
         self._unopened: set[tuple[int, int]] = set()
@@ -271,7 +273,9 @@ class ProgramMemory:
         return Pin(join(pieces), locked)
 
     def mlocked(self) -> int:
-        """VmLck of /proc/PID/status in bytes; 0 once the process has ended."""
+        """VmLck of /proc/PID/status in bytes; 0 once the process has ended, and if it is known to lock nothing."""
+        if not self.locks:
+            return 0  # to read it costs twice what a mapping does
         try:
             with open(f"/proc/{living(self.pid)}/status", "rb") as file:
                 found = file.read().partition(b"\nVmLck:")[2]

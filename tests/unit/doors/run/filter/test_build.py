@@ -71,6 +71,7 @@ CHANGES: list[str] = [
     "renameat2", "link", "linkat", "symlink", "symlinkat", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown",
     "lchown", "fchown", "fchownat", "utime", "utimes", "futimesat", "utimensat", "truncate", "setxattr",
     "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+    "mlock", "mlock2", "mlockall",
 ]  # fmt: skip
 
 FD0: list[str] = [
@@ -267,6 +268,7 @@ def test_mmap() -> None:
         (shared, 1024, 0, ALLOW),
         (anonymous, -1, 0, ALLOW),
         (anonymous, 900, 2 * TIB, ALLOW),
+        (anonymous | 0x2000, -1, 0, NOTIFY),  # MAP_LOCKED
     ):
         assert x86_64("mmap", 0, 4096, 3, flags, fd, offset) == expected
         assert i386("mmap2", 0, 4096, 3, flags, fd, offset >> 12) == expected

@@ -76,6 +76,7 @@ class Process:
         "exec_space",
         "execs",
         "files",
+        "locks",
         "parent",
         "pidfd",
         "processes",
@@ -101,6 +102,7 @@ class Process:
         self.execs: set[int] = set()  # the threads in an execve
         self.exec_mark = b""
         self.exec_space: ProgramMemory | None = None
+        self.locks = False
         self.virtual_cwd = ""
         self.trusted: dict[int, int] = {}
         self._checks: dict[int, int] = {}
@@ -124,6 +126,7 @@ class Process:
         if space is None:
             try:
                 space = self._space = self._open_space()
+                space.locks = self.locks
             except PermissionError as error:
                 raise Unreadable.because(self.tgid, "read its memory") from error
             except FileNotFoundError as error:
@@ -182,10 +185,17 @@ class Process:
             self._mm = Mm(self.space, f"pid {self.tgid}")
         return self._mm
 
+    def begins_to_lock(self) -> None:
+        """The image calls mlock(2) or its kin: from now on what it has locked is read where it counts."""
+        self.locks = True
+        if self._space is not None:
+            self._space.locks = True
+
     def share_mm(self, other: Process) -> None:
         """A vfork child runs in its parent's memory until it executes something."""
         self._mm = other.mm
         self._space = other.space
+        self.locks = other.locks
         self.used = True
 
     def use(self) -> None:
@@ -198,6 +208,7 @@ class Process:
         """An exec happened: another address space; close-on-exec descriptors are gone."""
         self.files.clear()
         self.forget_space()
+        self.locks = False
         self._mm = None
         self.used = False
         self.execs.clear()

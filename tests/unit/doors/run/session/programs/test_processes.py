@@ -809,6 +809,30 @@ def test_the_working_folder(stage: Stage) -> None:
     assert stage.process.cwd == "/etc"
 
 
+@pytest.mark.parametrize("how", ["mlock", "mlock2", "mlockall", "mmap"])
+def test_what_is_locked_is_read_of_programs_that_lock(stage: Stage, how: str) -> None:
+    """A program that never calls mlock has locked nothing; an exec unlocks everything."""
+    puppet = stage.puppet
+    at = puppet.pages(2)
+    trap(puppet)
+    memory = stage.process.memory
+    assert not stage.process.locks
+    assert memory.mlocked() == 0
+    if how == "mmap":
+        locked, anonymous, private = 0x2000, 0x20, 0x02
+        puppet.must("mmap", 0, PAGE, 3, private | anonymous | locked, (1 << 64) - 1, 0)
+    elif how == "mlockall":
+        assert puppet.call(how, 1) in (0, -errno.ENOMEM, -errno.EPERM)
+    else:
+        puppet.must(how, at, PAGE, 0)
+    assert stage.process.locks
+    if how != "mlockall":
+        assert memory.mlocked() == PAGE
+    assert puppet.execute() == 0
+    trap(puppet)
+    assert not stage.process.locks
+
+
 def test_the_working_folder_of_threads_is_not_remembered(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
