@@ -32,7 +32,7 @@ LARGEST_FOLDER = 16
 # docstrings and comments, which cost next to nothing in a .pyc. The standard library's own imports differ between
 # versions: the last number is that of 3.14 and later.
 STARTUP_STANDARD_MODULES = {(3, 11): 64, (3, 12): 65, (3, 13): 64}.get(sys.version_info[:2], 69)
-STARTUP_LINES = 17_500
+STARTUP_LINES = 17_700
 STARTUP_FORBIDDEN = (
     "uvfio.core.events",  # data classes, which only an observer needs
     *("argparse", "asyncio", "concurrent", "difflib", "email", "hypothesis", "importlib.metadata"),
