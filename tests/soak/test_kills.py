@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,13 +17,6 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 GROWTH = 4 << 10  # KiB that the supervisor may grow while it serves the last 900
 
 
-def resident(pid: int) -> int:
-    """KiB of memory that the process has now."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found.group(1))
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("machine", Kills.MACHINES)
 def test_a_thousand_kills(machine: str, seed: int, program: Programs) -> None:
@@ -37,7 +28,7 @@ def test_a_thousand_kills(machine: str, seed: int, program: Programs) -> None:
         for _ in range(10):
             kills.kill(uvfio, 100, timeout=600)
             assert uvfio.resources() == before
-            sizes.append(resident(uvfio.pid))
+            sizes.append(uvfio.resident())
         assert sizes[-1] - sizes[0] < GROWTH, sizes
         uvfio.finish().ok()
 

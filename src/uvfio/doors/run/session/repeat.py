@@ -7,8 +7,8 @@ So the program repeats its call with a path that means the same ("/dev/null"), a
 
 Theory of operation
 -------------------
-``begin`` is called while the call waits for its answer. A thread of its own becomes the tracer of the calling thread
-(the kernel binds a tracee to a thread) and steps it through::
+``begin`` is called for a call that waits for its answer, and returns at once. A thread of its own becomes the tracer
+of the calling thread (the kernel binds a tracee to a thread) and steps it through::
 
     stop        SEIZE and INTERRUPT; the supervisor answers the call, the thread stops before it returns to its code
     mmap        a page for the paths, by a system call that the tracer makes the thread execute; all signals blocked
@@ -23,7 +23,11 @@ A call that a signal interrupts ends with ERESTARTSYS and its own arguments: the
 restarts the call that the program made, which is notified and redirected again, or returns EINTR. An exec that
 succeeds ends the trace with EVENT_EXEC. A thread that is killed in between is reaped here, as its parent sees it.
 
-Invariants: one tracer for one call; nothing of the program but the new path in a page of its own changes; a thread
+Invariants: the supervisor never waits for a tracer. SEIZE of a thread whose process executes another program waits
+for that exec, the exec waits until the tracers of the process's other threads have reaped them, and a tracer that is
+about to detach waits for the supervisor.
+
+One tracer for one call; nothing of the program but the new path in a page of its own changes; a thread
 that cannot be traced gets ``Unreadable`` and has made no call.
 
 What this does not do: decide which path means the same (``handlers/lookup.py``), or follow a child.
@@ -61,9 +65,16 @@ NO_CALL: Final = WORD  # in orig_rax: no call to restart
 RESTARTS: Final = range(512, 517)  # ERESTARTSYS and its kin (include/linux/errno.h)
 
 
-def begin(reactor: Reactor, request: Request, wanted: Redirect, repeating: set[int]) -> None:
-    """Trace the thread that made ``request``; answer the call with any value then. Raises Unreadable if the thread
-    cannot be traced. ``repeating`` contains the thread until its call has returned."""
+def begin(
+    reactor: Reactor,
+    request: Request,
+    wanted: Redirect,
+    repeating: set[int],
+    begun: Callable[[Unreadable | None], None],
+) -> None:
+    """Trace the thread that made ``request``. ``begun`` is called on the supervisor's thread, with None when the call
+    is to be answered with any value, with Unreadable if the thread cannot be traced. ``repeating`` contains the thread
+    until its call has returned."""
     stop, tid = reactor.accept_posts(), request[1]
     repeating.add(tid)
     ended = False
@@ -75,21 +86,25 @@ def begin(reactor: Reactor, request: Request, wanted: Redirect, repeating: set[i
             repeating.discard(tid)
             stop()
 
-    tracer = _Tracer(reactor, request, wanted, end)
-    error: BaseException | None
-    try:
-        threading.Thread(target=tracer.run, name=f"redirect {request[1]}", daemon=True).start()
-        error = tracer.started.get()
-    except RuntimeError as none:  # no thread can be made
-        error = OSError(errno.EAGAIN, str(none))
-    if error is not None:
+    def start(error: BaseException | None) -> None:
+        if error is None:
+            begun(None)
+            return
         end()
         reason = error.strerror if isinstance(error, OSError) else str(error)
         paths = ", ".join(os.fsdecode(path) for path in wanted.paths.values())
-        raise Unreadable(
-            f"task {request[1]} cannot be led out of the machine's folders to {paths}: {reason}",
-            "a program that a debugger traces can use the path itself; `uvfio check` tries ptrace",
+        begun(
+            Unreadable(
+                f"task {tid} cannot be led out of the machine's folders to {paths}: {reason}",
+                "a program that a debugger traces can use the path itself; `uvfio check` tries ptrace",
+            )
         )
+
+    tracer = _Tracer(reactor, request, wanted, start, end)
+    try:
+        threading.Thread(target=tracer.run, name=f"redirect {tid}", daemon=True).start()
+    except RuntimeError as none:  # no thread can be made
+        start(OSError(errno.EAGAIN, str(none)))
 
 
 class _Gone(Exception):
@@ -97,16 +112,22 @@ class _Gone(Exception):
 
 
 class _Tracer:
-    """One redirected call; all but ``started`` belongs to the thread that ``run`` is."""
+    """One redirected call; ``run`` is a thread. ``start`` and ``end`` are called on the supervisor's thread: when the
+    calling thread is traced or cannot be, and when its call has returned."""
 
     def __init__(
-        self, reactor: Reactor, request: Request, wanted: Redirect, end: Callable[[], None]
+        self,
+        reactor: Reactor,
+        request: Request,
+        wanted: Redirect,
+        start: Callable[[BaseException | None], None],
+        end: Callable[[], None],
     ) -> None:
         self.reactor = reactor
         self.tid, self.number, self.arch = request[1], request[3], request[4]
         self.wanted = wanted
+        self.start = start
         self.end = end
-        self.started: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Seize the thread, then step it through its call."""
@@ -114,9 +135,10 @@ class _Tracer:
             ptrace.ptrace(ptrace.PTRACE_SEIZE, self.tid, 0, ptrace.ONE_CALL)
             ptrace.ptrace(ptrace.PTRACE_INTERRUPT, self.tid)
         except BaseException as error:
-            self.started.put(error)
+            refused = error
+            self.reactor.post(lambda: self.start(refused))
             return
-        self.started.put(None)
+        self.reactor.post(lambda: self.start(None))
         try:
             self._steps()
         except (_Gone, ProcessLookupError, ChildProcessError):
