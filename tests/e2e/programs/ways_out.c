@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ways_out [again ROUNDS]: calls whose path leads out of the machine's folders,
+ * ways_out [again|images ROUNDS]: calls whose path leads out of the machine's folders,
  * while signals, kills, stops and execs come in between. Without arguments it
  * prints "at rest", reads a number of rounds, and begins again.
  *
  *	again	children are killed in such calls, and others that get their numbers
  *		(clone3 with set_tid) make them, too
+ *	images	a thread executes an image while others are in such calls
  */
 #define _GNU_SOURCE
 #include "check.h"
@@ -195,7 +196,6 @@ static void again(int many)
 		if (waitpid(number, &status, 0) != number || status)
 			die("round %d: the next %d ended with %#x", i, number, status);
 	}
-	pass("again");
 }
 
 int main(int argc, char **argv)
@@ -206,7 +206,12 @@ int main(int argc, char **argv)
 	need(sigaction(SIGUSR1, &action, NULL));
 	setvbuf(stdout, NULL, _IONBF, 0);
 	if (argc == 3) {
-		again(atoi(argv[2]));
+		rounds = atoi(argv[2]);
+		if (!strcmp(argv[1], "again"))
+			again(rounds);
+		for (int i = 0; strcmp(argv[1], "again") && i < rounds; i++)
+			images(i);
+		pass(argv[1]);
 		return 0;
 	}
 	puts("at rest");

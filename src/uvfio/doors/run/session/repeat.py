@@ -27,6 +27,9 @@ Invariants: the supervisor never waits for a tracer. SEIZE of a thread whose pro
 for that exec, the exec waits until the tracers of the process's other threads have reaped them, and a tracer that is
 about to detach waits for the supervisor.
 
+A thread that was seized is the one that made the call only if the call waits after the SEIZE: numbers are used again,
+and an exec gives that of the process to the thread that made it.
+
 One tracer for one call; nothing of the program but the new path in a page of its own changes; a thread
 that cannot be traced gets ``Unreadable`` and has made no call.
 
@@ -70,11 +73,12 @@ def begin(
     request: Request,
     wanted: Redirect,
     repeating: set[int],
+    waits: Callable[[], bool],
     begun: Callable[[Unreadable | None], None],
 ) -> None:
-    """Trace the thread that made ``request``. ``begun`` is called on the supervisor's thread, with None when the call
-    is to be answered with any value, with Unreadable if the thread cannot be traced. ``repeating`` contains the thread
-    until its call has returned."""
+    """Trace the thread that made ``request``, if the call still ``waits`` for its answer. ``begun`` is called on the
+    supervisor's thread, with None when the call is to be answered with any value, with Unreadable if the thread
+    cannot be traced. ``repeating`` contains the thread until its call has returned."""
     stop, tid = reactor.accept_posts(), request[1]
     repeating.add(tid)
     ended = False
@@ -100,7 +104,7 @@ def begin(
             )
         )
 
-    tracer = _Tracer(reactor, request, wanted, start, end)
+    tracer = _Tracer(reactor, request, wanted, waits, start, end)
     try:
         threading.Thread(target=tracer.run, name=f"redirect {tid}", daemon=True).start()
     except RuntimeError as none:  # no thread can be made
@@ -120,12 +124,14 @@ class _Tracer:
         reactor: Reactor,
         request: Request,
         wanted: Redirect,
+        waits: Callable[[], bool],
         start: Callable[[BaseException | None], None],
         end: Callable[[], None],
     ) -> None:
         self.reactor = reactor
         self.tid, self.number, self.arch = request[1], request[3], request[4]
         self.wanted = wanted
+        self.waits = waits
         self.start = start
         self.end = end
 
@@ -133,9 +139,14 @@ class _Tracer:
         """Seize the thread, then step it through its call."""
         try:
             ptrace.ptrace(ptrace.PTRACE_SEIZE, self.tid, 0, ptrace.ONE_CALL)
+            if (
+                not self.waits()
+            ):  # the number may be another thread's, or an image's that was executed meanwhile
+                self.reactor.post(self.end)
+                return  # the end of this thread detaches what was seized
             ptrace.ptrace(ptrace.PTRACE_INTERRUPT, self.tid)
         except BaseException as error:
-            refused = error
+            refused = error.with_traceback(None)  # which would keep this frame, a cycle
             self.reactor.post(lambda: self.start(refused))
             return
         self.reactor.post(lambda: self.start(None))
@@ -205,6 +216,9 @@ class _Tracer:
         )
         if not -4096 < page < 0:
             with open(f"/proc/{self.tid}/mem", "r+b", buffering=0) as memory:
+                ptrace.registers(
+                    self.tid
+                )  # still the same thread: it is killed by an exec of another one
                 for at, path in enumerate(self.wanted.paths.values()):
                     memory.seek(page + at * PATH_MAX)
                     memory.write(path[: PATH_MAX - 1] + b"\0")

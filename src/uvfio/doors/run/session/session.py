@@ -197,11 +197,15 @@ class Session:
         be traced, by ``wanted.otherwise`` or with EPERM."""
         from uvfio.doors.run.session.repeat import begin
 
+        wanted = wanted.with_traceback(
+            None
+        )  # it would keep the caller's process, also if that ends
         begin(
             self.reactor,
             request,
             wanted,
             self.repeating,
+            lambda: sc.notif_id_valid(self.listener, request[0]),
             lambda refused: self._redirected(request, wanted, refused),
         )
 
@@ -212,9 +216,11 @@ class Session:
         if refused is None:
             self._send(number, 0, OSError(errno.ENOSYS, "repeated"))
             return
+        if wanted.otherwise is None:
+            self.report_refusal(tid, refused)
+            self._send(number, 0, refused)
+            return
         try:
-            if wanted.otherwise is None:
-                raise refused
             value = wanted.otherwise()
         except OSError as failure:
             self.report_refusal(tid, failure)
