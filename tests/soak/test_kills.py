@@ -12,7 +12,7 @@ from support.uvfio_cli import Uvfio, run_uvfio
 if TYPE_CHECKING:
     from e2e.conftest import Programs
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(590)]
 
 GROWTH = 4 << 10  # KiB that the supervisor may grow while it serves the last 900
 
