@@ -80,18 +80,24 @@ def begin(
     supervisor's thread, with None when the call is to be answered with any value, with Unreadable if the thread
     cannot be traced. ``repeating`` contains the thread until its call has returned."""
     stop, tid = reactor.accept_posts(), request[1]
-    repeating.add(tid)
-    ended = False
+    held = [tid]
+
+    def forget() -> None:
+        """For both threads. A second time could end the thread's next call."""
+        if held:
+            repeating.discard(held.pop())
 
     def end() -> None:
-        nonlocal ended
-        if not ended:  # a second time could end the thread's next call
-            ended = True
-            repeating.discard(tid)
-            stop()
+        forget()
+        stop()
 
     def start(error: BaseException | None) -> None:
         if error is None:
+            repeating.add(
+                tid
+            )  # it is seized: its number is not free before its tracer has forgotten it
+            if not held:
+                repeating.discard(tid)
             begun(None)
             return
         end()
@@ -104,7 +110,7 @@ def begin(
             )
         )
 
-    tracer = _Tracer(reactor, request, wanted, waits, start, end)
+    tracer = _Tracer(reactor, request, wanted, waits, start, forget, end)
     try:
         threading.Thread(target=tracer.run, name=f"redirect {tid}", daemon=True).start()
     except RuntimeError as none:  # no thread can be made
@@ -126,6 +132,7 @@ class _Tracer:
         wanted: Redirect,
         waits: Callable[[], bool],
         start: Callable[[BaseException | None], None],
+        forget: Callable[[], None],
         end: Callable[[], None],
     ) -> None:
         self.reactor = reactor
@@ -133,6 +140,7 @@ class _Tracer:
         self.wanted = wanted
         self.waits = waits
         self.start = start
+        self.forget = forget
         self.end = end
 
     def run(self) -> None:
@@ -157,6 +165,7 @@ class _Tracer:
         except BaseException as error:
             self._fail(error)
         finally:
+            self.forget()  # before the end of this thread, which frees the number of a dead one
             self.reactor.post(self.end)
 
     def _fail(self, error: BaseException) -> None:
@@ -297,6 +306,10 @@ class _Tracer:
 
     def _wait(self) -> tuple[int, int]:
         """The next stop: the signal, and the event. ``_Gone`` when the thread has ended."""
+        everything = os.WEXITED | os.WSTOPPED | os.WNOWAIT
+        found = os.waitid(os.P_ALL, 0, everything | ptrace.WALL | ptrace.WNOTHREAD)
+        if found is not None and found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
+            self.forget()  # the number is free once the thread is reaped
         tid, status = os.waitpid(-1, ptrace.WALL | ptrace.WNOTHREAD)
         if not os.WIFSTOPPED(status):
             raise _Gone
