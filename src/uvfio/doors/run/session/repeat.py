@@ -146,6 +146,9 @@ class _Tracer:
     def run(self) -> None:
         """Seize the thread, then step it through its call."""
         try:
+            if not self.waits():
+                self.reactor.post(self.end)
+                return
             ptrace.ptrace(ptrace.PTRACE_SEIZE, self.tid, 0, ptrace.ONE_CALL)
             if (
                 not self.waits()
