@@ -60,8 +60,20 @@ support: $(STAMP) ## write the tables of docs/reference/support.md anew
 bench: $(STAMP) ## what an operation costs
 	$(BIN)/python bench/run.py
 
-soak: $(STAMP) ## the long tests
-	$(BIN)/pytest -m soak -n auto --timeout 3600
+# Pieces of `make soak`, FILE or FILE:EXPRESSION of pytest's -k; each takes less than ten minutes on two processors.
+SOAK := tests/soak/test_identity.py:numbers tests/soak/test_identity.py:dup2 tests/soak/test_identity.py:taken \
+    tests/soak/test_identity.py:exec tests/soak/test_paths.py tests/soak/test_memory.py tests/soak/test_control.py \
+    tests/e2e/test_control.py tests/soak/test_models.py tests/soak/test_ends.py tests/soak/test_kills.py:thousand \
+    tests/soak/test_kills.py:deaths tests/soak/test_kills.py:status tests/soak/test_fuzz.py:absurd \
+    tests/soak/test_fuzz.py:programs tests/soak/test_fuzz.py:hundred tests/property/test_framework_machine.py
+
+soak: $(STAMP) ## the long tests, piece by piece; SOAK="FILE[:EXPRESSION]..." runs some
+	@number=0; total=$(words $(SOAK)); for piece in $(SOAK); do \
+	    number=$$((number + 1)); file=$${piece%%:*}; chosen=$${piece#$$file}; \
+	    echo "== soak $$number of $$total: $$piece ($$(date +%T))"; \
+	    timeout --kill-after 30 600 $(BIN)/pytest -m soak -n 2 -rP --timeout 590 $$file -k "$${chosen#:}" \
+	        || { echo "soak: $$piece failed, or took ten minutes" >&2; exit 1; }; \
+	done
 
 clean: ## everything that was built but the virtual environment
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -152,3 +152,10 @@ def test_a_debugged_program_is_told(tmp_path: Path) -> None:
     done = run_uvfio("run", "--", "strace", "-f", "-o", tmp_path / "out", "sh", "-c", script)
     assert done.stdout.split() == ["/sys/bus/pci", "/usr"]
     assert "cannot be led out of the machine's folders" in done.stderr
+
+
+def test_images_that_are_executed_while_threads_are_led_out(program: Programs) -> None:
+    """The exec waits for the tracers of the other threads, and the next tracer's SEIZE for the exec."""
+    assert (
+        run_uvfio("run", "--", program("ways_out"), "images", "300").ok().stdout == "PASS images\n"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.requirements import require
@@ -11,24 +10,19 @@ from support.uvfio_cli import Uvfio, run_uvfio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from e2e.conftest import Programs
-
-
-def resident(pid: int) -> int:
-    """KiB of memory that a process has."""
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in status if line.startswith("VmRSS:")))
 
 
 def test_a_tebibyte_is_mapped_and_nothing_touched(program: Programs) -> None:
     require(os.getuid() == 0, "only root may lock a tebibyte")
     with Uvfio("run", "--", program("huge_guest")) as run:
         run.expect("begun")
-        before = resident(run.pid)
+        before = run.resident()
         run.send("\n")
         run.expect("mapped")
-        assert resident(run.pid) - before < 4096
+        assert run.resident() - before < 4096
         done = run.finish("\n").ok()
     assert "PASS unmapped" in done.stdout
 

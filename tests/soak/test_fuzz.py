@@ -11,7 +11,7 @@ from support.uvfio_cli import NOBODY, Uvfio, run_uvfio
 if TYPE_CHECKING:
     from e2e.conftest import Programs
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(590)]
 
 
 @pytest.mark.parametrize("seed", range(11, 16))

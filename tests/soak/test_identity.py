@@ -12,7 +12,7 @@ from support.uvfio_cli import run_uvfio
 if TYPE_CHECKING:
     from e2e.conftest import Programs
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(590)]
 
 ROUNDS = "100000"
 

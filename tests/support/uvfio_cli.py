@@ -208,17 +208,29 @@ class Uvfio:
         assert found[0] is not None
         return found[0]
 
+    @property
+    def supervisor(self) -> int:
+        """Its process that answers calls: the child of the front, which is the command itself."""
+        (child,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return int(child)
+
+    def resident(self) -> int:
+        """KiB of memory that the supervisor has now."""
+        status = Path(f"/proc/{self.supervisor}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0])
+
     def resources(self) -> Counter[str]:
         """What the supervisor holds: descriptors and mappings by kind, threads, children, files in its folder.
 
         Exact only while no program makes a call: compare what it says at two moments when all of them wait.
         """
         held: Counter[str] = Counter()
-        for fd in os.listdir(f"/proc/{self.pid}/fd"):
+        supervisor = self.supervisor
+        for fd in os.listdir(f"/proc/{supervisor}/fd"):
             with contextlib.suppress(FileNotFoundError):
-                held["descriptor " + _kind(os.readlink(f"/proc/{self.pid}/fd/{fd}"))] += 1
-        held["threads"] = len(os.listdir(f"/proc/{self.pid}/task"))
-        for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines():
+                held["descriptor " + _kind(os.readlink(f"/proc/{supervisor}/fd/{fd}"))] += 1
+        held["threads"] = len(os.listdir(f"/proc/{supervisor}/task"))
+        for line in Path(f"/proc/{supervisor}/maps").read_text().splitlines():
             fields = line.split(None, 5)
             if len(fields) == 6 and fields[1].endswith("s"):
                 held["mapping " + _kind(fields[5])] += 1

@@ -45,7 +45,7 @@ from uvfio.doors.run.launch.launch import Launched, LaunchError, launch
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.linux.memory import Unreadable
 from uvfio.doors.run.session.hooks import describe
-from uvfio.doors.run.session.redirect import Answered, Redirect
+from uvfio.doors.run.session.redirect import Redirect
 from uvfio.doors.run.session.report import report_bug, report_end, report_memory
 from uvfio.doors.run.session.session import SEND_ERRORS, Session, negative_errno
 from uvfio.doors.run.session.tree import remove_folder
@@ -181,10 +181,10 @@ class Supervisor:
                 session.defer_notification(request, later)
                 continue
             except Redirect as wanted:
-                repeated = self._redirect(request, wanted)
-                if repeated is None:
+                refused = self._redirect(request, wanted)
+                if refused is None:
                     continue
-                answer = repeated
+                answer = refused
             except MemoryError as failure:
                 report_memory(f"system call {request[3]} of task {request[1]}", failure)
                 answer = pack(request[0], 0, -errno.ENOMEM, 0)
@@ -198,20 +198,16 @@ class Supervisor:
                     raise
 
     def _redirect(self, request: Request, wanted: Redirect) -> bytes | None:
-        """Let the program repeat its call. Returns the answer if it cannot, and None once the call is answered."""
-        session = self.session
+        """Let the program repeat its call. Returns None if that has begun, else the answer."""
         try:
-            value = session.redirect(request, wanted)
-        except Answered:
-            return None
+            self.session.redirect(request, wanted)
         except OSError as failure:
-            session.report_refusal(request[1], failure)
+            failure = self.session.own_shortage(failure)
             return seccomp_notif_resp.pack(request[0], 0, negative_errno(failure), 0)
         except BaseException:
             report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
             return seccomp_notif_resp.pack(request[0], 0, -errno.EIO, 0)
-        go_on = SECCOMP_USER_NOTIF_FLAG_CONTINUE if value is None else 0
-        return seccomp_notif_resp.pack(request[0], value or 0, 0, go_on)
+        return None
 
     def listen(self, path: str) -> None:
         """Serve a control socket at ``path``. ConfigError if a socket cannot be made there."""

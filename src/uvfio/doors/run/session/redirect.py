@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Answered", "Redirect"]
+__all__ = ["Redirect"]
 
 
 class Redirect(Exception):
@@ -32,7 +32,3 @@ class Redirect(Exception):
         self.paths = paths
         self.done = done
         self.otherwise = otherwise
-
-
-class Answered(Exception):
-    """The call being handled has been answered: the loop goes on with the next one."""

@@ -7,8 +7,8 @@ So the program repeats its call with a path that means the same ("/dev/null"), a
 
 Theory of operation
 -------------------
-``begin`` is called while the call waits for its answer. A thread of its own becomes the tracer of the calling thread
-(the kernel binds a tracee to a thread) and steps it through::
+``begin`` is called for a call that waits for its answer, and returns at once. A thread of its own becomes the tracer
+of the calling thread (the kernel binds a tracee to a thread) and steps it through::
 
     stop        SEIZE and INTERRUPT; the supervisor answers the call, the thread stops before it returns to its code
     mmap        a page for the paths, by a system call that the tracer makes the thread execute; all signals blocked
@@ -23,7 +23,14 @@ A call that a signal interrupts ends with ERESTARTSYS and its own arguments: the
 restarts the call that the program made, which is notified and redirected again, or returns EINTR. An exec that
 succeeds ends the trace with EVENT_EXEC. A thread that is killed in between is reaped here, as its parent sees it.
 
-Invariants: one tracer for one call; nothing of the program but the new path in a page of its own changes; a thread
+Invariants: the supervisor never waits for a tracer. SEIZE of a thread whose process executes another program waits
+for that exec, the exec waits until the tracers of the process's other threads have reaped them, and a tracer that is
+about to detach waits for the supervisor.
+
+A thread that was seized is the one that made the call only if the call waits after the SEIZE: numbers are used again,
+and an exec gives that of the process to the thread that made it.
+
+One tracer for one call; nothing of the program but the new path in a page of its own changes; a thread
 that cannot be traced gets ``Unreadable`` and has made no call.
 
 What this does not do: decide which path means the same (``handlers/lookup.py``), or follow a child.
@@ -61,35 +68,53 @@ NO_CALL: Final = WORD  # in orig_rax: no call to restart
 RESTARTS: Final = range(512, 517)  # ERESTARTSYS and its kin (include/linux/errno.h)
 
 
-def begin(reactor: Reactor, request: Request, wanted: Redirect, repeating: set[int]) -> None:
-    """Trace the thread that made ``request``; answer the call with any value then. Raises Unreadable if the thread
+def begin(
+    reactor: Reactor,
+    request: Request,
+    wanted: Redirect,
+    repeating: set[int],
+    waits: Callable[[], bool],
+    begun: Callable[[Unreadable | None], None],
+) -> None:
+    """Trace the thread that made ``request``, if the call still ``waits`` for its answer. ``begun`` is called on the
+    supervisor's thread, with None when the call is to be answered with any value, with Unreadable if the thread
     cannot be traced. ``repeating`` contains the thread until its call has returned."""
     stop, tid = reactor.accept_posts(), request[1]
-    repeating.add(tid)
-    ended = False
+    held = [tid]
+
+    def forget() -> None:
+        """For both threads. A second time could end the thread's next call."""
+        if held:
+            repeating.discard(held.pop())
 
     def end() -> None:
-        nonlocal ended
-        if not ended:  # a second time could end the thread's next call
-            ended = True
-            repeating.discard(tid)
-            stop()
+        forget()
+        stop()
 
-    tracer = _Tracer(reactor, request, wanted, end)
-    error: BaseException | None
-    try:
-        threading.Thread(target=tracer.run, name=f"redirect {request[1]}", daemon=True).start()
-        error = tracer.started.get()
-    except RuntimeError as none:  # no thread can be made
-        error = OSError(errno.EAGAIN, str(none))
-    if error is not None:
+    def start(error: BaseException | None) -> None:
+        if error is None:
+            repeating.add(
+                tid
+            )  # it is seized: its number is not free before its tracer has forgotten it
+            if not held:
+                repeating.discard(tid)
+            begun(None)
+            return
         end()
         reason = error.strerror if isinstance(error, OSError) else str(error)
         paths = ", ".join(os.fsdecode(path) for path in wanted.paths.values())
-        raise Unreadable(
-            f"task {request[1]} cannot be led out of the machine's folders to {paths}: {reason}",
-            "a program that a debugger traces can use the path itself; `uvfio check` tries ptrace",
+        begun(
+            Unreadable(
+                f"task {tid} cannot be led out of the machine's folders to {paths}: {reason}",
+                "a program that a debugger traces can use the path itself; `uvfio check` tries ptrace",
+            )
         )
+
+    tracer = _Tracer(reactor, request, wanted, waits, start, forget, end)
+    try:
+        threading.Thread(target=tracer.run, name=f"redirect {tid}", daemon=True).start()
+    except RuntimeError as none:  # no thread can be made
+        start(OSError(errno.EAGAIN, str(none)))
 
 
 class _Gone(Exception):
@@ -97,26 +122,45 @@ class _Gone(Exception):
 
 
 class _Tracer:
-    """One redirected call; all but ``started`` belongs to the thread that ``run`` is."""
+    """One redirected call; ``run`` is a thread. ``start`` and ``end`` are called on the supervisor's thread: when the
+    calling thread is traced or cannot be, and when its call has returned."""
 
     def __init__(
-        self, reactor: Reactor, request: Request, wanted: Redirect, end: Callable[[], None]
+        self,
+        reactor: Reactor,
+        request: Request,
+        wanted: Redirect,
+        waits: Callable[[], bool],
+        start: Callable[[BaseException | None], None],
+        forget: Callable[[], None],
+        end: Callable[[], None],
     ) -> None:
         self.reactor = reactor
         self.tid, self.number, self.arch = request[1], request[3], request[4]
         self.wanted = wanted
+        self.waits = waits
+        self.start = start
+        self.forget = forget
         self.end = end
-        self.started: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Seize the thread, then step it through its call."""
         try:
+            if not self.waits():
+                self.reactor.post(self.end)
+                return
             ptrace.ptrace(ptrace.PTRACE_SEIZE, self.tid, 0, ptrace.ONE_CALL)
+            if (
+                not self.waits()
+            ):  # the number may be another thread's, or an image's that was executed meanwhile
+                self.reactor.post(self.end)
+                return  # the end of this thread detaches what was seized
             ptrace.ptrace(ptrace.PTRACE_INTERRUPT, self.tid)
         except BaseException as error:
-            self.started.put(error)
+            refused = error.with_traceback(None)  # which would keep this frame, a cycle
+            self.reactor.post(lambda: self.start(refused))
             return
-        self.started.put(None)
+        self.reactor.post(lambda: self.start(None))
         try:
             self._steps()
         except (_Gone, ProcessLookupError, ChildProcessError):
@@ -124,6 +168,7 @@ class _Tracer:
         except BaseException as error:
             self._fail(error)
         finally:
+            self.forget()  # before the end of this thread, which frees the number of a dead one
             self.reactor.post(self.end)
 
     def _fail(self, error: BaseException) -> None:
@@ -183,6 +228,9 @@ class _Tracer:
         )
         if not -4096 < page < 0:
             with open(f"/proc/{self.tid}/mem", "r+b", buffering=0) as memory:
+                ptrace.registers(
+                    self.tid
+                )  # still the same thread: it is killed by an exec of another one
                 for at, path in enumerate(self.wanted.paths.values()):
                     memory.seek(page + at * PATH_MAX)
                     memory.write(path[: PATH_MAX - 1] + b"\0")
@@ -261,6 +309,10 @@ class _Tracer:
 
     def _wait(self) -> tuple[int, int]:
         """The next stop: the signal, and the event. ``_Gone`` when the thread has ended."""
+        everything = os.WEXITED | os.WSTOPPED | os.WNOWAIT
+        found = os.waitid(os.P_ALL, 0, everything | ptrace.WALL | ptrace.WNOTHREAD)
+        if found is not None and found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
+            self.forget()  # the number is free once the thread is reaped
         tid, status = os.waitpid(-1, ptrace.WALL | ptrace.WNOTHREAD)
         if not os.WIFSTOPPED(status):
             raise _Gone

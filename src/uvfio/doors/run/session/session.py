@@ -30,7 +30,6 @@ from uvfio.doors.run.session.pieces import Pieces
 from uvfio.doors.run.session.polls import Polls
 from uvfio.doors.run.session.programs.processes import Processes
 from uvfio.doors.run.session.reactor import Reactor
-from uvfio.doors.run.session.redirect import Answered, Redirect
 from uvfio.doors.run.session.report import report_bug
 from uvfio.doors.run.session.tokens import Tokens
 from uvfio.doors.run.session.tree import Tree
@@ -38,7 +37,11 @@ from uvfio.doors.run.session.waits import Waits
 from uvfio.errors import LimitExceeded, NoMemory, NoSpace, TooManyFiles, VfioError
 from uvfio.machine.machine import Machine
 from uvfio.machine.sysfs.tree import nodes
-from uvfio.uapi.seccomp import SECCOMP_IOCTL_NOTIF_SEND, seccomp_notif_resp
+from uvfio.uapi.seccomp import (
+    SECCOMP_IOCTL_NOTIF_SEND,
+    SECCOMP_USER_NOTIF_FLAG_CONTINUE,
+    seccomp_notif_resp,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from uvfio.doors.run.filter.rules import Request
     from uvfio.doors.run.session.events import RunEvent, RunObserver
     from uvfio.doors.run.session.programs.process import Process
+    from uvfio.doors.run.session.redirect import Redirect
     from uvfio.doors.run.session.tokens import Token
     from uvfio.fops.file import Deferred, File
     from uvfio.machine.spec import MachineSpec
@@ -188,24 +192,51 @@ class Session:
             lambda: sc.notif_id_valid(self.listener, number),
         )
 
-    def redirect(self, request: Request, wanted: Redirect) -> int | None:
-        """Let the caller repeat its call with other paths: the answer, as a handler's. Raises Answered when the call
-        has been answered, Unreadable if the caller cannot be traced."""
+    def redirect(self, request: Request, wanted: Redirect) -> None:
+        """Let the caller repeat its call with other paths. The call is answered when the caller is traced; if it cannot
+        be traced, by ``wanted.otherwise`` or with EPERM."""
         from uvfio.doors.run.session.repeat import begin
 
-        try:
-            begin(self.reactor, request, wanted, self.repeating)
-        except Unreadable:
-            if wanted.otherwise is None:
-                raise
-            return wanted.otherwise()
-        self._send(request[0], 0, OSError(errno.ENOSYS, "repeated"))
-        raise Answered
+        wanted = wanted.with_traceback(
+            None
+        )  # it would keep the caller's process, also if that ends
+        begin(
+            self.reactor,
+            request,
+            wanted,
+            self.repeating,
+            lambda: sc.notif_id_valid(self.listener, request[0]),
+            lambda refused: self._redirected(request, wanted, refused),
+        )
 
-    def _send(self, number: int, value: int, error: OSError | None) -> None:
-        failed = 0 if error is None else negative_errno(error)
+    def _redirected(self, request: Request, wanted: Redirect, refused: Unreadable | None) -> None:
+        number, tid = request[0], request[1]
+        if not sc.notif_id_valid(self.listener, number):
+            return  # it was killed meanwhile: nobody waits for an answer
+        if refused is None:
+            self._send(number, 0, OSError(errno.ENOSYS, "repeated"))
+            return
+        if wanted.otherwise is None:
+            self.report_refusal(tid, refused)
+            self._send(number, 0, refused)
+            return
         try:
-            answer = seccomp_notif_resp.pack(number, value, failed, 0)
+            value = wanted.otherwise()
+        except OSError as failure:
+            self.report_refusal(tid, failure)
+            self._send(number, 0, failure)
+        except BaseException:
+            report_bug(f"system call {request[3]} of task {tid}; it gets EIO")
+            self._send(number, 0, OSError(errno.EIO, "a mistake"))
+        else:
+            self._send(number, value, None)
+
+    def _send(self, number: int, value: int | None, error: OSError | None) -> None:
+        """Answer notification ``number``. With None for both the kernel runs the call."""
+        failed = 0 if error is None else negative_errno(error)
+        go_on = SECCOMP_USER_NOTIF_FLAG_CONTINUE if value is None else 0
+        try:
+            answer = seccomp_notif_resp.pack(number, value or 0, failed, go_on)
             fcntl.ioctl(self.listener, SECCOMP_IOCTL_NOTIF_SEND, answer)
         except OSError as lost:
             if lost.errno not in SEND_ERRORS:
