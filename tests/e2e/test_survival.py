@@ -335,3 +335,13 @@ def test_names_of_options_are_escaped() -> None:
     done = run_uvfio("run", "-d", "edu,a\nb\x1b=1", "--", "true")
     assert done.status != 0
     assert r"'a\nb\x1b' '1' is not an option" in done.stderr
+
+
+IGNORES_CHILDREN = "import os, signal, sys; signal.signal(17, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
+def test_a_caller_that_ignores_the_end_of_children(python: Python) -> None:
+    """Children of such a process leave no status; the program sees the signal ignored, as natively."""
+    code = "import signal, sys; sys.exit(7 if signal.getsignal(17) == signal.SIG_IGN else 1)"
+    done = run_uvfio("run", "--", *python(code), before=python(IGNORES_CHILDREN))
+    assert done.status == 7

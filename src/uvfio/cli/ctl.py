@@ -116,5 +116,7 @@ def _print_status(answer: dict[str, Any]) -> None:
         if numbers:
             words = ", ".join(f"{name} {value}" for name, value in numbers.items())
             print(f"{device['address']}: {words}")
+        if device.get("mistake"):
+            print(device["mistake"])
     run = answer["run"]
     print(f"{run['processes']} processes, {run['open_files']} open VFIO files")

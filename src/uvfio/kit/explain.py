@@ -40,7 +40,7 @@ _INIT_HINT = (
     "super().__init__(*args, **kwargs) first"
 )
 
-_EXIT_HINT = "a model must not end the process that it runs in; return instead"
+_EXIT_HINT = "a model must not end the process that it runs in: return, or raise an Exception"
 
 
 class Named(Protocol):
@@ -63,7 +63,7 @@ def unmade(model: type, error: BaseException) -> tuple[str, str]:
     hints = {"on_reset": "on_reset() is called when the device is made and at each reset"}
     if isinstance(error, AttributeError | TypeError):
         hints["__init__"] = _INIT_HINT
-    if isinstance(error, SystemExit | GeneratorExit):
+    if not isinstance(error, Exception):
         hints[method] = _EXIT_HINT
     return f"{at}: {name}.{method} failed: {_text(error)}", hints.get(method, "")
 
@@ -81,7 +81,7 @@ def mistaken(model: Named, what: str, error: BaseException) -> ModelMistake:
     at = place(error)
     where = f"{at}: " if at else ""
     hint = "the device is as the failed method left it, and the run goes on; mend the model"
-    if isinstance(error, SystemExit | GeneratorExit):
+    if not isinstance(error, Exception):
         hint = _EXIT_HINT
     return ModelMistake(f"{where}{model.name}: {what} failed: {_text(error)}", hint)
 

@@ -6,9 +6,9 @@
     a class is made                      ValueError by the declaration (``check_hook``); the two above name the line
     a hook, a timer, a reset             ``ModelMistake``, raised by ``mistaken``; the run goes on
 
-A refusal (``VfioError``) is no mistake and passes unchanged, and so do MemoryError and an interrupt of the user.
-``FAILURES`` are the exceptions that are a mistake: everything else that a method can raise, SystemExit included,
-because a model must not end the process that it runs in.
+A refusal (``VfioError``) is no mistake and passes unchanged, and so do MemoryError and an interrupt of the user:
+``PASSED`` are these. Everything else that a method can raise is a mistake, SystemExit and an author's own class of
+BaseException included, because a model must not end the process that it runs in.
 
 The texts are made by ``explain.py``, when there is one to be made.
 """
@@ -23,9 +23,9 @@ from uvfio.errors import ConfigError, ModelError, VfioError
 if TYPE_CHECKING:
     from uvfio.kit.description import Description
 
-__all__ = ["FAILURES", "check_hook", "make"]
+__all__ = ["PASSED", "check_hook", "make"]
 
-FAILURES = (Exception, SystemExit, GeneratorExit)
+PASSED = (VfioError, MemoryError, KeyboardInterrupt)
 
 _VARARGS, _NO_PLAIN_CALL = 0x04, 0x20 | 0x80 | 0x200  # generator, coroutine, asynchronous generator
 _CALLED_WITH = {"read": ("self",), "store": ("self", "old", "new"), "write": ("self", "value")}
@@ -52,9 +52,9 @@ def make(model: type[T], name: str, **arguments: Any) -> T:
                 f"{defined(model)}: {model.__name__}: {error.__cause__}", error.hint
             ) from error
         raise
-    except (VfioError, MemoryError):
+    except PASSED:
         raise
-    except FAILURES as error:
+    except BaseException as error:
         from uvfio.kit.explain import unmade
 
         raise ModelError(*unmade(model, error)) from error

@@ -31,8 +31,8 @@ from __future__ import annotations
 from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from uvfio.errors import DmaFault, VfioError
-from uvfio.kit.mistake import FAILURES, check_hook
+from uvfio.errors import DmaFault
+from uvfio.kit.mistake import PASSED, check_hook
 from uvfio.kit.option import Option, resolve
 from uvfio.kit.pending import PendingCalls
 from uvfio.kit.polled import Polling
@@ -149,9 +149,9 @@ class DeviceModel:
             return self._windows[index].read(offset, size)
         except DmaFault:
             return (1 << 8 * size) - 1
-        except (VfioError, MemoryError):
+        except PASSED:
             raise
-        except FAILURES as error:
+        except BaseException as error:
             raise self._failed("read", index, offset, error) from error
 
     def _write(self, index: int, offset: int, value: int, size: int) -> None:
@@ -160,9 +160,9 @@ class DeviceModel:
             self._windows[index].write(offset, value, size)
         except DmaFault:
             pass  # recorded; the write was posted
-        except (VfioError, MemoryError):
+        except PASSED:
             raise
-        except FAILURES as error:
+        except BaseException as error:
             raise self._failed("write", index, offset, error) from error
 
     def _failed(self, way: str, index: int, offset: int, error: BaseException) -> ModelMistake:
@@ -205,9 +205,9 @@ class DeviceModel:
                     zero(self.memories[index])
             try:
                 self.on_reset()
-            except (VfioError, MemoryError):
+            except PASSED:
                 raise
-            except FAILURES as error:
+            except BaseException as error:
                 from uvfio.kit.explain import mistaken
 
                 raise mistaken(self, "on_reset", error) from error

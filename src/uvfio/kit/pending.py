@@ -17,8 +17,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uvfio.errors import DmaFault, Unsupported, VfioError
-from uvfio.kit.mistake import FAILURES
+from uvfio.errors import DmaFault, Unsupported
+from uvfio.kit.mistake import PASSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,9 +133,9 @@ class _PendingCall:
                     self._callback()
                 except DmaFault:
                     pass  # recorded; the device's own business ends here
-                except (VfioError, MemoryError):
+                except PASSED:
                     raise
-                except FAILURES as error:
+                except BaseException as error:
                     from uvfio.kit.explain import mistaken
 
                     called = getattr(self._callback, "__qualname__", repr(self._callback))

@@ -47,8 +47,8 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uvfio.errors import DmaFault, VfioError
-from uvfio.kit.mistake import FAILURES
+from uvfio.errors import DmaFault
+from uvfio.kit.mistake import PASSED
 from uvfio.kit.register import RegisterMap
 
 if TYPE_CHECKING:
@@ -216,9 +216,9 @@ class Looking:
                 self._due.popleft()()
             except DmaFault:
                 pass  # recorded; the write was posted
-            except (VfioError, MemoryError):
+            except PASSED:
                 raise
-            except FAILURES as error:
+            except BaseException as error:
                 if self._failed is None:
                     raise
                 raise self._failed(error) from error

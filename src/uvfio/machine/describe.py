@@ -7,13 +7,16 @@ digits. Addresses are canonical.
 A device's ``bus`` says which other keys it has: "pci" those of a function, "platform" ``node``, ``compatible`` and
 ``interrupt_lines``. ``sriov`` is there for physical functions, ``physfn`` for virtual ones; else they are null. A
 device's or group's ``iommu`` is null if it has none; the machine's ``iommu`` is its first one, ``iommus`` all of them.
+``mistake`` is null, or why a model cannot say its ``statistics``: a mistake of one model hides no other device.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from uvfio.drivers.pci.sriov import find
+from uvfio.kit.explain import mistaken
 from uvfio.kit.pci.model import PciModel
 from uvfio.kit.polled import kind_of_mapping
 from uvfio.machine.facts import Resource, capabilities, identity, interrupts, resources
@@ -60,9 +63,20 @@ def describe_device(machine: Machine, slot: Slot) -> dict[str, Any]:
         about["sriov"] = _sriov(slot, device)
     else:
         about |= _platform_device(device)
-    about["statistics"] = device.statistics()
+    about |= _statistics(device)
     about["iommu"] = None if device.unit is None else device.unit.name
     return about
+
+
+def _statistics(device: PciModel | PlatformModel) -> dict[str, Any]:
+    try:
+        numbers = dict(device.statistics())
+        json.dumps(numbers)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        return {"statistics": {}, "mistake": str(mistaken(device, "statistics()", error))}
+    return {"statistics": numbers, "mistake": None}
 
 
 def _function(function: PciModel) -> dict[str, Any]:

@@ -68,6 +68,33 @@ def test_a_hook_that_fails(
     assert error.value.__cause__ is not None
 
 
+OWN = """\
+class Odd(BaseException): pass
+class M(PciModel):
+  vendor_id, device_id = 1, 2
+  regs = RegisterBar(0, Regs)
+  broken = 0
+  @Regs.length.on_write
+  def fail(self, *value): raise Odd
+  def on_reset(self):
+    if self.broken: raise Odd
+"""
+
+
+def test_an_exception_class_of_the_author_is_a_mistake_too(author: Author) -> None:
+    world = author.model(OWN)
+    model = world.model
+    with pytest.raises(ModelMistake, match="M.fail, on_write of it, failed: Odd"):
+        world.write(0x4, 1)
+    model.after(1.0, model.fail)  # type: ignore[attr-defined]
+    with pytest.raises(ModelMistake, match=r"M.fail, called by after\(\), failed: Odd") as error:
+        world.clock.advance(1.0)
+    assert "must not end the process" in error.value.hint
+    model.broken = 1  # type: ignore[attr-defined]
+    with pytest.raises(ModelMistake, match="on_reset failed: Odd"):
+        model.reset()
+
+
 def test_a_timer_and_a_reset_that_fail(author: Author) -> None:
     world = author.model(RUNNING)
     model = world.model

@@ -105,6 +105,18 @@ def test_hooks_that_can_be_called(author: Author) -> None:
         ("def __init__(self, *a, **k): self.regs.x", 3, "AttributeError", "on_reset()"),
         ("def on_reset(self):\n    self.x = 1 / 0", 4, "M.on_reset failed: ZeroDiv", "each reset"),
         ("def on_reset(self): sys.exit(0)", 3, "M.on_reset failed: SystemExit", "must not end"),
+        (
+            "def on_reset(self): raise type('Odd', (BaseException,), {})",
+            3,
+            "failed: Odd",
+            "must not",
+        ),
+        (
+            "def __init__(self, *a, **k): raise GeneratorExit",
+            3,
+            "failed: GeneratorExit",
+            "must not",
+        ),
         ("def on_reset(self): open('/none')", 3, "FileNotFoundError", "each reset"),
         ("regs = RegisterBar(0, Regs, size=5000)", 1, "M: BAR 0: size 0x1388", ""),
         ("regs = RegisterBar(0, Regs, size=16)", 1, "M: BAR 0: its registers need 0x18", ""),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pytest
+
+from support.author import Author
 from support.mainline import Desk
 from uvfio.machine.machine import Machine
 
@@ -16,7 +20,7 @@ PCI = {
 PLATFORM = {"node", "compatible", "resources", "interrupt_lines", "reset_methods"}
 ALL = {
     *("address", "bus", "model", "options", "group", "driver", "bound", "open_files", "iommu"),
-    "statistics",
+    *("statistics", "mistake"),
 }
 
 
@@ -74,3 +78,24 @@ def test_it_follows_what_programs_do() -> None:
     assert desk.machine.describe()["groups"][0]["open"]
     desk.me.close(fd)
     assert desk.machine.describe() == before
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise ArithmeticError('odd')", "statistics() failed: ArithmeticError: odd"),
+        ("raise type('Odd', (BaseException,), {})", "statistics() failed: Odd"),
+        ("raise InvalidArgument('no cable')", "statistics() failed: InvalidArgument: no cable"),
+        ("sys.exit(0)", "statistics() failed: SystemExit"),
+        ("return {'frames': {1}}", "statistics() failed: TypeError"),
+        ("return None", "statistics() failed: TypeError"),
+    ],
+)
+def test_statistics_that_fail_hide_no_other_device(tmp_path: Path, body: str, says: str) -> None:
+    spec = Author(tmp_path / "mine.py").write(
+        f"class M(PciModel):\n  vendor_id, device_id = 1, 2\n  def statistics(self): {body}"
+    )
+    found = devices(Machine(devices=[f"{spec}@{PF}", f"edu@{EDU}"]))
+    assert found[PF]["statistics"] == {}
+    assert says in str(found[PF]["mistake"])
+    assert found[EDU]["mistake"] is None

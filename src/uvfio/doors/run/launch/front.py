@@ -114,6 +114,7 @@ def split(timeout: float | None = None) -> Front:
                 continue
     every = set(signal.valid_signals())
     front = Front(signal.pthread_sigmask(signal.SIG_SETMASK, every))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by the caller, children leave no status
     front.commands, commands = os.pipe()
     front.relay, relay = os.pipe()
     acks, front.acks = os.pipe()
