@@ -92,7 +92,7 @@ def hook_failed(
     """The same for a "read" or "write" of the register at ``offset``."""
     name = registers.describe(offset)
     hooks = _hooks_at(model, registers, offset, ("read",) if way == "read" else ("store", "write"))
-    said = str(error)
+    said = _said(error)
     if isinstance(error, TypeError) and hooks and _raised_in(error, "uvfio.kit.register"):
         kind, hook = hooks[0]  # it returned, and what it returned is no number
         found = said.partition(" for &: ")[2].partition("'")[2].partition("'")[0]
@@ -181,8 +181,16 @@ def _method(error: BaseException) -> str:
     return "" if found is None else found.tb_frame.f_code.co_name
 
 
+def _said(error: BaseException) -> str:
+    """The text of ``error``, which may raise, too: the author may have written ``__str__``."""
+    try:
+        return str(error)
+    except Exception as second:
+        return f"its text raises {type(second).__name__}"
+
+
 def _text(error: BaseException) -> str:
-    said = str(error)
+    said = _said(error)
     if isinstance(error, SyntaxError):
         said = error.msg
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -200,7 +208,7 @@ def _class_line(what: type, file: str) -> int | None:
 
 def _keyword_hint(error: BaseException) -> str:
     """For a misspelt keyword of something of the kit: the one that is meant."""
-    said = str(error)
+    said = _said(error)
     head, found, rest = said.partition(" got an unexpected keyword argument ")
     if not isinstance(error, TypeError) or not found:
         return ""

@@ -17,8 +17,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uvfio.errors import DmaFault, Unsupported
-from uvfio.kit.mistake import PASSED
+from uvfio.errors import DmaFault, ModelMistake, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,9 +132,9 @@ class _PendingCall:
                     self._callback()
                 except DmaFault:
                     pass  # recorded; the device's own business ends here
-                except PASSED:
+                except (ModelMistake, KeyboardInterrupt):
                     raise
-                except BaseException as error:
+                except BaseException as error:  # no program waits: a refusal is a mistake here
                     from uvfio.kit.explain import mistaken
 
                     called = getattr(self._callback, "__qualname__", repr(self._callback))

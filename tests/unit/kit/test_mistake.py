@@ -32,6 +32,12 @@ def author(tmp_path: Path) -> Author:
         ("x = (", 1, "SyntaxError: '(' was never closed", ""),
         ("sys.exit(0)", 1, "it calls sys.exit() when it is imported", "__main__"),
         ("raise GeneratorExit", 1, "GeneratorExit", ""),
+        (
+            "class E(Exception):\n  def __str__(self): raise KeyError(1)\nraise E",
+            3,
+            "E: its text raises KeyError",
+            "",
+        ),
         ("x = Option(int, 'abc', 'help')", 1, "Option(int, 'abc', ...): the default is no", ""),
         ("x = Register(3)\nclass R(RegisterMap):\n  a = x", 2, "ValueError: R.a: offset 0x3", ""),
         ("class M(PciModel):\n  a = RegisterBar(7, Regs)", 1, "ValueError: M.a: BAR must", ""),
