@@ -74,6 +74,13 @@ print("done")
     assert done.stdout == "done\n"
 
 
+def test_a_limit_of_the_size_of_files_is_named() -> None:
+    done = run_uvfio("run", "--", "true", before=under("ulimit -f 1000"))
+    assert done.status == 125
+    assert "the limit of the size of files is " in done.stderr
+    assert "ulimit -f unlimited" in done.stderr
+
+
 OPENS_ALL = """
 import errno, os, sys
 fds = []

@@ -257,6 +257,12 @@ def run(
         )  # for this process alone; the program has 0, 1 and 2 too
     inotify = sc.inotify_init1()
     folders = scratch_directories(inotify)
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if not folders and size != resource.RLIM_INFINITY:
+        raise LaunchError(
+            f"the limit of the size of files is {size} bytes; region memory is in sparse files of terabytes",
+            "raise it before uvfio run: ulimit -f unlimited",
+        )
     if not folders:
         raise LaunchError(
             "no folder can hold unlinked files with close events",

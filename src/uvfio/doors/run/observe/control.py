@@ -100,7 +100,8 @@ class Control:
         except OSError as error:
             self._listener.close()
             raise ConfigError(
-                f"--control {path}: {error.strerror or error}", "choose a path that is free"
+                f"--control {path}: {error.strerror or error}",
+                "choose a path of 107 bytes at most, in a folder that exists, where no file is",
             ) from error
         finally:
             os.umask(mask)
