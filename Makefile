@@ -62,7 +62,8 @@ bench: $(STAMP) ## what an operation costs
 
 # Pieces of `make soak`, FILE or FILE:EXPRESSION of pytest's -k; each takes less than ten minutes on two processors.
 SOAK := tests/soak/test_identity.py:numbers tests/soak/test_identity.py:dup2 tests/soak/test_identity.py:taken \
-    tests/soak/test_identity.py:exec tests/soak/test_paths.py tests/soak/test_memory.py tests/soak/test_control.py \
+    tests/soak/test_identity.py:exec-1 tests/soak/test_identity.py:exec-2 tests/soak/test_identity.py:exec-3 \
+    tests/soak/test_identity.py:exec-4 tests/soak/test_paths.py tests/soak/test_memory.py tests/soak/test_control.py \
     tests/e2e/test_control.py tests/soak/test_models.py tests/soak/test_ends.py tests/soak/test_kills.py:thousand \
     tests/soak/test_kills.py:deaths tests/soak/test_kills.py:status tests/soak/test_fuzz.py:absurd \
     tests/soak/test_fuzz.py:programs tests/soak/test_fuzz.py:hundred tests/property/test_framework_machine.py
