@@ -624,6 +624,7 @@ def test_describe(machine: Machine) -> None:
         ],
         "reset_methods": ["device"],
         "statistics": {},
+        "mistake": None,
         "iommu": "iommu0",
     }
     assert {dev["bus"] for dev in about["devices"]} == {"pci", "platform"}
