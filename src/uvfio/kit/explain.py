@@ -221,4 +221,5 @@ def _keyword_hint(error: BaseException) -> str:
     if code is None:
         return ""
     known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
-    return suggest(rest.strip("'"), dict.fromkeys(known)) or f"it takes {', '.join(known)}"
+    keyword = rest.removeprefix("'").partition("'")[0]  # since 3.13 Python's own guess may follow
+    return suggest(keyword, dict.fromkeys(known)) or f"it takes {', '.join(known)}"
