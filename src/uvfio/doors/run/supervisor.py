@@ -181,10 +181,8 @@ class Supervisor:
                 session.defer_notification(request, later)
                 continue
             except Redirect as wanted:
-                refused = self._redirect(request, wanted)
-                if refused is None:
-                    continue
-                answer = refused
+                session.redirect(request, wanted)
+                continue
             except MemoryError as failure:
                 report_memory(f"system call {request[3]} of task {request[1]}", failure)
                 answer = pack(request[0], 0, -errno.ENOMEM, 0)
@@ -196,18 +194,6 @@ class Supervisor:
             except OSError as error:
                 if error.errno not in SEND_ERRORS:
                     raise
-
-    def _redirect(self, request: Request, wanted: Redirect) -> bytes | None:
-        """Let the program repeat its call. Returns None if that has begun, else the answer."""
-        try:
-            self.session.redirect(request, wanted)
-        except OSError as failure:
-            failure = self.session.own_shortage(failure)
-            return seccomp_notif_resp.pack(request[0], 0, negative_errno(failure), 0)
-        except BaseException:
-            report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO")
-            return seccomp_notif_resp.pack(request[0], 0, -errno.EIO, 0)
-        return None
 
     def listen(self, path: str) -> None:
         """Serve a control socket at ``path``. ConfigError if a socket cannot be made there."""

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Copies"]
 
-SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
-WALL, WNOTHREAD = 0x40000000, 0x20000000
 BEGIN: Final = 5.0  # seconds in which the program is seized, else the dup2 is refused
 NO_CALL: Final = (1 << 64) - 1
 
@@ -163,7 +161,7 @@ class _Tracer:
         self.started.put(None)
         try:
             while self.tids:
-                tid, status = os.waitpid(-1, WALL | WNOTHREAD)
+                tid, status = os.waitpid(-1, ptrace.WALL | ptrace.WNOTHREAD)
                 try:
                     self._turn(tid, status)
                 except ProcessLookupError:
@@ -194,7 +192,7 @@ class _Tracer:
             self.tids.add(tid)
             self.copies.traced.add(tid)
         stopped_by, event = status >> 8 & 0xFF, status >> 16
-        if stopped_by == SYSCALL_STOP:
+        if stopped_by == ptrace.SYSCALL_STOP:
             if self._call(tid):
                 self._detach(tid)
                 return

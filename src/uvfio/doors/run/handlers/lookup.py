@@ -182,9 +182,7 @@ class Lookup:
         names = raw.decode("utf-8", "surrogateescape").split("/")
         # The host's part of the path: the folder that the program named or left to, and what it wrote from there on.
         left, rest = list(parts), 0
-        root: list[
-            str
-        ] = []  # how the program calls the folder that is / of ``parts``: /proc/self/root
+        root: list[str] = []  # the program's name of the / of ``parts``: /proc/self/root
         descriptor = None
         resolve, least = floor
         last = max((at for at, name in enumerate(names) if name not in ("", ".")), default=-1)

@@ -84,7 +84,7 @@ class Pieces:
         self.done += 1
         try:
             done = call.steps.poll()
-        except Exception as error:
+        except BaseException as error:
             call.finish(error)
         else:
             if done:

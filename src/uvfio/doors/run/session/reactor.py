@@ -34,7 +34,6 @@ __all__ = ["EventFd", "Reactor", "RunTimer"]
 
 LAST_ALARM = float(1 << 32)  # seconds; a later timer is looked at again then
 ONE = (1).to_bytes(8, "little")
-LONGEST = 86400.0  # seconds of one wait: epoll counts milliseconds in 31 bits
 EVENTFD_LINK = "anon_inode:[eventfd]"
 
 

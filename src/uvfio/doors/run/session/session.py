@@ -200,36 +200,41 @@ class Session:
         wanted = wanted.with_traceback(
             None
         )  # it would keep the caller's process, also if that ends
-        begin(
-            self.reactor,
-            request,
-            wanted,
-            self.repeating,
-            lambda: sc.notif_id_valid(self.listener, request[0]),
-            lambda refused: self._redirected(request, wanted, refused),
-        )
+        try:
+            begin(
+                self.reactor,
+                request,
+                wanted,
+                self.repeating,
+                lambda: sc.notif_id_valid(self.listener, request[0]),
+                lambda refused: self._redirected(request, wanted, refused),
+            )
+        except BaseException as error:
+            self._fail(request, error)
 
     def _redirected(self, request: Request, wanted: Redirect, refused: Unreadable | None) -> None:
-        number, tid = request[0], request[1]
+        number = request[0]
         if not sc.notif_id_valid(self.listener, number):
             return  # it was killed meanwhile: nobody waits for an answer
         if refused is None:
             self._send(number, 0, OSError(errno.ENOSYS, "repeated"))
-            return
-        if wanted.otherwise is None:
-            self.report_refusal(tid, refused)
-            self._send(number, 0, refused)
-            return
-        try:
-            value = wanted.otherwise()
-        except OSError as failure:
-            self.report_refusal(tid, failure)
-            self._send(number, 0, failure)
-        except BaseException:
-            report_bug(f"system call {request[3]} of task {tid}; it gets EIO")
-            self._send(number, 0, OSError(errno.EIO, "a mistake"))
+        elif wanted.otherwise is None:
+            self._fail(request, refused)
         else:
-            self._send(number, value, None)
+            try:
+                self._send(number, wanted.otherwise(), None)
+            except BaseException as error:
+                self._fail(request, error)
+
+    def _fail(self, request: Request, error: BaseException) -> None:
+        """Answer a notification whose handler has returned already, as the supervisor's loop answers others."""
+        if isinstance(error, OSError):
+            failure = self.own_shortage(error)
+            self.report_refusal(request[1], failure)
+        else:
+            report_bug(f"system call {request[3]} of task {request[1]}; it gets EIO", error)
+            failure = OSError(errno.EIO, "a mistake")
+        self._send(request[0], 0, failure)
 
     def _send(self, number: int, value: int | None, error: OSError | None) -> None:
         """Answer notification ``number``. With None for both the kernel runs the call."""
