@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Changes"]
 
 READ_ONLY = "the machine's folders cannot be changed"
+TIMES = "times of the machine's files cannot be set"
 INT_16 = 0xFFFF
 
 
@@ -54,12 +55,23 @@ class Changes:
     def _place(self, request: Request, dirfd: int | None, at: int, *, follow: bool) -> Place | None:
         """What the path at index ``at`` of the request means, if that is no file which the kernel finds by itself."""
         place = self.paths.interesting(request, dirfd, request[at], follow=follow)
-        if place is None or place.ours or place.displaced:
+        if place is None or place.ours:
             return place
         if place.descriptor is not None:
             found = self._by_descriptor(request, place.descriptor)
             return None if found is None else place._replace(path=found, ours=True)
-        return place if self.paths.is_private(place.path) else None
+        if place.private:
+            raise OSError(errno.EPERM, f"{place.path} belongs to the run")
+        return place if place.displaced else None
+
+    def _own(self, request: Request, dirfd: int | None, at: int, *, follow: bool) -> str | None:
+        """The machine's path, empty for a VFIO file without one; None lets the kernel run the call. Redirect if it
+        needs another path."""
+        place = self._place(request, dirfd, at, follow=follow)
+        if place is None or place.ours:
+            return None if place is None else place.path
+        self.paths.go_elsewhere(place, at - ARG)
+        return None
 
     def _by_descriptor(self, request: Request, descriptor: tuple[int, int]) -> str | None:
         """The path of the machine's file behind a task's descriptor; empty for a VFIO file without one; None for any
@@ -96,40 +108,28 @@ class Changes:
     # -- names: make, remove, rename ---------------------------------------------------------------
 
     def _make(self, request: Request, dirfd: int | None, at: int) -> int | None:
-        place = self._place(request, dirfd, at, follow=False)
-        if place is None:
+        path = self._own(request, dirfd, at, follow=False)
+        if path is None:
             return None
-        if not place.ours:
-            self._outside(place, at)
-            return None
-        path = place.path.rstrip("/")
+        path = path.rstrip("/")
         self.paths.find(_folder(path))
         if self._exists(path):
             raise OSError(errno.EEXIST, f"{path} exists")
         self._may_change(request, _folder(path))
         raise OSError(errno.EPERM, READ_ONLY)
 
-    def _outside(self, place: Place, at: int) -> None:
-        """A path of the host: EPERM in the folder that holds the tree, Redirect elsewhere."""
-        if self.paths.is_private(place.path):
-            raise OSError(errno.EPERM, f"{place.path} belongs to the run")
-        self.paths.go_elsewhere(place, at - ARG)
-
     def _remove(
         self, request: Request, dirfd: int | None, at: int, folder_wanted: bool
     ) -> int | None:
-        place = self._place(request, dirfd, at, follow=False)
-        if place is None:
+        path = self._own(request, dirfd, at, follow=False)
+        if path is None:
             return None
-        if not place.ours:
-            self._outside(place, at)
-            return None
-        is_folder = stat.S_ISDIR(os.lstat(self.paths.find(place.path, follow=False).real).st_mode)
-        self._may_change(request, _folder(place.path.rstrip("/")))
+        is_folder = stat.S_ISDIR(os.lstat(self.paths.find(path, follow=False).real).st_mode)
+        self._may_change(request, _folder(path.rstrip("/")))
         if folder_wanted and not is_folder:
-            raise OSError(errno.ENOTDIR, f"{place.path} is no folder")
+            raise OSError(errno.ENOTDIR, f"{path} is no folder")
         if is_folder and not folder_wanted:
-            raise OSError(errno.EISDIR, f"{place.path} is a folder")
+            raise OSError(errno.EISDIR, f"{path} is a folder")
         raise OSError(errno.EPERM, READ_ONLY)
 
     def mkdir(self, request: Request) -> int | None:
@@ -182,9 +182,6 @@ class Changes:
         first = self._place(request, *old, follow=follow)
         second = self._place(request, *new, follow=False)
         places = [(first, old[1]), (second, new[1])]
-        for place, _ in places:
-            if place is not None and not place.ours and self.paths.is_private(place.path):
-                raise OSError(errno.EPERM, f"{place.path} belongs to the run")
         ours = [place.path.rstrip("/") for place, _ in places if place is not None and place.ours]
         if not ours:
             paths = {
@@ -235,14 +232,11 @@ class Changes:
 
     def chroot(self, request: Request) -> int | None:
         """EPERM: a folder of the machine cannot be a root."""
-        place = self._place(request, None, ARG, follow=True)
-        if place is None:
+        path = self._own(request, None, ARG, follow=True)
+        if path is None:
             return None
-        if not place.ours:
-            self.paths.go_elsewhere(place, 0)
-            return None
-        self.paths.find(place.path)
-        raise OSError(errno.EPERM, f"{place.path} cannot be a root")
+        self.paths.find(path)
+        raise OSError(errno.EPERM, f"{path} cannot be a root")
 
     # -- mode and owner ----------------------------------------------------------------------------
 
@@ -273,13 +267,10 @@ class Changes:
     def _chmod(
         self, request: Request, dirfd: int | None, at: int, mode: int, follow: bool
     ) -> int | None:
-        place = self._place(request, dirfd, at, follow=follow)
-        if place is None:
+        path = self._own(request, dirfd, at, follow=follow)
+        if path is None:
             return None
-        if not place.ours:
-            self._outside(place, at)
-            return None
-        return self._set_mode(request, place.path, mode, follow)
+        return self._set_mode(request, path, mode, follow)
 
     def _set_mode(self, request: Request, path: str, mode: int, follow: bool) -> int:
         real, found = self._changeable(path, follow)
@@ -344,13 +335,10 @@ class Changes:
     def _chown(
         self, request: Request, dirfd: int | None, at: int, ids: tuple[int, ...], follow: bool
     ) -> int | None:
-        place = self._place(request, dirfd, at, follow=follow)
-        if place is None:
+        path = self._own(request, dirfd, at, follow=follow)
+        if path is None:
             return None
-        if not place.ours:
-            self._outside(place, at)
-            return None
-        return self._set_owner(request, place.path, ids, follow)
+        return self._set_owner(request, path, ids, follow)
 
     def _set_owner(self, request: Request, path: str, ids: tuple[int, ...], follow: bool) -> int:
         uid, gid = (-1 if number & INT == INT else number & INT for number in ids)
@@ -366,51 +354,52 @@ class Changes:
         self, request: Request, dirfd: int | None, at: int, number: int, why: str, *, follow: bool
     ) -> int | None:
         """``number`` for a file of the machine that exists."""
-        place = self._place(request, dirfd, at, follow=follow)
-        if place is None:
+        path = self._own(request, dirfd, at, follow=follow)
+        if path is None:
             return None
-        if not place.ours:
-            self._outside(place, at)
-            return None
-        if place.path:
-            self.paths.find(place.path, follow=follow)
+        if path:
+            self.paths.find(path, follow=follow)
         raise OSError(number, why)
 
     def times(self, request: Request) -> int | None:
         """utime and utimes. EPERM: the machine's files have the times of the run."""
-        why = "times of the machine's files cannot be set"
-        return self._refuse(request, None, ARG, errno.EPERM, why, follow=True)
+        return self._refuse(request, None, ARG, errno.EPERM, TIMES, follow=True)
 
-    def times_at(self, request: Request) -> int | None:
-        """futimesat and utimensat. As ``times``; without a path, nothing is done for a served file."""
+    def futimesat(self, request: Request) -> int | None:
+        """As ``times``; a relative path begins at a descriptor. Without a path nothing is done for a served file."""
+        return self._times_at(request, 0)
+
+    def utimensat(self, request: Request) -> int | None:
+        """As ``futimesat``, with flags."""
+        return self._times_at(request, request[ARG + 3])
+
+    def _times_at(self, request: Request, flags: int) -> int | None:
         dirfd = request[ARG] & INT
-        why = "times of the machine's files cannot be set"
         if not request[ARG + 1]:
             if self._by_descriptor(request, (request[1], dirfd)) is None:
                 return None
             return 0  # what touch(1) does after it has opened the file
-        follow = not request[ARG + 3] & AT_SYMLINK_NOFOLLOW
-        return self._refuse(request, dirfd, ARG + 1, errno.EPERM, why, follow=follow)
+        follow = not flags & AT_SYMLINK_NOFOLLOW
+        return self._refuse(request, dirfd, ARG + 1, errno.EPERM, TIMES, follow=follow)
 
     def truncate(self, request: Request) -> int | None:
         """0 for a file of sysfs that the caller may write (kernfs_iop_setattr lets it pass); EACCES, EISDIR for a
         folder, EINVAL for a device node."""
-        place = None if request[ARG + 1] >> 63 else self._place(request, None, ARG, follow=True)
-        if place is None:
+        if request[ARG + 1] >> 63:
+            return None  # EINVAL
+        path = self._own(request, None, ARG, follow=True)
+        if path is None:
             return None
-        if not place.ours:
-            self._outside(place, ARG)
-            return None
-        if not place.path:
+        if not path:
             raise OSError(errno.EINVAL, "not possible with a VFIO file")
-        found = self.paths.find(place.path)
+        found = self.paths.find(path)
         real = os.lstat(found.real)
         if stat.S_ISDIR(real.st_mode):
-            raise OSError(errno.EISDIR, f"{place.path} is a folder")
+            raise OSError(errno.EISDIR, f"{path} is a folder")
         if found.node is not None:
-            raise OSError(errno.EINVAL, f"{place.path} is a device")
+            raise OSError(errno.EINVAL, f"{path} is a device")
         if not Caller.of(request[1]).may(real, real.st_mode, WRITE):
-            raise OSError(errno.EACCES, f"{place.path} may not be written")
+            raise OSError(errno.EACCES, f"{path} may not be written")
         return 0
 
     def xattr(self, request: Request) -> int | None:

@@ -31,7 +31,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from uvfio.doors.run.filter.rules import INT
+from uvfio.doors.run.filter.rules import ARG, INT
 from uvfio.doors.run.linux import rights
 from uvfio.doors.run.linux import syscalls as sc
 from uvfio.doors.run.session.redirect import Redirect
@@ -66,12 +66,14 @@ class Place(NamedTuple):
 
     ``ours``: it is the machine's, ``path`` without ``.``, ``..`` and ``//``. ``displaced``: it is the host's, and the
     kernel needs ``path`` to find it. ``descriptor`` is a task and its descriptor that the path leads to through /proc.
+    ``private``: it is in the folder that holds the tree, outside what programs are shown of it.
     """
 
     path: str
     ours: bool
     displaced: bool = False
     descriptor: tuple[int, int] | None = None
+    private: bool = False
 
 
 class Lookup:
@@ -224,16 +226,14 @@ class Lookup:
         if self._ours(parts):
             path = "/" + "/".join(parts)
             return Place(path + "/" if slash else path, True)
+        known = "/" + "/".join(parts)
+        private = self.is_private(known)
         if elsewhere:
             path = "/".join(["", *left[least:], *(n for n in names[rest:] if n)]) or "/"
-            return Place(path + "/" if slash and path != "/" else path, False, True)
-        path = "/" + "/".join(parts)
-        if (
-            descriptor is not None
-            or path.startswith(("/proc/", "/dev/fd/", MODULES))
-            or self.is_private(path)
-        ):
-            return Place(path, False, False, descriptor)
+            path = path + "/" if slash and path != "/" else path
+            return Place(path, False, True, private=private)
+        if descriptor is not None or private or known.startswith(("/proc/", "/dev/fd/", MODULES)):
+            return Place(known, False, False, descriptor, private)
         return None
 
     def _through_proc(
@@ -326,6 +326,15 @@ class Lookup:
         if token is not None and not rights.may_inspect(request[1], place.descriptor[0]):
             raise OSError(errno.EACCES, f"task {place.descriptor[0]} belongs to another user")
         return token
+
+    def own(self, request: Request, at: int, *, follow: bool = True) -> str | None:
+        """The machine's path that index ``at`` of the request means; None lets the kernel run the call. Redirect if it
+        needs another path."""
+        place = self.interesting(request, None, request[at], follow=follow)
+        if place is None or place.ours:
+            return None if place is None else place.path
+        self.go_elsewhere(place, at - ARG)
+        return None
 
     @staticmethod
     def go_elsewhere(place: Place, argument: int) -> None:

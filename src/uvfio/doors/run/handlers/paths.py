@@ -105,7 +105,7 @@ class Paths(Lookup):
         elif path.rstrip("/") == MODULES and not flags & (os.O_ACCMODE | os.O_PATH | os.O_CREAT):
             return self.session.addfd_of(self.tree.list_beside(MODULES).real, flags, cloexec)
         elif not place.ours:
-            if self.is_private(path) and flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC):
+            if place.private and flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC):
                 raise OSError(errno.EPERM, f"{path} belongs to the run")
             self.go_elsewhere(place, at - ARG)
             return None
@@ -299,15 +299,12 @@ class Paths(Lookup):
     def _statfs(
         self, request: Request, address: int, pack: Callable[[str, bool], bytes]
     ) -> int | None:
-        place = self.interesting(request, None, request[ARG])
-        if place is None:
+        path = self.own(request, ARG)
+        if path is None:
             return None
-        if not place.ours:
-            self.go_elsewhere(place, 0)
-            return None
-        found = self.find(place.path)
+        found = self.find(path)
         process = self.session.processes.get(request[1])
-        process.memory.write(address, pack(found.real, place.path.startswith("/sys/")))
+        process.memory.write(address, pack(found.real, path.startswith("/sys/")))
         return 0
 
     # -- links, attributes, working folder --------------------------------------------------------
@@ -352,14 +349,11 @@ class Paths(Lookup):
         return self._getxattr(request, False)
 
     def _getxattr(self, request: Request, follow: bool) -> int | None:
-        place = self.interesting(request, None, request[ARG], follow=follow)
-        if place is None:
+        path = self.own(request, ARG, follow=follow)
+        if path is None:
             return None
-        if not place.ours:
-            self.go_elsewhere(place, 0)
-            return None
-        self.find(place.path, follow=follow)
-        raise OSError(errno.ENODATA, f"{place.path} has no extended attributes")
+        self.find(path, follow=follow)
+        raise OSError(errno.ENODATA, f"{path} has no extended attributes")
 
     def listxattr(self, request: Request) -> int | None:
         """0: files of the machine have no extended attributes."""
@@ -370,13 +364,10 @@ class Paths(Lookup):
         return self._listxattr(request, False)
 
     def _listxattr(self, request: Request, follow: bool) -> int | None:
-        place = self.interesting(request, None, request[ARG], follow=follow)
-        if place is None:
+        path = self.own(request, ARG, follow=follow)
+        if path is None:
             return None
-        if not place.ours:
-            self.go_elsewhere(place, 0)
-            return None
-        self.find(place.path, follow=follow)
+        self.find(path, follow=follow)
         return 0
 
     # -- the working folder, and another image -----------------------------------------------------

@@ -111,6 +111,10 @@ def test_by_the_private_name(stage: Stage) -> None:
     assert puppet.call("unlink", private + b"/root/dev/vfio/241") == -errno.EPERM
     assert puppet.open(private + b"/lock", os.O_RDWR) == -errno.EPERM
     assert puppet.open(private + b"/new", os.O_CREAT | os.O_WRONLY) == -errno.EPERM
+    out = b"/dev/vfio/../.." + private
+    assert puppet.call("unlink", out + b"/lock") == -errno.EPERM
+    assert puppet.call("rename", out, b"/tmp/taken") == -errno.EPERM
+    assert puppet.open(out + b"/lock", os.O_RDWR) == -errno.EPERM
     opened = puppet.open(private + b"/root", os.O_RDONLY)
     assert puppet.call("fchmod", opened, 0) == -errno.EPERM
     assert puppet.call("unlinkat", opened, b"dev", AT_REMOVEDIR) == -errno.EPERM
