@@ -25,7 +25,48 @@ def _never() -> bool:
     return False
 
 
-class LocalMemory:
+class _Bytes:
+    """Bytes at addresses, which never move: what memory of this process and files of it share."""
+
+    def _slice(self, address: int, size: int, *, writable: bool) -> memoryview:
+        """The bytes themselves. Raises BadAddress."""
+        raise NotImplementedError
+
+    def read(self, address: int, size: int) -> bytes:
+        """Copy ``size`` bytes. Raises BadAddress where there are none."""
+        return bytes(self._slice(address, size, writable=False))
+
+    def write(self, address: int, data: bytes) -> None:
+        """Copy ``data``. Raises BadAddress where there are no bytes, and where they are read-only."""
+        self._slice(address, len(data), writable=True)[:] = data
+
+    def store(self, address: int, value: int, width: int) -> None:
+        """Store ``width`` bytes. Raises BadAddress as ``write``."""
+        self.write(address, value.to_bytes(width, "little"))
+
+    def view(
+        self,
+        address: int,
+        size: int,
+        *,
+        writable: bool = True,
+        cut: tuple[str, Callable[[int], None]] | None = None,
+    ) -> memoryview | None:
+        """The bytes themselves; all memory of this process can be shared. Raises BadAddress as ``write``, or as
+        ``read`` for a window that is not ``writable``. No page is ever lost (``cut``)."""
+        found = self._slice(address, size, writable=writable)
+        return found if writable else found.toreadonly()
+
+    def exchanged(self, address: int, size: int) -> str:
+        """Nothing: no address is used twice, and an offset of a file leads to the same byte always."""
+        return ""
+
+    def mlocked(self) -> int:
+        """Nothing: there is no mlock here."""
+        return 0
+
+
+class LocalMemory(_Bytes):
     """An address space of separate areas; between two areas at least one page is unmapped."""
 
     def __init__(self) -> None:
@@ -65,35 +106,6 @@ class LocalMemory:
             child._areas[address] = (mine, writable, device)
         return child
 
-    def read(self, address: int, size: int) -> bytes:
-        """Copy ``size`` bytes. Raises BadAddress outside of the areas."""
-        return bytes(self._slice(address, size, writable=False))
-
-    def write(self, address: int, data: bytes) -> None:
-        """Copy ``data`` into an area. Raises BadAddress outside of the areas, and for one that is read-only."""
-        self._slice(address, len(data), writable=True)[:] = data
-
-    def store(self, address: int, value: int, width: int) -> None:
-        """Store ``width`` bytes. Raises BadAddress as ``write``."""
-        self._slice(address, width, writable=True)[:] = value.to_bytes(width, "little")
-
-    def view(
-        self,
-        address: int,
-        size: int,
-        *,
-        writable: bool = True,
-        cut: tuple[str, Callable[[int], None]] | None = None,
-    ) -> memoryview | None:
-        """The bytes themselves; all memory of this process can be shared. Raises BadAddress as ``write``, or as
-        ``read`` for a window that is not ``writable``. No page is ever lost (``cut``)."""
-        found = self._slice(address, size, writable=writable)
-        return found if writable else found.toreadonly()
-
-    def exchanged(self, address: int, size: int) -> str:
-        """Nothing: what is at an address is not exchanged here, as no address is used twice."""
-        return ""
-
     def pin(self, address: int, size: int, writable: bool) -> Pin:
         """Check the range; device memory locks nothing. Raises BadAddress."""
         self._slice(address, size, writable=writable)
@@ -102,10 +114,6 @@ class LocalMemory:
             for base, (a, _, d) in self._areas.items()
         )
         return Pin(self, 0 if device else size)
-
-    def mlocked(self) -> int:
-        """Nothing: there is no mlock here."""
-        return 0
 
     def _slice(self, address: int, size: int, *, writable: bool) -> memoryview:
         for base, (area, may_write, hidden) in self._areas.items():
@@ -157,39 +165,11 @@ class LocalEvent:
         return count
 
 
-class MemoryFile:
+class MemoryFile(_Bytes):
     """A memfd of a local process: bytes that processes share and that can be given to devices, by offset."""
 
     def __init__(self, size: int) -> None:
         self.data = memoryview(bytearray(size))
-
-    def read(self, address: int, size: int) -> bytes:
-        """Copy ``size`` bytes at an offset. Raises BadAddress beyond the end."""
-        return bytes(self._slice(address, size))
-
-    def write(self, address: int, data: bytes) -> None:
-        """Copy ``data`` to an offset. Raises BadAddress beyond the end."""
-        self._slice(address, len(data))[:] = data
-
-    def store(self, address: int, value: int, width: int) -> None:
-        """Store ``width`` bytes. Raises BadAddress beyond the end."""
-        self._slice(address, width)[:] = value.to_bytes(width, "little")
-
-    def view(
-        self,
-        address: int,
-        size: int,
-        *,
-        writable: bool = True,
-        cut: tuple[str, Callable[[int], None]] | None = None,
-    ) -> memoryview | None:
-        """The bytes themselves. Raises BadAddress beyond the end. The file is never cut."""
-        found = self._slice(address, size)
-        return found if writable else found.toreadonly()
-
-    def exchanged(self, address: int, size: int) -> str:
-        """Nothing: an offset of a file leads to the same byte always."""
-        return ""
 
     def pin(self, address: int, size: int, writable: bool) -> Pin:
         """The file itself. Raises InvalidArgument for a range beyond its end."""
@@ -197,11 +177,7 @@ class MemoryFile:
             raise InvalidArgument(f"{address:#x}+{size:#x} is beyond the end of the file")
         return Pin(self, size)
 
-    def mlocked(self) -> int:
-        """Nothing: a file locks no memory."""
-        return 0
-
-    def _slice(self, address: int, size: int) -> memoryview:
+    def _slice(self, address: int, size: int, *, writable: bool) -> memoryview:
         if address + size > len(self.data):
             raise BadAddress(f"{address:#x}+{size:#x} is beyond the end of the file")
         return self.data[address : address + size]

@@ -246,7 +246,8 @@ def run(
     size = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if not folders and size != resource.RLIM_INFINITY:
         raise LaunchError(
-            f"the limit of the size of files is {size} bytes; region memory is in sparse files of terabytes",
+            f"no folder can hold region memory: the limit of the size of files is {size} bytes, and the files are "
+            "sparse ones of terabytes",
             "raise it before uvfio run: ulimit -f unlimited",
         )
     if not folders:

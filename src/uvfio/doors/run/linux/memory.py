@@ -55,10 +55,7 @@ class Unreadable(VfioError):
         )
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
-_readv.restype = _writev.restype = ctypes.c_ssize_t
-_ONE, _NO_FLAGS = ctypes.c_ulong(1), ctypes.c_ulong(0)
+_readv, _writev, _ONE, _NO_FLAGS = sc.process_vm_readv, sc.process_vm_writev, sc.ONE, sc.NO_FLAGS
 
 
 class UserMemory:
@@ -212,29 +209,17 @@ class ProgramMemory:
         """Copy ``size`` bytes of the address space, whatever rights the pages have. Raises BadAddress."""
         if size == 0:
             return b""
-        if address < ADDRESS_LIMIT:
-            try:
-                data = os.pread(self.fd, size, address)
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-            else:
-                if len(data) == size:
-                    return data
-        raise BadAddress(f"cannot read {size} bytes at {address:#x}")
+        data = sc.read_memory(self.fd, address, size) if address < ADDRESS_LIMIT else None
+        if data is None:
+            raise BadAddress(f"cannot read {size} bytes at {address:#x}")
+        return data
 
     def write(self, address: int, data: bytes) -> None:
         """Copy ``data`` into the address space, whatever rights the pages have. Raises BadAddress."""
         if not data:
             return
-        if address < ADDRESS_LIMIT:
-            try:
-                if os.pwrite(self.fd, data, address) == len(data):
-                    return
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-        raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}")
+        if not (address < ADDRESS_LIMIT and sc.write_memory(self.fd, address, data)):
+            raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}")
 
     def pin(self, address: int, size: int, writable: bool) -> Pin:
         """See ``Memory``; which memory is held is in ``pages.py``."""
@@ -352,12 +337,7 @@ class ProgramMemory:
         return ""
 
     def _answers(self, address: int) -> bool:
-        try:
-            return len(os.pread(self.fd, 1, address)) == 1
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            return False
+        return sc.read_memory(self.fd, address, 1) is not None
 
     def _area(self, address: int) -> Area | None:
         try:

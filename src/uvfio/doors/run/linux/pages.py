@@ -21,7 +21,6 @@ Several files that are next to each other in the program are next to each other 
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 import os
 from typing import TYPE_CHECKING, Final, Protocol
@@ -181,27 +180,17 @@ class Held:
         """Copy ``size`` bytes. Raises BadAddress behind the end of the file."""
         if self._cut.lost:
             self._cut.check(address, size)
-        try:
-            data = os.pread(self._fd, size, address + self._shift)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-        else:
-            if len(data) == size:
-                return data
-        raise BadAddress(f"cannot read {size} bytes at {address:#x}: its file was cut")
+        data = sc.read_memory(self._fd, address + self._shift, size)
+        if data is None:
+            raise BadAddress(f"cannot read {size} bytes at {address:#x}: its file was cut")
+        return data
 
     def write(self, address: int, data: bytes) -> None:
         """Copy ``data``; the file does not grow. Raises BadAddress behind its end."""
         if self._cut.lost:
             self._cut.check(address, len(data))
-        try:
-            if os.pwrite(self._fd, data, address + self._shift) == len(data):
-                return
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-        raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}: its file was cut")
+        if not sc.write_memory(self._fd, address + self._shift, data):
+            raise BadAddress(f"cannot write {len(data)} bytes at {address:#x}: its file was cut")
 
     def store(self, address: int, value: int, width: int) -> None:
         """One store of the processor. Raises BadAddress behind the end of the file."""

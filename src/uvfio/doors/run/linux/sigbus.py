@@ -45,22 +45,6 @@ class _Action(ctypes.Structure):
     )
 
 
-class _Part(ctypes.Structure):
-    """struct iovec."""
-
-    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
-
-
-_readv = ctypes.CDLL(None).process_vm_readv
-_readv.restype = ctypes.c_ssize_t
-_readv.argtypes = (
-    ctypes.c_int,
-    ctypes.POINTER(_Part),
-    ctypes.c_ulong,
-    ctypes.POINTER(_Part),
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-)
 _byte = ctypes.c_char()
 _sigaction = ctypes.CDLL(None, use_errno=True).sigaction
 _sigaction.argtypes = (ctypes.c_int, ctypes.POINTER(_Action), ctypes.POINTER(_Action))
@@ -90,8 +74,10 @@ def protect(owner: mmap.mmap, address: int, size: int, mend: Callable[[int], boo
 
 def present(address: int) -> bool:
     """Whether the byte at ``address`` of this process can be read. No signal is sent if it cannot."""
-    ours = _Part(ctypes.addressof(_byte), 1)
-    return bool(_readv(os.getpid(), ours, 1, _Part(address, 1), 1, 0) == 1)
+    ours = (ctypes.c_uint64 * 2)(ctypes.addressof(_byte), 1)  # struct iovec
+    theirs = (ctypes.c_uint64 * 2)(address, 1)
+    pid = ctypes.c_int(os.getpid())
+    return bool(sc.process_vm_readv(pid, ours, sc.ONE, theirs, sc.ONE, sc.NO_FLAGS) == 1)
 
 
 def cover(address: int, size: int) -> None:

@@ -131,6 +131,13 @@ _SINCE: Final = {
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+# (pid, own struct iovec, 1, its struct iovec, 1, 0), as objects of ctypes: arguments that are made once cost nothing.
+process_vm_readv: Final = _libc.process_vm_readv
+process_vm_writev: Final = _libc.process_vm_writev
+process_vm_readv.restype = process_vm_writev.restype = ctypes.c_ssize_t
+ONE: Final = c_ulong(1)
+NO_FLAGS: Final = c_ulong(0)
+
 
 def kernel_release() -> tuple[int, int]:
     """Major and minor number of the running kernel; (0, 0) if its release does not begin so."""
@@ -428,3 +435,24 @@ def timerfd_settime(fd: int, seconds: float) -> None:
     nanoseconds = min(int((seconds - whole) * 1e9) + 1, 999_999_999)  # never early, never 0 (off)
     value = itimerspec.pack(0, 0, whole, nanoseconds)
     _timerfd_settime(fd, TFD_TIMER_ABSTIME, value, None)
+
+
+def read_memory(mem: int, address: int, size: int) -> bytes | None:
+    """``size`` bytes at ``address`` through a descriptor of /proc/PID/mem, or None if not all of them are there."""
+    try:
+        data = os.pread(mem, size, address)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None
+    return data if len(data) == size else None
+
+
+def write_memory(mem: int, address: int, data: bytes) -> bool:
+    """Write ``data`` at ``address`` through a descriptor of /proc/PID/mem; whether all of it could be."""
+    try:
+        return os.pwrite(mem, data, address) == len(data)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return False

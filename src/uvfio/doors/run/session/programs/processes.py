@@ -147,6 +147,7 @@ class Processes:
         process.files.clear()
         if (
             not process.used
+            and not process.locks  # or one that fails would forget it
             and process.cacheable
             and not process.execs
             and proc.is_alone(process.tgid)

@@ -828,6 +828,9 @@ def test_what_is_locked_is_read_of_programs_that_lock(stage: Stage, how: str) ->
     assert stage.process.locks
     if how != "mlockall":
         assert memory.mlocked() == PAGE
+    assert puppet.execute(b"/nonexistent") == -errno.ENOENT
+    trap(puppet)
+    assert stage.process.locks
     assert puppet.execute() == 0
     trap(puppet)
     assert not stage.process.locks
