@@ -8,6 +8,7 @@ This module knows no machine and no VFIO file.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from uvfio.core.seams import Pin
@@ -25,12 +26,12 @@ def _never() -> bool:
     return False
 
 
-class _Bytes:
+class _Bytes(ABC):
     """Bytes at addresses, which never move: what memory of this process and files of it share."""
 
+    @abstractmethod
     def _slice(self, address: int, size: int, *, writable: bool) -> memoryview:
         """The bytes themselves. Raises BadAddress."""
-        raise NotImplementedError
 
     def read(self, address: int, size: int) -> bytes:
         """Copy ``size`` bytes. Raises BadAddress where there are none."""

@@ -103,7 +103,14 @@ class Session:
         if strict:
             self.watch(_report_exchange)
         self.tree = Tree(scratch)
-        self.tree.update(nodes(self.machine, abi))
+        try:
+            self.tree.update(nodes(self.machine, abi))
+        except OSError as error:
+            self.tree.remove()
+            raise NoSpace(
+                f"the machine's files cannot be written to {scratch}: {error.strerror}",
+                "make room there, or set XDG_RUNTIME_DIR to another folder",
+            ) from error
         self.shown = self.machine.framework.generation
         self.reactor.watch(self.tokens.fileno, self.settle, wake=False)
         self.processes = Processes(

@@ -45,6 +45,17 @@ class Tree:
         self._mask = os.umask(0o077)
         os.umask(self._mask & ~0o700)  # the folder must be writable, and be swept by a later run
         os.mkdir(self.path, 0o700)
+        try:
+            self._begin()
+        except OSError:
+            remove_folder(self.path)
+            raise
+        self._nodes: dict[str, Node] = {}
+        self._folders: set[str] = set()  # that are there; a system call costs more than the file
+        self._devices: dict[int, CharDev] = {}
+
+    def _begin(self) -> None:
+        """The lock, and the folder that programs are shown."""
         os.chmod(self.path, 0o711)  # programs of other users have it as working folder
         unlocked = f"{self.path}/unlocked"  # a name that ``sweep`` does not try
         self._lock = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -54,9 +65,6 @@ class Tree:
         os.mkdir(self.root)
         self._root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._dev = os.stat(self._root).st_dev
-        self._nodes: dict[str, Node] = {}
-        self._folders: set[str] = set()  # that are there; a system call costs more than the file
-        self._devices: dict[int, CharDev] = {}
 
     def update(self, nodes: dict[str, Node]) -> None:
         """Make the folder show ``nodes``; only what changed is touched. OSError: there is no room for all of them; call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -270,3 +271,20 @@ def test_memory_that_cannot_be_read_is_reported_once_for_a_process(
 def test_an_error_without_a_number_is_eio() -> None:
     assert negative_errno(OSError()) == -errno.EIO
     assert negative_errno(OSError(errno.EPERM, "")) == -errno.EPERM
+
+
+@pytest.mark.parametrize("refused", ["write", "symlink", "mkdir", "rename"])
+def test_no_room_at_the_start_leaves_nothing(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is refused with the folder and what to do; the folder is as it was."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, refused, full)
+        with pytest.raises(OSError, match="No space left") as error:
+            Session(machine_of(), str(tmp_path))
+    assert error.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
